@@ -1,52 +1,414 @@
-"""Images with labels: where they come from, how they are fetched, and what is done to them."""
+"""Images with labels. `LOADERS` names the data sets, `fragility.source` says where their files come from.
 
-import os
+A loader looks into the data folder first and downloads what is missing from its public source. `digits`,
+`photographs` and your own `folder` never need a network.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import pooch
-import requests
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fragility.checks import check_count, check_images, check_labels
+from fragility.download import IMAGE_SUFFIXES, image_files, read_image
+from fragility.download import data_folder as data_folder
+from fragility.download import download as download
+from fragility.source import (
+    SOURCES,
+    cifar10_folders,
+    ensure,
+    flower_files,
+    imagenet_files,
+    official_cifar10,
+)
 
 
-def data_folder() -> Path:
-    """Return the folder that holds all downloads: `$FRAGILITY_DATA`, else `~/.cache/fragility`.
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Images with labels and the story of where they come from.
 
-    Returns:
-        The folder; it need not exist yet.
+    Attributes:
+        name: the name in `SOURCES`.
+        images: (N, C, H, W) float32 in [0, 1].
+        labels: (N,) int64, positions in `class_names`.
+        class_names: the K classes.
+        source: where the pixels came from and what was done to them.
+        files: what identifies each image in its source: a file name, or split/row.
     """
-    return Path(os.environ.get("FRAGILITY_DATA") or Path.home() / ".cache" / "fragility").expanduser()
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    source: str
+    files: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        check_labels(self.labels, len(self.images), len(self.class_names))
+        if len(self.files) != len(self.images):
+            raise ValueError(f"files: expected {len(self.images)} names, got {len(self.files)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
-def download(url: str, name: str, sha256: str | None) -> Path:
-    """Return a file of the data folder, downloading it first if it is missing or damaged.
-
-    The download shows a progress bar, goes to a temporary file beside its target and is renamed only
-    after its checksum has been verified, so an interrupted download leaves nothing behind.
+def digits(split: str = "train", *, size: int = 32, limit: int | None = None, seed: int = 0) -> ImageDataset:
+    """Load scikit-learn's 8 x 8 handwritten digits, scaled up bilinearly: the embedded default.
 
     Args:
-        url: Public address of the file.
-        name: Where it belongs inside the data folder, for example `"weights/squeezenet_v1.1.bin"`.
-        sha256: Expected checksum in hexadecimal; None where the public source has no fixed bytes.
+        split: `"train"` (1,437 images) or `"test"` (360): a fixed split, stratified by class.
+        size: height and width in pixels.
+        limit: number of images, drawn like `sample`; None for all.
+        seed: seed of that draw.
 
     Returns:
-        Path of the verified file.
+        Images (N, 1, size, size).
+    """
+    from sklearn.datasets import load_digits
+
+    _check_split(split, "train", "test")
+    check_count("size", size)
+    bunch = load_digits()
+    order = _order(bunch.target, seed=0)
+    rows = np.sort(order[:360] if split == "test" else order[360:])
+    dataset = _from_rows(
+        "digits",
+        torch.from_numpy(bunch.images / 16).unsqueeze(1),
+        torch.from_numpy(bunch.target),
+        tuple("0123456789"),
+        f"scikit-learn load_digits, 8 x 8 scaled to {size} x {size} (bilinear)",
+        rows[_draw(bunch.target[rows], limit, seed)],
+    )
+    scaled = interpolate(dataset.images, size=(size, size), mode="bilinear", align_corners=False)
+    return replace(dataset, images=scaled)
+
+
+def mnist(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
+    """Load MNIST, handwritten digits.
+
+    Args:
+        split: `"train"` (60,000 images) or `"test"` (10,000).
+        limit: number of images, drawn like `sample`; None for all.
+        seed: seed of that draw.
+
+    Returns:
+        Images (N, 1, 28, 28).
+    """
+    return _idx("mnist", torchvision.datasets.MNIST, tuple("0123456789"), split, limit, seed)
+
+
+def fashion_mnist(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
+    """Load Fashion-MNIST, pictures of clothes.
+
+    Args:
+        split: `"train"` (60,000 images) or `"test"` (10,000).
+        limit: number of images, drawn like `sample`; None for all.
+        seed: seed of that draw.
+
+    Returns:
+        Images (N, 1, 28, 28).
+    """
+    kind = torchvision.datasets.FashionMNIST
+    return _idx("fashion_mnist", kind, tuple(kind.classes), split, limit, seed)
+
+
+def cifar10(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
+    """Load CIFAR-10: from class folders `cifar10/SPLIT/CLASS/*.jpg` if there are any, else the official files.
+
+    Args:
+        split: `"train"` or `"test"`.
+        limit: number of images, drawn like `sample`; None for all (50,000 take 600 MB).
+        seed: seed of that draw.
+
+    Returns:
+        Images (N, 3, 32, 32); `source` says if they are recompressed JPEG files.
+    """
+    _check_split(split, "train", "test")
+    ensure("cifar10")
+    if cifar10_folders():
+        root = data_folder() / "cifar10"
+        files, class_names = _class_folders(root / split)
+        text = f"CIFAR-10 {split} images, JPEG-recompressed class folders (not the official pixels)"
+        dataset = _from_files("cifar10", root, files, class_names, text, 32, False, limit, seed)
+        return replace(dataset, source=text)
+    official = official_cifar10(train=split == "train")
+    labels = np.array(official.targets)
+    return _from_rows(
+        "cifar10",
+        torch.from_numpy(official.data).permute(0, 3, 1, 2),
+        torch.from_numpy(labels),
+        tuple(official.classes),
+        f"CIFAR-10 {split} images, official files (torchvision.datasets.CIFAR10)",
+        _draw(labels, limit, seed),
+    )
+
+
+def imagenet(*, limit: int | None = None, seed: int = 0, size: int = 227, crop: bool = False) -> ImageDataset:
+    """Load the public sample of ImageNet photographs, one per class, named `WNID_name.JPEG`.
+
+    A label is the position of the file's WNID in `synset_words.txt`.
+
+    Args:
+        limit: number of images, drawn like `sample`; None for all.
+        seed: seed of that draw.
+        size: height and width in pixels.
+        crop: take the central square instead of squashing the photograph.
+
+    Returns:
+        Images (N, 3, size, size); `files` holds their names.
+    """
+    ensure("imagenet")
+    text = "ImageNet images, original JPEG files (GitHub EliSchwartz/imagenet-sample-images, commit bc69043e)"
+    root = data_folder() / "imagenet"
+    return _from_files("imagenet", root, imagenet_files(), imagenet_classes(), text, size, crop, limit, seed)
+
+
+def flowers(
+    split: str = "train", *, limit: int | None = None, seed: int = 0, size: int = 227, crop: bool = False
+) -> ImageDataset:
+    """Load TensorFlow's photographs of roses (0) and sunflowers (1), the paper's influence data.
+
+    Args:
+        split: `"train"` (1,000 images), `"test"` (200) or `"validation"` (140): a fixed stratified split.
+        limit: number of images, drawn like `sample`; None for all.
+        seed: seed of that draw.
+        size: height and width in pixels.
+        crop: take the central square instead of squashing the photograph.
+
+    Returns:
+        Images (N, 3, size, size).
+    """
+    parts = {"train": slice(1000), "test": slice(1000, 1200), "validation": slice(1200, None)}
+    _check_split(split, *parts)
+    ensure("flowers")
+    files = flower_files()
+    rows = np.sort(_order(np.array([label for _, label in files]), seed=0)[parts[split]])
+    with Image.open(files[0][0]) as image:
+        found = f"the first file is {image.width} x {image.height}"
+    text = f"TensorFlow flower_photos, roses and sunflowers, {split} split ({found})"
+    chosen, root = [files[row] for row in rows], data_folder() / "flowers"
+    return _from_files("flowers", root, chosen, ("roses", "sunflowers"), text, size, crop, limit, seed)
+
+
+def photographs(*, size: int = 227) -> ImageDataset:
+    """Load four free photographs that installed packages carry, with hand-written ImageNet labels.
+
+    Three are squashed; of china.jpg the central square is taken, because its stupa stands in the middle.
+
+    Args:
+        size: height and width in pixels.
+
+    Returns:
+        Images (4, 3, size, size).
+    """
+    from matplotlib.cbook import get_sample_data
+    from sklearn.datasets import load_sample_image
+
+    ensure("photographs")
+    data: Any = import_module("skimage.data")  # an optional extra, without types
+    hopper = read_image(Path(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+    china = Image.fromarray(load_sample_image("china.jpg"))
+    pixels = [
+        _resize(Image.fromarray(data.chelsea()), size, crop=False),
+        _resize(Image.fromarray(data.coffee()), size, crop=False),
+        _resize(china, size, crop=True),
+        _resize(hopper, size, crop=False),
+    ]
+    return ImageDataset(
+        name="photographs",
+        images=torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255,
+        labels=torch.tensor([285, 967, 832, 457]),
+        class_names=imagenet_classes(),
+        source="chelsea and coffee (scikit-image, CC0), china.jpg (scikit-learn, CC BY 2.0, central square), "
+        f"grace_hopper.jpg (matplotlib, public domain); {_geometry(size, crop=False)}",
+        files=("chelsea", "coffee", "china.jpg", "grace_hopper.jpg"),
+    )
+
+
+def folder(
+    path: str | Path, *, limit: int | None = None, seed: int = 0, size: int = 227, crop: bool = False
+) -> ImageDataset:
+    """Load your own images: each sub-folder of `path` is a class.
+
+    Args:
+        path: the folder that holds the class folders.
+        limit: number of images, drawn like `sample`; None for all.
+        seed: seed of that draw.
+        size: height and width in pixels.
+        crop: take the central square instead of squashing the image.
+
+    Returns:
+        Images (N, 3, size, size); classes in alphabetical order.
+    """
+    root = Path(path).expanduser()
+    files, class_names = _class_folders(root)
+    return _from_files("folder", root, files, class_names, f"image folder {path}", size, crop, limit, seed)
+
+
+LOADERS: dict[str, Callable[..., ImageDataset]] = {
+    loader.__name__: loader
+    for loader in (digits, photographs, mnist, fashion_mnist, cifar10, imagenet, flowers, folder)
+}
+
+
+def load(name: str, **options: Any) -> ImageDataset:
+    """Load a data set by name.
+
+    Args:
+        name: a key of `LOADERS`, for example `"digits"`.
+        **options: arguments of the function of that name.
+
+    Returns:
+        What that function returns.
 
     Raises:
-        ConnectionError: The file cannot be downloaded; the message says where to put it by hand.
-        OSError: The downloaded bytes have another checksum than `sha256`.
-        ValueError: `name` leads out of the data folder.
+        ValueError: if there is no such name.
     """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"name: expected a relative path inside the data folder, got {name!r}")
-    path = data_folder() / name
-    try:
-        downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)
-        pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
-    except requests.RequestException as error:
-        raise ConnectionError(
-            f"{name} is {'damaged' if path.exists() else 'missing'} and cannot be downloaded from {url} "
-            f"({type(error).__name__}). Without a network, put the file at {path} yourself, "
-            "or use the embedded digits (profile 'fast')."
-        ) from error
-    except ValueError as error:  # pooch's way of reporting a checksum mismatch
-        raise OSError(f"{url}: the download is damaged or has changed: {error}") from error
-    return path
+    if name not in LOADERS:
+        raise ValueError(f"name: expected one of {', '.join(LOADERS)}, got {name!r}")
+    return LOADERS[name](**options)
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the names of the 1,000 ImageNet classes of ILSVRC 2012 in the usual order.
+
+    Returns:
+        Short names, all different: the bird is "crane bird", the machine "crane".
+    """
+    return tuple(torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def sample(dataset: ImageDataset, n: int, *, seed: int) -> ImageDataset:
+    """Draw images at random so that each class keeps its share.
+
+    The beginning of a sample is itself a sample: `sample(d, 8, seed=s)` begins `sample(d, 16, seed=s)`.
+
+    Args:
+        dataset: where to draw from.
+        n: how many images, without replacement.
+        seed: seed of the draw.
+
+    Returns:
+        The drawn images in random order.
+    """
+    check_count("n", n, len(dataset))
+    rows = _draw(dataset.labels.numpy(), n, seed)
+    images, labels = dataset.images[rows], dataset.labels[rows]
+    return replace(dataset, images=images, labels=labels, files=tuple(dataset.files[row] for row in rows))
+
+
+def _check_split(split: str, *expected: str) -> None:
+    if split not in expected:
+        raise ValueError(f"split: expected one of {', '.join(expected)}, got {split!r}")
+
+
+def _order(labels: npt.NDArray[Any], seed: int) -> npt.NDArray[np.intp]:
+    """Return a random permutation of which every prefix is stratified by class.
+
+    The j-th of a class's m shuffled images stands at (j + u) / m with one random u per class, so every prefix
+    holds the same share of each class to within one image.
+    """
+    generator = np.random.default_rng(seed)  # uniform draws only: numpy keeps that stream between releases
+    shuffle = generator.random(len(labels))
+    classes, label, count = np.unique(labels, return_inverse=True, return_counts=True)
+    rank = np.empty(len(labels))
+    rank[np.lexsort((shuffle, label))] = np.arange(len(labels)) - np.repeat(np.cumsum(count) - count, count)
+    return np.argsort((rank + generator.random(len(classes))[label]) / count[label], kind="stable")
+
+
+def _draw(labels: npt.NDArray[Any], limit: int | None, seed: int) -> npt.NDArray[np.intp]:
+    if limit is None:
+        return np.arange(len(labels))
+    check_count("limit", limit, len(labels))
+    return _order(labels, seed)[:limit]
+
+
+def _from_rows(
+    name: str,
+    pixels: Tensor,
+    labels: Tensor,
+    class_names: tuple[str, ...],
+    text: str,
+    rows: npt.NDArray[np.intp],
+) -> ImageDataset:
+    chosen = pixels[rows]
+    images = chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
+    return ImageDataset(name, images, labels[rows].long(), class_names, text, tuple(f"row {row}" for row in rows))
+
+
+def _idx(
+    name: str,
+    kind: type[torchvision.datasets.MNIST],
+    class_names: tuple[str, ...],
+    split: str,
+    limit: int | None,
+    seed: int,
+) -> ImageDataset:
+    _check_split(split, "train", "test")
+    ensure(name)
+    SOURCES[name].check()
+    published = kind(data_folder(), train=split == "train")
+    text = f"{kind.__name__} {split} images, published idx files (sha256 verified)"
+    rows = _draw(published.targets.numpy(), limit, seed)
+    return _from_rows(name, published.data.unsqueeze(1), published.targets, class_names, text, rows)
+
+
+def _from_files(
+    name: str,
+    root: Path,
+    files: Sequence[tuple[Path, int]],
+    class_names: tuple[str, ...],
+    text: str,
+    size: int,
+    crop: bool,
+    limit: int | None,
+    seed: int,
+) -> ImageDataset:
+    check_count("size", size)
+    labels = np.array([label for _, label in files])
+    rows = _draw(labels, limit, seed)
+    images = torch.empty(len(rows), 3, size, size)
+    for index, row in enumerate(rows):  # one by one: only the drawn images are ever in memory
+        pixels = _resize(read_image(files[row][0]), size, crop)
+        images[index] = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    names = tuple(files[row][0].relative_to(root).as_posix() for row in rows)
+    source = f"{text}; {_geometry(size, crop)}"
+    return ImageDataset(name, images, torch.from_numpy(labels[rows]).long(), class_names, source, names)
+
+
+def _class_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
+    if not root.is_dir():
+        raise ValueError(f"path: expected a folder with one sub-folder per class, got {str(root)!r}")
+    classes = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not classes:
+        raise ValueError(f"path: expected one sub-folder per class in {str(root)!r}, got none")
+    files = []
+    for label, child in enumerate(classes):
+        if not (found := image_files(child)):
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise ValueError(f"path: expected images ({kinds}) in {str(child)!r}, got none")
+        files += [(path, label) for path in found]
+    return files, tuple(child.name for child in classes)
+
+
+def _geometry(size: int, crop: bool) -> str:
+    return f"{'central square scaled' if crop else 'squashed'} to {size} x {size} (bilinear, antialiased)"
+
+
+def _resize(image: Image.Image, size: int, crop: bool) -> npt.NDArray[np.uint8]:
+    check_count("size", size)
+    if crop:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR))

@@ -1,0 +1,140 @@
+"""The data folder: where it is, and how a file gets into it whole, verified and only once."""
+
+import os
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+import pooch
+import requests
+from PIL import Image
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class Unreachable(ConnectionError):
+    """A public source cannot be reached: names it, where a copy would be found, and the offline alternative."""
+
+    def __init__(self, name: str, url: str, path: Path, error: Exception) -> None:
+        reason = str(error) if isinstance(error, requests.HTTPError) else type(error).__name__
+        super().__init__(
+            f"{name} is {'damaged' if path.is_file() else 'missing'} and cannot be downloaded from {url} "
+            f"({reason}). Without a network, put it at {path} yourself, "
+            "or use the embedded digits (profile 'fast')."
+        )
+
+
+def data_folder() -> Path:
+    """Return the folder that holds all downloads: `$FRAGILITY_DATA`, else `~/.cache/fragility`.
+
+    Returns:
+        The folder; it need not exist yet.
+    """
+    return Path(os.environ.get("FRAGILITY_DATA") or Path.home() / ".cache" / "fragility").expanduser()
+
+
+def download(url: str, name: str, sha256: str | None) -> Path:
+    """Return a file of the data folder, downloading it first if it is missing or damaged.
+
+    The download shows a progress bar, goes to a temporary file beside its target and is renamed only
+    after its checksum has been verified, so an interrupted download leaves nothing behind.
+
+    Args:
+        url: public address of the file.
+        name: where it belongs inside the data folder, for example `"weights/squeezenet_v1.1.bin"`.
+        sha256: expected checksum in hexadecimal; None where the public source has no fixed bytes.
+
+    Returns:
+        Path of the verified file.
+
+    Raises:
+        Unreachable: if the file cannot be downloaded (a ConnectionError); it says where to put a copy.
+        OSError: if the downloaded bytes have another checksum than `sha256`.
+        ValueError: if `name` leads out of the data folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"name: expected a relative path inside the data folder, got {name!r}")
+    path = data_folder() / name
+    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)
+    try:
+        pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
+    except requests.RequestException as error:
+        raise Unreachable(name, url, path, error) from error
+    except ValueError as error:  # pooch's way of reporting a checksum mismatch
+        raise OSError(f"{url}: the download is damaged or has changed: {error}") from error
+    return path
+
+
+def image_files(folder: Path) -> list[Path]:
+    """List the images directly inside a folder.
+
+    Args:
+        folder: it need not exist.
+
+    Returns:
+        Files with a suffix of `IMAGE_SUFFIXES`, sorted by name.
+    """
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image file completely.
+
+    Args:
+        path: a file of any format that Pillow reads.
+
+    Returns:
+        The image, converted to RGB.
+
+    Raises:
+        ValueError: if the file is missing, damaged or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: expected a readable image ({error})") from error
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Extract a tar archive, refusing members that would land outside the target.
+
+    Args:
+        archive: a tar file, compressed or not.
+        target: the folder to fill.
+
+    Raises:
+        OSError: if the archive is damaged or unsafe.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(target, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise OSError(f"{archive}: damaged or unsafe archive ({error}); delete it and try again") from error
+
+
+def staging() -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder inside the data folder, so that moving out of it is one rename.
+
+    Returns:
+        A context manager that yields its path and removes it in the end.
+    """
+    data_folder().mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=data_folder(), prefix=".partial-")
+
+
+def install(folder: Path, target: Path) -> None:
+    """Move a complete folder to its place: one rename, or file by file over an earlier, incomplete copy.
+
+    Args:
+        folder: a folder inside `staging()`.
+        target: its place in the data folder.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        folder.rename(target)
+    else:
+        for path in folder.iterdir():
+            path.replace(target / path.name)
