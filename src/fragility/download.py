@@ -7,7 +7,6 @@ import zlib
 from pathlib import Path
 
 import pooch
-import requests
 from PIL import Image
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -17,7 +16,7 @@ class Unreachable(ConnectionError):
     """A public source cannot be reached: names it, where a copy would be found, and the offline alternative."""
 
     def __init__(self, name: str, url: str, path: Path, error: Exception) -> None:
-        reason = str(error) if isinstance(error, requests.HTTPError) else type(error).__name__
+        reason = getattr(error, "strerror", None) or type(error).__name__
         super().__init__(
             f"{name} is {'damaged' if path.is_file() else 'missing'} and cannot be downloaded from {url} "
             f"({reason}). Without a network, put it at {path} yourself, "
@@ -59,7 +58,7 @@ def download(url: str, name: str, sha256: str | None) -> Path:
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)
     try:
         pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
-    except requests.RequestException as error:
+    except OSError as error:  # every exception of requests is one
         raise Unreachable(name, url, path, error) from error
     except ValueError as error:  # pooch's way of reporting a checksum mismatch
         raise OSError(f"{url}: the download is damaged or has changed: {error}") from error
@@ -89,10 +88,12 @@ def read_image(path: Path) -> Image.Image:
         The image, converted to RGB.
 
     Raises:
-        ValueError: if the file is missing, damaged or no image.
+        ValueError: if the file is missing, damaged, no image, or has more than 8 bits a channel.
     """
     try:
         with Image.open(path) as image:
+            if image.mode[0] in "IF":  # Pillow would clip deeper pixels to a white image
+                raise ValueError(f"{image.mode} has more than 8 bits a channel")
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: expected a readable image ({error})") from error

@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,14 +159,21 @@ def _fetch_cifar10() -> None:
 def _check_cifar10() -> str:
     if not cifar10_folders():
         return f"{len(official_cifar10(train=True))} + {len(official_cifar10(train=False))} images, md5 verified"
-    counts = {}
+    counts = []
     for split, expected in (("train", {5000}), ("test", {900, 1000})):  # some copies hold 9,000 test images
-        classes = {path.name: image_files(path) for path in (data_folder() / "cifar10" / split).iterdir()}
-        found = {len(paths) for paths in classes.values()}
+        root = data_folder() / "cifar10" / split
+        classes = [image_files(path) for path in root.iterdir() if path.is_dir()]
+        found = {len(paths) for paths in classes}
         if len(classes) != 10 or len(found) != 1 or not found <= expected:
-            raise OSError(f"{data_folder() / 'cifar10' / split}: expected 10 equal classes, found {found}")
-        counts[split] = sum(read_image(path).size == (32, 32) for paths in classes.values() for path in paths)
-    return f"{counts} JPEG files read"
+            raise OSError(f"{root}: expected 10 classes of {expected} images, found {len(classes)} of {found}")
+        counts.append(_read_all([path for paths in classes for path in paths]))
+    return f"{counts[0]} + {counts[1]} JPEG files read"
+
+
+def _read_all(paths: Sequence[Path]) -> int:
+    for path in paths:
+        read_image(path)
+    return len(paths)
 
 
 def _fetch_imagenet() -> None:
@@ -189,7 +196,7 @@ def _fetch_imagenet() -> None:
 
 
 def _check_imagenet() -> str:
-    return f"{sum(read_image(path).mode == 'RGB' for path, _ in imagenet_files())} of 1000 images read"
+    return f"{_read_all([path for path, _ in imagenet_files()])} of 1000 images read"
 
 
 def _fetch_flowers() -> None:
@@ -203,7 +210,7 @@ def _fetch_flowers() -> None:
 
 
 def _check_flowers() -> str:
-    return f"{sum(read_image(path).mode == 'RGB' for path, _ in flower_files())} images read"
+    return f"{_read_all([path for path, _ in flower_files()])} images read"
 
 
 def _has_skimage() -> bool:

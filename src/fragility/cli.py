@@ -1,0 +1,129 @@
+"""The `fragility` command. A subcommand is one function here and one parser in `_parser`.
+
+Heavy modules are imported inside the commands, so that `fragility --help` answers at once.
+"""
+
+import argparse
+import importlib.metadata
+import sys
+from typing import NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that reports a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def data_list(arguments: argparse.Namespace) -> int:
+    """Print a table of the data sources.
+
+    Args:
+        arguments: none are used.
+
+    Returns:
+        Exit status 0.
+    """
+    from fragility.download import data_folder
+    from fragility.source import SOURCES
+
+    print(f"data folder: {data_folder()}\n")
+    print(f"{'name':<14}{'download':>10}  {'present':<8} licence")
+    for name, source in SOURCES.items():
+        size = f"{source.megabytes:.0f} MB" if source.megabytes else "-"
+        print(f"{name:<14}{size:>10}  {'yes' if source.present() else 'no':<8} {source.licence}")
+    return 0
+
+
+def data_fetch(arguments: argparse.Namespace) -> int:
+    """Download the named sources into the data folder.
+
+    Args:
+        arguments: `names`, keys of `fragility.source.SOURCES`.
+
+    Returns:
+        Exit status 0.
+    """
+    from fragility.source import find
+
+    sources = {name: find(name) for name in arguments.names}
+    for name, source in sources.items():
+        present = source.present()
+        if not present:
+            source.fetch()
+        print(f"{name}: {'already there' if present else 'fetched'}")
+    return 0
+
+
+def data_check(arguments: argparse.Namespace) -> int:
+    """Verify the files of the named sources, or of all that are there.
+
+    Args:
+        arguments: `names`, keys of `fragility.source.SOURCES`; empty for all.
+
+    Returns:
+        Exit status 0, or 1 if a source is damaged or a named one is missing.
+    """
+    from fragility.source import SOURCES, find
+
+    sources = {name: find(name) for name in arguments.names or SOURCES}
+    status = 0
+    for name, source in sources.items():
+        if not source.present():
+            print(f"{name}: missing")
+            status = 1 if arguments.names else status
+            continue
+        try:
+            print(f"{name}: {source.check()}")
+        except (OSError, ValueError) as error:
+            print(f"{name}: damaged: {error}")
+            status = 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="fragility",
+        description="Attack and defend the interpretations of neural networks.",
+        epilog="Try `fragility data list`, then `fragility COMMAND --help`.",
+    )
+    version = importlib.metadata.version("fragility")
+    parser.add_argument("--version", action="version", version=f"fragility {version}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    data = commands.add_parser(
+        "data",
+        help="list, fetch and check the data sets",
+        description="The data sets of the book. They live in $FRAGILITY_DATA (default ~/.cache/fragility).",
+    ).add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = data.add_parser("list", help="name, size, licence, present or not")
+    listing.set_defaults(command=data_list)
+    fetch = data.add_parser("fetch", help="download data sets into the data folder")
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="a name that `fragility data list` shows")
+    fetch.set_defaults(command=data_fetch)
+    check = data.add_parser("check", help="verify what is there: checksums, numbers of files, readable images")
+    check.add_argument("names", nargs="*", metavar="NAME", help="default: all that are there")
+    check.set_defaults(command=data_check)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the `fragility` command.
+
+    Args:
+        argv: the arguments after the command's name; None for those of the process.
+
+    Returns:
+        Exit status: 0 for success, 1 if a check failed, 2 for a wrong request or a source out of reach,
+        130 if interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.command(arguments)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"fragility: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return status
