@@ -1,0 +1,1 @@
+"""Attack and defend the interpretations of neural networks."""

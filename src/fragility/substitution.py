@@ -1,0 +1,420 @@
+"""Change how a model computes without touching the model: softplus for ReLU, and DeepLIFT's Rescale rule.
+
+Both are `TorchFunctionMode`s: inside the context every call of an activation, whether by module, function or method,
+in place or reused, passes through them. Nothing is hooked, copied or mutated.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from fragility.checks import check_positive
+
+_active_beta: ContextVar[float | None] = ContextVar("beta of the active softplus substitution", default=None)
+
+
+def softplus(beta: float = 1.0) -> AbstractContextManager[None]:
+    """Compute every ReLU as softplus_beta(z) = log(1 + exp(beta z)) / beta [Ghorbani2019, footnote c].
+
+    ReLU6 and hard tanh become differences of two softplus, leaky ReLU keeps its slope. As beta grows the network
+    tends to the original one.
+
+    Args:
+        beta: sharpness, in units of 1 / pre-activation.
+
+    Returns:
+        A context manager; contexts nest, the innermost counts.
+
+    Raises:
+        ValueError: if `beta` is not positive.
+    """
+    check_positive("beta", beta)
+    return _softplus(beta)
+
+
+def rescale() -> AbstractContextManager[None]:
+    """Compute DeepLIFT's Rescale rule [Shrikumar2017] while a model runs on the stacked batch [x; x0; t].
+
+    The first two thirds are the images and their reference; the third, which must require a gradient, is carried by
+    the *linear* network whose activations are the secants (f(z) - f(z0)) / (z - z0). The multipliers are the gradient
+    of the third part's scores with respect to t, whatever t is. Inside `softplus` the secants are the softplus's.
+    Whatever has no rule, such as a product of two activations, raises a `ValueError` that names it.
+
+    Returns:
+        A context manager.
+    """
+    return _Rescale(_active_beta.get())
+
+
+def capture() -> Callable[[], AbstractContextManager[None]]:
+    """Remember the softplus substitution active now, to enter it again where it no longer is (a backward pass).
+
+    Returns:
+        A function that gives a context manager: the substitution, or one that does nothing where none was active.
+    """
+    beta = _active_beta.get()
+    return nullcontext if beta is None else partial(softplus, beta)
+
+
+def check_substitutable(model: nn.Module) -> None:
+    """Refuse a model whose activations no substitution can reach.
+
+    Args:
+        model: the network; used by `deeplift`, and by every attribution inside `softplus`.
+
+    Raises:
+        TypeError: if a part of it is TorchScript or compiled.
+    """
+    for name, module in model.named_modules():
+        compiled = type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None)
+        if compiled or isinstance(module, torch.jit.ScriptModule):
+            kind = "compiled" if compiled else "TorchScript"
+            place = f"its part {name!r}" if name else "it"
+            raise TypeError(f"model: expected eager modules, got {kind} code in {place}: nothing can be substituted")
+
+
+def substituted() -> bool:
+    """Whether a softplus substitution is active.
+
+    Returns:
+        True inside `softplus`.
+    """
+    return _active_beta.get() is not None
+
+
+@contextmanager
+def _softplus(beta: float) -> Iterator[None]:
+    token = _active_beta.set(beta)
+    try:
+        with _Softplus(beta):
+            yield
+    finally:
+        _active_beta.reset(token)
+
+
+# Activations: piecewise linear ones as sums of hinges, smooth ones with their derivatives.
+
+
+class _Hinges(NamedTuple):
+    """A piecewise linear activation: constant + slope z + sum of coefficient * relu(z - offset)."""
+
+    constant: float
+    slope: float
+    terms: tuple[tuple[float, float], ...]  # (coefficient, offset)
+
+
+def _relu(inplace: bool = False) -> _Hinges:
+    return _Hinges(0.0, 0.0, ((1.0, 0.0),))
+
+
+def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> _Hinges:
+    return _Hinges(0.0, negative_slope, ((1.0 - negative_slope, 0.0),))
+
+
+def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Hinges:
+    return _Hinges(min_val, 0.0, ((1.0, min_val), (-1.0, max_val)))
+
+
+def _relu6(inplace: bool = False) -> _Hinges:
+    return _hardtanh(0.0, 6.0)
+
+
+_HINGES: dict[str, Callable[..., _Hinges]] = {
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "hardtanh": _hardtanh,
+    "relu6": _relu6,
+}
+
+
+def _hinge_sum(hinges: _Hinges, z: Tensor, hinge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Evaluate `hinges` at z with `hinge` in the place of relu."""
+    parts = [coefficient * hinge(z - offset if offset else z) for coefficient, offset in hinges.terms]
+    total = sum(parts[1:], start=parts[0])
+    if hinges.slope:
+        total = total + hinges.slope * z
+    return total + hinges.constant if hinges.constant else total
+
+
+def _smooth_relu(beta: float) -> Callable[[Tensor], Tensor]:
+    # PyTorch's default threshold of 20 makes softplus discontinuous by 2e-9, which float64 sees.
+    return lambda z: functional.softplus(z, beta, 40.0)
+
+
+def _gelu_slope(z: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "none":
+        density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+        return z * density + (1 + torch.erf(z / math.sqrt(2))) / 2
+    scale, cubic = math.sqrt(2 / math.pi), 0.044715
+    bend = torch.tanh(scale * (z + cubic * z**3))
+    derivative: Tensor = (1 + bend + z * (1 - bend.square()) * scale * (1 + 3 * cubic * z.square())) / 2
+    return derivative
+
+
+def _softplus_slope(z: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    return torch.where(z * beta > threshold, 1.0, torch.sigmoid(z * beta))
+
+
+# Smooth activations and their derivatives, called with the activation's own further arguments.
+_SMOOTH: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "sigmoid": (torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z)),
+    "tanh": (torch.tanh, lambda z: 1 - torch.tanh(z).square()),
+    "silu": (functional.silu, lambda z: torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))),
+    "gelu": (functional.gelu, _gelu_slope),
+    "softplus": (functional.softplus, _softplus_slope),
+}
+
+
+def _relu_secant(z: Tensor, z0: Tensor) -> Tensor:
+    """The secant of relu, exact: 0 or 1 where the kink does not lie between z0 and z."""
+    on, on0 = z > 0, z0 > 0
+    run = torch.where(on != on0, z - z0, 1.0)
+    return torch.where(on != on0, (z.clamp(min=0) - z0.clamp(min=0)) / run, on.to(z.dtype))
+
+
+def _smooth_secant(
+    value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], z: Tensor, z0: Tensor, width: float
+) -> Tensor:
+    """The secant of a smooth activation that bends over a distance `width`."""
+    # Where z and z0 are close, the quotient and above all its derivative cancel; there the secant is the mean of the
+    # slope between them, by three Gauss-Legendre nodes (error below 1e-14 within the radius used).
+    run = z - z0
+    near = run.abs() < 0.05 * width
+    middle, half = (z + z0) / 2, run / 2
+    reach = math.sqrt(3 / 5) * half
+    mean_slope = (5 * slope(middle - reach) + 8 * slope(middle) + 5 * slope(middle + reach)) / 18
+    return torch.where(near, mean_slope, (value(z) - value(z0)) / torch.where(near, 1.0, run))
+
+
+# The two modes.
+
+
+class _Softplus(TorchFunctionMode):
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.hinge = _smooth_relu(beta)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = _short_name(func)
+        if name not in _HINGES:
+            return func(*args, **kwargs)
+        z, rest, options = _split_input(args, kwargs)
+        hinges = _HINGES[name](*rest, **options)
+        return _deliver(func, options, z, lambda source: _hinge_sum(hinges, source, self.hinge))
+
+
+class _Rescale(TorchFunctionMode):
+    def __init__(self, beta: float | None) -> None:
+        super().__init__()
+        self.beta = beta
+        # Tensors made of parameters alone (weight norm, say): they may require a gradient but carry no images.
+        self.constants: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+        # Tensors whose first dimension is no longer the stacked batch: no activation can take its thirds.
+        self.moved: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = list(_tensors((args, kwargs)))
+        batches = [tensor for tensor in tensors if self._carries_images(tensor)]
+        name = _short_name(func)
+        if not batches:
+            result = func(*args, **kwargs)
+            if tensors:
+                self.constants.update({id(tensor): tensor for tensor in _tensors(result)})
+            return result
+        if name in _HINGES or name in _SMOOTH or name in _MAX_POOLS:
+            z, rest, options = _split_input(args, kwargs)
+            if self.moved.get(id(z)) is z:
+                raise ValueError(f"model: {_full_name(func)} meets a batch that was moved out of the first dimension")
+            rule = self._rule(name, rest, options)
+            return _deliver(func, options, z, lambda source: _by_thirds(source, rule))
+        result = func(*args, **kwargs)
+        outputs = list(_tensors(result))
+        if name in _CONSTANTS or not outputs:
+            return result
+        if not self._is_linear(name, args, kwargs, len(batches)):
+            # No TypeError: Python's binary operators would replace it by one of their own.
+            raise ValueError(
+                f"model: DeepLIFT's Rescale rule has no rule for {_full_name(func)}; simple_gradient and "
+                "integrated_gradients need none"
+            )
+        rows = batches[0].shape[0]
+        swapped = name in _REORDER and any(output.stride(0) != batches[0].stride(0) for output in outputs)
+        unequal = not name.startswith("cat") and any(part.ndim == 0 or part.shape[0] != rows for part in outputs)
+        if swapped or unequal or any(self.moved.get(id(tensor)) is tensor for tensor in batches):
+            self.moved.update({id(output): output for output in outputs})
+        return result
+
+    def _carries_images(self, tensor: Tensor) -> bool:
+        return (
+            tensor.requires_grad
+            and not isinstance(tensor, nn.Parameter)
+            and self.constants.get(id(tensor)) is not tensor
+        )
+
+    def _is_linear(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], batches: int) -> bool:
+        if name in _NOISE and kwargs.get("training", True):
+            return False
+        if name in _SUMS:
+            return True
+        first = args[0] if args else kwargs.get("input")
+        leads = isinstance(first, Tensor) and self._carries_images(first)
+        return batches == 1 and (name in _PRODUCTS or (leads and name in _LINEAR))
+
+    def _rule(self, name: str, rest: Any, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
+        """What an activation or a max-pool does to the three parts z, z0 and t."""
+        if name in _MAX_POOLS:
+            return lambda z, z0, t: _pool_thirds(name, z, z0, t, rest, options)
+        if name in _HINGES:
+            hinges = _HINGES[name](*rest, **options)
+            hinge = _smooth_relu(self.beta) if self.beta else lambda z: z.clamp(min=0)
+
+            def value(z: Tensor) -> Tensor:
+                return _hinge_sum(hinges, z, hinge)
+
+            def secant(z: Tensor, z0: Tensor) -> Tensor:
+                parts = [c * self._hinge_secant(z - shift, z0 - shift) for c, shift in hinges.terms]
+                return sum(parts[1:], start=parts[0]) + hinges.slope
+
+        else:
+            settings = {key: option for key, option in options.items() if key != "inplace"}
+            beta = settings.get("beta", rest[0] if rest else 1.0) if name == "softplus" else 1.0
+
+            function, derivative = _SMOOTH[name]
+
+            def value(z: Tensor) -> Tensor:
+                return function(z, *rest, **settings)
+
+            def secant(z: Tensor, z0: Tensor) -> Tensor:
+                return _smooth_secant(value, lambda s: derivative(s, *rest, **settings), z, z0, 1 / beta)
+
+        return lambda z, z0, t: (value(z), value(z0), secant(z, z0) * t)
+
+    def _hinge_secant(self, z: Tensor, z0: Tensor) -> Tensor:
+        if self.beta is None:
+            return _relu_secant(z, z0)
+        beta = self.beta
+        return _smooth_secant(_smooth_relu(beta), lambda s: torch.sigmoid(beta * s), z, z0, 1 / beta)
+
+
+_MAX_POOLS = {"max_pool1d", "max_pool2d", "max_pool3d"} | {f"adaptive_max_pool{d}d" for d in (1, 2, 3)}
+_SUMS = {"add", "radd", "iadd", "sub", "rsub", "isub", "subtract", "cat", "concat", "neg", "stack"}
+_PRODUCTS = {"mul", "rmul", "imul", "multiply"}
+_NOISE = {
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "batch_norm",
+}
+_REORDER = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
+_LINEAR = (
+    {f"{kind}{d}d" for kind in ("conv", "conv_transpose", "avg_pool", "adaptive_avg_pool") for d in (1, 2, 3)}
+    | {
+        "linear",
+        "matmul",
+        "div",
+        "idiv",
+        "truediv",
+        "itruediv",
+        "divide",
+        "mean",
+        "sum",
+        "pad",
+        "interpolate",
+    }
+    | {
+        "flatten",
+        "unflatten",
+        "reshape",
+        "view",
+        "reshape_as",
+        "view_as",
+        "contiguous",
+        "clone",
+        "to",
+        "float",
+    }
+    | {"double", "type_as", "squeeze", "unsqueeze", "expand", "getitem", "chunk", "split", "narrow", "select"}
+    | {
+        "index_select",
+        "gather",
+        "flip",
+        "roll",
+        "unfold",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "copy",
+    }
+    | _NOISE
+    | _REORDER
+)
+_CONSTANTS = {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty")} | {
+    f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "tensor")
+}
+
+
+def _by_thirds(stacked: Tensor, rule: Callable[..., tuple[Tensor, ...]]) -> Tensor:
+    if stacked.shape[0] % 3:
+        raise ValueError(f"rescale: expected a stacked batch [x; x0; t], got {stacked.shape[0]} rows")
+    return torch.cat(rule(*stacked.chunk(3)))
+
+
+def _pool_thirds(name: str, z: Tensor, z0: Tensor, t: Tensor, rest: Any, options: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Max-pooling: per window, t passes at the arg max of whichever of z and z0 has the larger maximum."""
+    # Times (y - y0) over that pixel's own difference, so that the window's difference is accounted for; autograd sums
+    # overlapping windows by itself.
+    options = {key: option for key, option in options.items() if key != "return_indices"}
+    pool = getattr(functional, name)
+    pooled, indices = pool(torch.cat([z, z0]), *rest, **options, return_indices=True)
+    (y, y0), (index, index0) = pooled.chunk(2), indices.chunk(2)
+    chosen = torch.where(y >= y0, index, index0).flatten(2)
+    at, at0, t_at = (part.flatten(2).gather(2, chosen).view_as(y) for part in (z, z0, t))
+    run = at - at0
+    ratio = torch.where(run == 0, 1.0, (y - y0) / torch.where(run == 0, 1.0, run))
+    return y, y0, ratio * t_at
+
+
+def _short_name(func: Any) -> str:
+    return str(getattr(func, "__name__", "")).strip("_")
+
+
+def _full_name(func: Any) -> str:
+    return str(resolve_name(func) or getattr(func, "__name__", func))
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for branch in tree:
+            yield from _tensors(branch)
+    elif isinstance(tree, dict):
+        yield from _tensors(list(tree.values()))
+
+
+def _split_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    """Separate the input of an activation from its settings."""
+    options = dict(kwargs)
+    z = args[0] if args else options.pop("input")
+    return z, args[1:], options
+
+
+def _deliver(func: Any, options: dict[str, Any], z: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the result as `func` would: a new tensor, or written into z where the call works in place."""
+    if not (options.get("inplace") or func.__name__.endswith("_")):
+        return compute(z)
+    return z.copy_(compute(z.clone()))  # the clone is what the backward pass reads

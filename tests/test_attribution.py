@@ -1,0 +1,386 @@
+"""Attributions: axioms, sums, second derivatives by finite differences, Captum where it is right, bad input."""
+
+from contextlib import nullcontext
+
+import captum.attr
+import pytest
+import torch
+import torchvision.models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import randomise
+from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
+from fragility.substitution import softplus
+
+ACTIVATIONS = {
+    "relu": nn.ReLU(),
+    "relu in place": nn.ReLU(inplace=True),
+    "relu6": nn.ReLU6(),
+    "leaky relu": nn.LeakyReLU(0.1),
+    "hard tanh": nn.Hardtanh(-0.7, 0.9),
+    "sigmoid": nn.Sigmoid(),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "gelu, tanh": nn.GELU(approximate="tanh"),
+    "softplus": nn.Softplus(beta=3.0),
+}
+
+
+def scores(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return model(images).gather(1, labels[:, None]).flatten()
+
+
+def total(tensor: Tensor) -> Tensor:
+    return tensor.sum((1, 2, 3))
+
+
+class TestSimpleGradient:
+    def test_linear_model_is_its_weights(self, images, labels):
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).double().eval()
+        expected = linear[1].weight[labels].view(2, 3, 8, 8)
+        torch.testing.assert_close(simple_gradient(linear, images, labels), expected, rtol=0, atol=0)
+
+    def test_finite_differences(self, every_relu, images, labels):
+        gradient = simple_gradient(every_relu, images, labels)
+        direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        h = 1e-7
+        slope = scores(every_relu, images + h * direction, labels) - scores(every_relu, images - h * direction, labels)
+        torch.testing.assert_close(total(gradient * direction), slope / (2 * h), rtol=1e-6, atol=1e-7)
+
+    def test_as_captum(self, every_relu, images, labels):
+        expected = captum.attr.Saliency(every_relu).attribute(images.clone().requires_grad_(), labels, abs=False)
+        torch.testing.assert_close(simple_gradient(every_relu, images, labels), expected, rtol=0, atol=0)
+
+
+class TestIntegratedGradients:
+    def test_completeness_error_falls_as_one_over_steps(self, stacked, images, labels, baseline):
+        model = stacked(nn.Softplus())
+        model[4] = nn.AvgPool2d(2, 1)  # a smooth path
+        difference = scores(model, images, labels) - scores(model, baseline, labels)
+        errors = torch.stack(
+            [
+                (total(integrated_gradients(model, images, labels, baseline=baseline, steps=steps)) - difference).abs()
+                for steps in (50, 100, 200, 400)
+            ]
+        )
+        ratios = errors[:-1] / errors[1:]
+        torch.testing.assert_close(ratios, torch.full_like(ratios, 2.0), rtol=0, atol=0.1)
+
+    def test_as_captum(self, every_relu, images, labels, baseline):
+        method = captum.attr.IntegratedGradients(every_relu)
+        expected = method.attribute(images, baseline, labels, n_steps=20, method="riemann_right")
+        ours = integrated_gradients(every_relu, images, labels, baseline=baseline, steps=20)
+        # Captum computes the positions on the path in float32.
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
+
+    @pytest.mark.parametrize("chunk", [1, 3, 7, 50])
+    def test_chunks_do_not_matter(self, every_relu, images, labels, chunk):
+        results = []
+        for size in (None, chunk):
+            x = images.clone().requires_grad_()
+            with softplus(2.0):
+                attributions = integrated_gradients(every_relu, x, labels, steps=7, chunk=size)
+            results += [attributions.detach(), torch.autograd.grad(attributions.square().sum(), x)[0]]
+        torch.testing.assert_close(results[0], results[2], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(results[1], results[3], rtol=1e-12, atol=1e-14)
+
+    def test_two_passes_equal_one_graph(self, every_relu, images, labels, baseline):
+        """Second derivative by images *and* by parameters, against plain autograd through the whole sum."""
+        parameters = list(every_relu.parameters())
+
+        def one_graph(x: Tensor) -> Tensor:
+            gradients = [
+                torch.autograd.grad(
+                    scores(every_relu, baseline + k / 5 * (x - baseline), labels).sum(), x, create_graph=True
+                )[0]
+                * (5 / k)
+                for k in range(1, 6)
+            ]
+            return (x - baseline) * sum(gradients) / 5
+
+        derivatives = []
+        for method in (one_graph, lambda x: integrated_gradients(every_relu, x, labels, baseline=baseline, steps=5)):
+            x = images.clone().requires_grad_()
+            with softplus(2.0):
+                maps = importance(method(x))
+            derivatives.append(torch.autograd.grad((maps**2).sum(), [x, *parameters], materialize_grads=True))
+        for ours, expected in zip(derivatives[1], derivatives[0], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-13)
+
+    def test_backward_outside_the_substitution_and_twice(self, every_relu, images, labels):
+        x = images.clone().requires_grad_()
+        with softplus(2.0):
+            inside = torch.autograd.grad(integrated_gradients(every_relu, x, labels, steps=3).norm(), x)[0]
+            norm = integrated_gradients(every_relu, x, labels, steps=3).norm()
+        for _ in range(2):
+            torch.testing.assert_close(torch.autograd.grad(norm, x, retain_graph=True)[0], inside, rtol=0, atol=0)
+
+    def test_third_derivative_is_refused(self, every_relu, images, labels):
+        x = images.clone().requires_grad_()
+        with softplus(2.0):
+            norm = integrated_gradients(every_relu, x, labels, steps=2).square().sum()
+            (gradient,) = torch.autograd.grad(norm, x, create_graph=True)
+            with pytest.raises(RuntimeError, match="once_differentiable"):
+                gradient.sum().backward()
+
+
+class TestDeepLift:
+    @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "mobilenet_v2", "densenet121", "googlenet"])
+    @pytest.mark.parametrize("beta", [None, 2.0])
+    def test_sums_to_the_difference_on_real_architectures(self, name, beta):
+        options = {"init_weights": False} if name == "googlenet" else {}
+        model = getattr(torchvision.models, name)(weights=None, **options)
+        for module in model.modules():  # alive at random weights, with biases
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, generator=torch.Generator().manual_seed(0))
+        model = model.double().eval()
+        generator = torch.Generator().manual_seed(1)
+        x, x0 = torch.rand(2, 1, 3, 40, 40, generator=generator, dtype=torch.float64)
+        with softplus(beta) if beta else nullcontext():
+            labels = (model(x) - model(x0)).abs().argmax(1)  # SqueezeNet's last ReLU leaves some classes at zero
+            gap = scores(model, x, labels) - scores(model, x0, labels)
+            attributions = deeplift(model, x, labels, baseline=x0)
+        error = (total(attributions) - gap).abs() / gap.abs()
+        assert error.max() < 1e-10, (error, gap)
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    @pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-9])
+    def test_sums_for_every_activation(self, stacked, activation, distance, images, labels, baseline):
+        """Also where activations hardly differ: against the derivative, which needs no difference of scores."""
+        model = stacked(ACTIVATIONS[activation])
+        near = baseline + distance * (images - baseline)
+        attributions = deeplift(model, near, labels, baseline=baseline)
+        gap = scores(model, near, labels) - scores(model, baseline, labels)
+        assert (total(attributions) - gap).abs().max() < 1e-13
+        if distance < 1e-6:
+            gradient = simple_gradient(model, baseline, labels)
+            torch.testing.assert_close(attributions, gradient * (near - baseline), rtol=1e-5, atol=1e-16)
+
+    def test_small_activations(self, every_relu, images, labels, baseline):
+        """No absolute threshold: a network whose activations are tiny sums just as well."""
+        with torch.no_grad():
+            every_relu.first.weight *= 1e-9
+            every_relu.first.bias *= 1e-9
+            for module in (every_relu.second, every_relu.third, every_relu.norm):
+                module.bias.zero_()
+            every_relu.norm.running_mean.zero_()
+            every_relu.head.bias.zero_()
+        gap = scores(every_relu, images, labels) - scores(every_relu, baseline, labels)
+        attributions = deeplift(every_relu, images, labels, baseline=baseline)
+        torch.testing.assert_close(total(attributions), gap, rtol=1e-10, atol=0)
+
+    def test_one_layer_by_hand(self):
+        """The secants of relu at kinks crossed, not crossed and touched."""
+        model = nn.Sequential(nn.Flatten(), nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 1)).double().eval()
+        with torch.no_grad():
+            model[1].weight[:] = torch.tensor([[2.0], [-2.0], [1.0], [-1.0], [1.0]])
+            model[1].bias[:] = torch.tensor([-1.0, 1.0, 0.0, -3.0, -0.25])
+            model[3].weight[:] = torch.tensor([[1.0, 10.0, 100.0, 1000.0, 10000.0]])
+        x, x0 = torch.full((1, 1, 1, 1), 0.75).double(), torch.full((1, 1, 1, 1), 0.25).double()
+        # relu goes 0 -> .5, .5 -> 0, .25 -> .75, 0 -> 0, 0 -> .5 over a run of .5
+        expected = 0.5 * 1 - 0.5 * 10 + 0.5 * 100 + 0 + 0.5 * 10000
+        assert deeplift(model, x, torch.tensor([0]), baseline=x0).item() == pytest.approx(expected, rel=1e-14)
+
+    def test_as_captum_where_captum_is_right(self, images, labels, baseline):
+        # Captum 0.9 misses the sum wherever there is a max-pool.
+        model = randomise(
+            nn.Sequential(
+                nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(6, 5, 2), nn.Sigmoid(), nn.Flatten()
+            )
+        )
+        model.append(nn.Linear(20, 4).double()).eval()
+        with pytest.warns(UserWarning, match="Setting forward, backward hooks"):
+            expected = captum.attr.DeepLift(model).attribute(images.requires_grad_(), baseline, labels)
+        ours = deeplift(model, images, labels, baseline=baseline)
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
+
+
+def second_derivative_error(
+    method, model: nn.Module, images: Tensor, labels: Tensor, beta: float | None, **options
+) -> float:
+    """Largest relative gap between autograd's derivative of the attributions and central differences."""
+    generator = torch.Generator().manual_seed(2)
+    weights, direction = torch.randn(2, *images.shape, generator=generator, dtype=torch.float64)
+
+    def projected(x: Tensor) -> Tensor:
+        with softplus(beta) if beta else nullcontext():
+            return total(method(model, x, labels, **options) * weights)
+
+    x = images.clone().requires_grad_()
+    slope = total(torch.autograd.grad(projected(x).sum(), x)[0] * direction)
+    h = 1e-5
+    numeric = (
+        8 * (projected(images + h * direction) - projected(images - h * direction))
+        - (projected(images + 2 * h * direction) - projected(images - 2 * h * direction))
+    ) / (12 * h)
+    return float(((slope - numeric).abs() / numeric.abs()).max())
+
+
+class TestSecondDerivatives:
+    @pytest.mark.parametrize("method", ATTRIBUTIONS)
+    def test_surrogate_of_every_form_of_relu(self, method, every_relu, images, labels, baseline):
+        options = {"simple_gradient": {}, "deeplift": {"baseline": baseline}}
+        options["integrated_gradients"] = {"baseline": baseline, "steps": 5}  # few kinks of the max-pools on the path
+        options = options[method]
+        error = second_derivative_error(ATTRIBUTIONS[method], every_relu, images, labels, 2.0, **options)
+        assert error < 1e-7
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    def test_deeplift_for_every_activation(self, stacked, activation, images, labels, baseline):
+        model = stacked(ACTIVATIONS[activation])
+        assert second_derivative_error(deeplift, model, images, labels, None, baseline=baseline) < 1e-7
+
+    @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "silu", "gelu", "gelu, tanh", "softplus"])
+    def test_deeplift_near_its_reference(self, stacked, activation, images, labels, baseline):
+        """Where secants turn into slopes."""
+        model = stacked(ACTIVATIONS[activation])
+        near = baseline.clamp(0.1, 0.9) + 0.02 * (images - 0.5)
+        error = second_derivative_error(deeplift, model, near, labels, None, baseline=baseline.clamp(0.1, 0.9))
+        assert error < 1e-6
+
+    @pytest.mark.parametrize("method", ATTRIBUTIONS)
+    def test_graph_exactly_when_images_require_it(self, method, every_relu, images, labels):
+        assert not ATTRIBUTIONS[method](every_relu, images, labels).requires_grad
+        with torch.no_grad():
+            assert not ATTRIBUTIONS[method](every_relu, images, labels).requires_grad
+        assert ATTRIBUTIONS[method](every_relu, images.requires_grad_(), labels).requires_grad
+        assert all(parameter.grad is None for parameter in every_relu.parameters())
+
+
+class TestAxioms:
+    """Claim M1: what integrated gradients promise [Sundararajan2017], at machine precision."""
+
+    def test_sensitivity(self):
+        """(a) A pixel that changes the score gets a share, though the score is flat there; (b) an unused one gets none."""
+        model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double().eval()
+        with torch.no_grad():
+            model[1].weight[:], model[1].bias[:] = torch.tensor([[-2.0, 0.0]]), 1.0
+            model[3].weight[:], model[3].bias[:] = -1.0, 1.0
+        x, label = torch.tensor([1.0, 0.5]).double().view(1, 1, 1, 2), torch.tensor([0])
+        assert simple_gradient(model, x, label).abs().max() == 0
+        for method in (integrated_gradients, deeplift):
+            attributions = method(model, x, label).flatten()
+            assert attributions[0] > 0.9
+            assert attributions[1] == 0
+
+    def test_implementation_invariance(self, every_relu, images, labels):
+        """The same function written differently: every unit doubled and halved."""
+
+        class Rewritten(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return (every_relu(x) * 4 + every_relu(x) * 4) / 8
+
+        for method in (simple_gradient, integrated_gradients):
+            torch.testing.assert_close(
+                method(Rewritten().eval(), images, labels), method(every_relu, images, labels), rtol=1e-12, atol=1e-14
+            )
+
+    @pytest.mark.parametrize("method", [simple_gradient, integrated_gradients])
+    def test_linearity(self, method, every_relu, stacked, images, labels):
+        other = stacked(nn.Tanh())
+
+        class Sum(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return 2.0 * every_relu(x) - 0.5 * other(x)
+
+        expected = 2.0 * method(every_relu, images, labels) - 0.5 * method(other, images, labels)
+        torch.testing.assert_close(method(Sum().eval(), images, labels), expected, rtol=1e-12, atol=1e-14)
+
+    @pytest.mark.parametrize("method", [integrated_gradients, deeplift])
+    def test_symmetry(self, method):
+        """Two pixels that play the same role and have the same value get the same attribution."""
+        model = randomise(nn.Sequential(nn.Flatten(), nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)))
+        with torch.no_grad():
+            model[1].weight[:, 1] = model[1].weight[:, 0]
+        x = torch.tensor([0.7, 0.7, 0.2]).double().view(1, 1, 1, 3)
+        attributions = method(model, x, torch.tensor([1]), baseline=0.1).flatten()
+        torch.testing.assert_close(attributions[0], attributions[1], rtol=1e-14, atol=0)
+
+
+class TestImportance:
+    def test_by_hand(self):
+        attributions = torch.tensor([[[[1.0, -2.0]], [[-3.0, 2.0]]]])
+        assert importance(attributions).tolist() == [[[0.5, 0.5]]]
+
+    @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(0, 9))
+    @settings(max_examples=50, deadline=None)
+    def test_sums_to_one(self, b, c, h, w, seed):
+        attributions = torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        maps = importance(attributions)
+        assert maps.shape == (b, h, w)
+        assert (maps >= 0).all()
+        torch.testing.assert_close(maps.sum((1, 2)), torch.ones(b, dtype=torch.float64))
+
+    @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+    def test_rows_without_importance_are_named(self, value):
+        attributions = torch.ones(4, 1, 2, 2)
+        attributions[1], attributions[3] = value, value
+        with pytest.raises(ValueError, match=r"attributions: .* rows \[1, 3\]"):
+            importance(attributions)
+
+    def test_wrong_type_and_shape(self):
+        with pytest.raises(TypeError, match="attributions: expected a floating-point tensor"):
+            importance(torch.ones(1, 1, 2, 2, dtype=torch.int64))
+        with pytest.raises(ValueError, match=r"attributions: expected shape \(B, C, H, W\)"):
+            importance(torch.ones(1, 2, 2))
+
+
+@pytest.mark.parametrize("method", ATTRIBUTIONS.values(), ids=ATTRIBUTIONS)
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            (lambda a: a.update(images=a["images"] * 3), ValueError, r"images: expected pixels in \[0, 1\]"),
+            (lambda a: a.update(images=a["images"] - 1), ValueError, r"images: expected pixels in \[0, 1\]"),
+            (lambda a: a["images"].__setitem__((0, 0, 0, 0), torch.nan), ValueError, r"images: .* nan"),
+            (lambda a: a.update(images=a["images"][:0]), ValueError, "images: expected at least one image"),
+            (lambda a: a.update(images=a["images"][0]), ValueError, r"images: expected shape \(B, C, H, W\)"),
+            (lambda a: a.update(images=a["images"].round().long()), TypeError, "images: expected a floating-point"),
+            (lambda a: a.update(images=a["images"].numpy()), TypeError, "images: expected a tensor, got ndarray"),
+            (lambda a: a.update(labels=a["labels"] + 2), ValueError, r"labels: expected classes in \[0, 4\)"),
+            (lambda a: a.update(labels=a["labels"] - 2), ValueError, r"labels: expected classes in \[0, 4\)"),
+            (lambda a: a.update(labels=a["labels"][:1]), ValueError, r"labels: expected shape \(2,\)"),
+            (lambda a: a.update(labels=a["labels"].int()), TypeError, "labels: expected dtype torch.int64"),
+            (lambda a: a.update(labels=[1, 3]), TypeError, "labels: expected a tensor"),
+            (lambda a: a["model"].train(), ValueError, "model: expected evaluation mode"),
+            (lambda a: a.update(model=lambda x: x), TypeError, "model: expected an nn.Module"),
+            (lambda a: a.update(model=nn.Conv2d(3, 3, 3).double().eval()), ValueError, "model: expected logits"),
+        ],
+    )
+    def test_is_named(self, method, change, error, message, every_relu, images, labels):
+        arguments = {"model": every_relu, "images": images, "labels": labels}
+        change(arguments)
+        with pytest.raises(error, match=message):
+            method(**arguments)
+
+    def test_constant_model(self, method, images, labels):
+        class Constant(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.zeros(len(x), 4, dtype=x.dtype)
+
+        with pytest.raises(ValueError, match="model: expected logits that depend differentiably"):
+            method(Constant().eval(), images, labels)
+
+
+@pytest.mark.parametrize("method", [integrated_gradients, deeplift])
+class TestBaseline:
+    def test_number_tensor_and_none_agree(self, method, every_relu, images, labels):
+        expected = method(every_relu, images, labels, baseline=torch.full_like(images, 0.25))
+        for baseline in (0.25, torch.tensor(0.25), torch.full((3, 1, 1), 0.25), torch.full((1, 1, 8, 8), 0.25)):
+            assert torch.equal(method(every_relu, images, labels, baseline=baseline), expected)
+        assert torch.equal(method(every_relu, images, labels), method(every_relu, images, labels, baseline=0.0))
+
+    def test_wrong_shape_and_nan(self, method, every_relu, images, labels):
+        with pytest.raises(ValueError, match="baseline: expected a shape broadcastable"):
+            method(every_relu, images, labels, baseline=torch.zeros(5, 1, 1))
+        with pytest.raises(ValueError, match="baseline: expected finite values"):
+            method(every_relu, images, labels, baseline=float("nan"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("chunk", -1)])
+def test_bad_counts(name, value, every_relu, images, labels):
+    with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1, got {value}"):
+        integrated_gradients(every_relu, images, labels, **{name: value})

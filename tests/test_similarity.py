@@ -1,0 +1,131 @@
+"""Similarity of maps against SciPy and against maps worked out by hand."""
+
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from fragility.similarity import center_shift, kendall, mass_center, spearman, top_k_intersection, top_k_mask
+
+METRICS = [spearman, kendall, center_shift, lambda a, b: top_k_intersection(a, b, 1)]
+
+
+def tied_rows() -> st.SearchStrategy[Tensor]:
+    """Two rows of small integers, so that ties abound."""
+    shapes = st.integers(2, 40).map(lambda n: (2, n))
+    arrays = shapes.flatmap(lambda shape: hnp.arrays("float64", shape, elements=st.integers(-3, 3).map(float)))
+    return arrays.map(torch.from_numpy)
+
+
+@pytest.mark.parametrize(
+    ("ours", "scipys"), [(spearman, scipy.stats.spearmanr), (kendall, scipy.stats.kendalltau)], ids=["rho", "tau"]
+)
+class TestRankCorrelations:
+    @given(rows=tied_rows())
+    @settings(max_examples=200, deadline=None)
+    def test_ties_as_in_scipy(self, ours, scipys, rows):
+        a, b = rows
+        if a.unique().numel() == 1 or b.unique().numel() == 1:
+            assert ours(a[None], b[None]).isnan().all()
+        else:
+            expected = scipys(a.numpy(), b.numpy()).statistic
+            torch.testing.assert_close(ours(a[None], b[None]).item(), expected, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+    def test_batches_of_maps(self, ours, scipys, dtype):
+        generator = torch.Generator().manual_seed(0)
+        a = torch.randint(0, 200, (5, 23, 31), generator=generator).to(dtype)
+        b = (a + torch.randint(0, 100, a.shape, generator=generator)).to(dtype)
+        expected = [scipys(x.flatten().numpy(), y.flatten().numpy()).statistic for x, y in zip(a, b, strict=True)]
+        torch.testing.assert_close(ours(a, b), torch.tensor(expected), rtol=0, atol=1e-12)
+
+    def test_extremes(self, ours, scipys):
+        a = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(ours(a, a.exp()), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-15)
+        torch.testing.assert_close(ours(a, -a), -torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-15)
+
+    def test_negative_zero_ties_with_zero(self, ours, scipys):
+        a, b = torch.tensor([[0.0, -0.0, 1.0, 2.0]]), torch.tensor([[1.0, 0.0, 2.0, 3.0]])
+        assert ours(a, b).item() == pytest.approx(scipys(a[0].numpy(), b[0].numpy()).statistic, abs=1e-12)
+
+
+class TestTopK:
+    def test_by_hand(self):
+        a = torch.tensor([[[9.0, 8.0], [7.0, 1.0]], [[4.0, 3.0], [2.0, 1.0]]])
+        b = torch.tensor([[[9.0, 1.0], [7.0, 8.0]], [[1.0, 2.0], [3.0, 4.0]]])
+        torch.testing.assert_close(top_k_intersection(a, b, 3), torch.tensor([2 / 3, 2 / 3], dtype=torch.float64))
+        torch.testing.assert_close(top_k_intersection(a, b, 2), torch.tensor([0.5, 0.0], dtype=torch.float64))
+        torch.testing.assert_close(top_k_intersection(a, b, 4), torch.ones(2, dtype=torch.float64))
+
+    @given(rows=tied_rows(), data=st.data())
+    @settings(max_examples=100, deadline=None)
+    def test_mask_is_the_stable_sort(self, rows, data):
+        k = data.draw(st.integers(1, rows.shape[1]))
+        expected = torch.zeros_like(rows, dtype=torch.bool)
+        for row in range(2):
+            values = rows[row].tolist()
+            for index in sorted(range(len(values)), key=lambda i: -values[i])[:k]:
+                expected[row, index] = True
+        assert torch.equal(top_k_mask(rows, k), expected)
+
+    @pytest.mark.parametrize("k", [0, -1, 5])
+    def test_k_out_of_range(self, k):
+        with pytest.raises(ValueError, match=f"k: expected an integer from 1 to 4, got {k}"):
+            top_k_intersection(torch.rand(1, 2, 2), torch.rand(1, 2, 2), k)
+
+    @pytest.mark.parametrize("k", [1.5, True, "3"])
+    def test_k_no_integer(self, k):
+        with pytest.raises(TypeError, match="k: expected an integer, got"):
+            top_k_intersection(torch.rand(1, 2, 2), torch.rand(1, 2, 2), k)
+
+
+class TestCenterShift:
+    def test_by_hand(self):
+        a, b = torch.zeros(2, 5, 7), torch.zeros(2, 5, 7)
+        a[0, 0, 0], b[0, 3, 4] = 2.0, 0.5  # a 3-4-5 triangle; mass does not matter
+        a[1, 2, 1], a[1, 2, 3], b[1, 2, 2] = 1.0, 1.0, 9.0
+        torch.testing.assert_close(center_shift(a, b), torch.tensor([5.0, 0.0], dtype=torch.float64))
+
+    def test_center_is_row_then_column(self):
+        maps = torch.zeros(1, 3, 4, dtype=torch.float64)
+        maps[0, 2, 1] = 3.0
+        assert mass_center(maps).tolist() == [[2.0, 1.0]]
+
+    @pytest.mark.parametrize("bad", [torch.zeros(1, 2, 2), -torch.ones(1, 2, 2)])
+    def test_no_mass(self, bad):
+        with pytest.raises(ValueError, match="b: expected non-negative maps with a positive sum"):
+            center_shift(torch.ones(1, 2, 2), bad)
+
+    def test_rankings_have_no_center(self):
+        with pytest.raises(ValueError, match=r"a: expected shape \(B, H, W\)"):
+            center_shift(torch.ones(1, 4), torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+class TestBadMaps:
+    @given(a=st.lists(st.integers(1, 4), min_size=3, max_size=3), b=st.lists(st.integers(1, 4), min_size=3, max_size=3))
+    @settings(max_examples=30, deadline=None)
+    def test_shapes_differ(self, metric, a, b):
+        if a != b or a[1] * a[2] < 2:
+            with pytest.raises(ValueError, match="expected"):
+                metric(torch.rand(a), torch.rand(b))
+
+    @given(position=st.integers(0, 11), second=st.booleans())
+    @settings(max_examples=30, deadline=None)
+    def test_nan(self, metric, position, second):
+        maps = [torch.rand(1, 3, 4) + 0.1, torch.rand(1, 3, 4) + 0.1]
+        maps[second].view(-1)[position] = torch.nan
+        with pytest.raises(ValueError, match=f"{'b' if second else 'a'}: expected numbers, got NaN"):
+            metric(*maps)
+
+    def test_empty(self, metric):
+        with pytest.raises(ValueError, match="a: expected shape"):
+            metric(torch.rand(0, 3, 4), torch.rand(0, 3, 4))
+
+    @pytest.mark.parametrize("bad", [[[0.5, 0.5]], torch.ones(1, 2, 2, dtype=torch.bool)])
+    def test_types(self, metric, bad):
+        with pytest.raises(TypeError, match="a: expected"):
+            metric(bad, bad)
