@@ -254,7 +254,7 @@ class TestAxioms:
     """Claim M1: what integrated gradients promise [Sundararajan2017], at machine precision."""
 
     def test_sensitivity(self):
-        """(a) A pixel that changes the score gets a share, though the score is flat there; (b) an unused one gets none."""
+        """(a) A pixel that changes a score gets a share, though the score is flat; (b) an unused one gets none."""
         model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double().eval()
         with torch.no_grad():
             model[1].weight[:], model[1].bias[:] = torch.tensor([[-2.0, 0.0]]), 1.0

@@ -4,12 +4,11 @@ Both are `TorchFunctionMode`s: inside the context every call of an activation, w
 in place or reused, passes through them. Nothing is hooked, copied or mutated.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from fragility.activation import HINGES, SMOOTH, hinge_sum, relu_secant, smooth_relu, smooth_secant
 from fragility.checks import check_positive
 
 _active_beta: ContextVar[float | None] = ContextVar("beta of the active softplus substitution", default=None)
@@ -101,116 +101,19 @@ def _softplus(beta: float) -> Iterator[None]:
         _active_beta.reset(token)
 
 
-# Activations: piecewise linear ones as sums of hinges, smooth ones with their derivatives.
-
-
-class _Hinges(NamedTuple):
-    """A piecewise linear activation: constant + slope z + sum of coefficient * relu(z - offset)."""
-
-    constant: float
-    slope: float
-    terms: tuple[tuple[float, float], ...]  # (coefficient, offset)
-
-
-def _relu(inplace: bool = False) -> _Hinges:
-    return _Hinges(0.0, 0.0, ((1.0, 0.0),))
-
-
-def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> _Hinges:
-    return _Hinges(0.0, negative_slope, ((1.0 - negative_slope, 0.0),))
-
-
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Hinges:
-    return _Hinges(min_val, 0.0, ((1.0, min_val), (-1.0, max_val)))
-
-
-def _relu6(inplace: bool = False) -> _Hinges:
-    return _hardtanh(0.0, 6.0)
-
-
-_HINGES: dict[str, Callable[..., _Hinges]] = {
-    "relu": _relu,
-    "leaky_relu": _leaky_relu,
-    "hardtanh": _hardtanh,
-    "relu6": _relu6,
-}
-
-
-def _hinge_sum(hinges: _Hinges, z: Tensor, hinge: Callable[[Tensor], Tensor]) -> Tensor:
-    """Evaluate `hinges` at z with `hinge` in the place of relu."""
-    parts = [coefficient * hinge(z - offset if offset else z) for coefficient, offset in hinges.terms]
-    total = sum(parts[1:], start=parts[0])
-    if hinges.slope:
-        total = total + hinges.slope * z
-    return total + hinges.constant if hinges.constant else total
-
-
-def _smooth_relu(beta: float) -> Callable[[Tensor], Tensor]:
-    # PyTorch's default threshold of 20 makes softplus discontinuous by 2e-9, which float64 sees.
-    return lambda z: functional.softplus(z, beta, 40.0)
-
-
-def _gelu_slope(z: Tensor, approximate: str = "none") -> Tensor:
-    if approximate == "none":
-        density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-        return z * density + (1 + torch.erf(z / math.sqrt(2))) / 2
-    scale, cubic = math.sqrt(2 / math.pi), 0.044715
-    bend = torch.tanh(scale * (z + cubic * z**3))
-    derivative: Tensor = (1 + bend + z * (1 - bend.square()) * scale * (1 + 3 * cubic * z.square())) / 2
-    return derivative
-
-
-def _softplus_slope(z: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    return torch.where(z * beta > threshold, 1.0, torch.sigmoid(z * beta))
-
-
-# Smooth activations and their derivatives, called with the activation's own further arguments.
-_SMOOTH: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "sigmoid": (torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z)),
-    "tanh": (torch.tanh, lambda z: 1 - torch.tanh(z).square()),
-    "silu": (functional.silu, lambda z: torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))),
-    "gelu": (functional.gelu, _gelu_slope),
-    "softplus": (functional.softplus, _softplus_slope),
-}
-
-
-def _relu_secant(z: Tensor, z0: Tensor) -> Tensor:
-    """The secant of relu, exact: 0 or 1 where the kink does not lie between z0 and z."""
-    on, on0 = z > 0, z0 > 0
-    run = torch.where(on != on0, z - z0, 1.0)
-    return torch.where(on != on0, (z.clamp(min=0) - z0.clamp(min=0)) / run, on.to(z.dtype))
-
-
-def _smooth_secant(
-    value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], z: Tensor, z0: Tensor, width: float
-) -> Tensor:
-    """The secant of a smooth activation that bends over a distance `width`."""
-    # Where z and z0 are close, the quotient and above all its derivative cancel; there the secant is the mean of the
-    # slope between them, by three Gauss-Legendre nodes (error below 1e-14 within the radius used).
-    run = z - z0
-    near = run.abs() < 0.05 * width
-    middle, half = (z + z0) / 2, run / 2
-    reach = math.sqrt(3 / 5) * half
-    mean_slope = (5 * slope(middle - reach) + 8 * slope(middle) + 5 * slope(middle + reach)) / 18
-    return torch.where(near, mean_slope, (value(z) - value(z0)) / torch.where(near, 1.0, run))
-
-
-# The two modes.
-
-
 class _Softplus(TorchFunctionMode):
     def __init__(self, beta: float) -> None:
         super().__init__()
-        self.hinge = _smooth_relu(beta)
+        self.hinge = smooth_relu(beta)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = _short_name(func)
-        if name not in _HINGES:
+        if name not in HINGES:
             return func(*args, **kwargs)
         z, rest, options = _split_input(args, kwargs)
-        hinges = _HINGES[name](*rest, **options)
-        return _deliver(func, options, z, lambda source: _hinge_sum(hinges, source, self.hinge))
+        hinges = HINGES[name](*rest, **options)
+        return _deliver(func, options, z, lambda source: hinge_sum(hinges, source, self.hinge))
 
 
 class _Rescale(TorchFunctionMode):
@@ -232,7 +135,7 @@ class _Rescale(TorchFunctionMode):
             if tensors:
                 self.constants.update({id(tensor): tensor for tensor in _tensors(result)})
             return result
-        if name in _HINGES or name in _SMOOTH or name in _MAX_POOLS:
+        if name in HINGES or name in SMOOTH or name in _MAX_POOLS:
             z, rest, options = _split_input(args, kwargs)
             if self.moved.get(id(z)) is z:
                 raise ValueError(f"model: {_full_name(func)} meets a batch that was moved out of the first dimension")
@@ -275,12 +178,12 @@ class _Rescale(TorchFunctionMode):
         """What an activation or a max-pool does to the three parts z, z0 and t."""
         if name in _MAX_POOLS:
             return lambda z, z0, t: _pool_thirds(name, z, z0, t, rest, options)
-        if name in _HINGES:
-            hinges = _HINGES[name](*rest, **options)
-            hinge = _smooth_relu(self.beta) if self.beta else lambda z: z.clamp(min=0)
+        if name in HINGES:
+            hinges = HINGES[name](*rest, **options)
+            hinge = smooth_relu(self.beta) if self.beta else lambda z: z.clamp(min=0)
 
             def value(z: Tensor) -> Tensor:
-                return _hinge_sum(hinges, z, hinge)
+                return hinge_sum(hinges, z, hinge)
 
             def secant(z: Tensor, z0: Tensor) -> Tensor:
                 parts = [c * self._hinge_secant(z - shift, z0 - shift) for c, shift in hinges.terms]
@@ -290,81 +193,39 @@ class _Rescale(TorchFunctionMode):
             settings = {key: option for key, option in options.items() if key != "inplace"}
             beta = settings.get("beta", rest[0] if rest else 1.0) if name == "softplus" else 1.0
 
-            function, derivative = _SMOOTH[name]
+            function, derivative = SMOOTH[name]
 
             def value(z: Tensor) -> Tensor:
                 return function(z, *rest, **settings)
 
             def secant(z: Tensor, z0: Tensor) -> Tensor:
-                return _smooth_secant(value, lambda s: derivative(s, *rest, **settings), z, z0, 1 / beta)
+                return smooth_secant(value, lambda s: derivative(s, *rest, **settings), z, z0, 1 / beta)
 
         return lambda z, z0, t: (value(z), value(z0), secant(z, z0) * t)
 
     def _hinge_secant(self, z: Tensor, z0: Tensor) -> Tensor:
         if self.beta is None:
-            return _relu_secant(z, z0)
+            return relu_secant(z, z0)
         beta = self.beta
-        return _smooth_secant(_smooth_relu(beta), lambda s: torch.sigmoid(beta * s), z, z0, 1 / beta)
+        return smooth_secant(smooth_relu(beta), lambda s: torch.sigmoid(beta * s), z, z0, 1 / beta)
 
 
-_MAX_POOLS = {"max_pool1d", "max_pool2d", "max_pool3d"} | {f"adaptive_max_pool{d}d" for d in (1, 2, 3)}
-_SUMS = {"add", "radd", "iadd", "sub", "rsub", "isub", "subtract", "cat", "concat", "neg", "stack"}
-_PRODUCTS = {"mul", "rmul", "imul", "multiply"}
-_NOISE = {
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "alpha_dropout",
-    "feature_alpha_dropout",
-    "batch_norm",
-}
-_REORDER = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
+# The allow-list, by the functions' names without underscores (add, add_, __add__ and so on are one).
+_MAX_POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
+_SUMS = set("add radd iadd sub rsub isub subtract cat concat neg stack".split())
+_PRODUCTS = set("mul rmul imul multiply".split())
+_NOISE = set("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm".split())
+_REORDER = set("permute transpose movedim moveaxis swapaxes swapdims".split())
 _LINEAR = (
     {f"{kind}{d}d" for kind in ("conv", "conv_transpose", "avg_pool", "adaptive_avg_pool") for d in (1, 2, 3)}
-    | {
-        "linear",
-        "matmul",
-        "div",
-        "idiv",
-        "truediv",
-        "itruediv",
-        "divide",
-        "mean",
-        "sum",
-        "pad",
-        "interpolate",
-    }
-    | {
-        "flatten",
-        "unflatten",
-        "reshape",
-        "view",
-        "reshape_as",
-        "view_as",
-        "contiguous",
-        "clone",
-        "to",
-        "float",
-    }
-    | {"double", "type_as", "squeeze", "unsqueeze", "expand", "getitem", "chunk", "split", "narrow", "select"}
-    | {
-        "index_select",
-        "gather",
-        "flip",
-        "roll",
-        "unfold",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "copy",
-    }
+    | set("linear matmul div idiv truediv itruediv divide mean sum pad interpolate flatten unflatten reshape".split())
+    | set("view reshape_as view_as contiguous clone to float double type_as squeeze unsqueeze expand getitem".split())
+    | set("chunk split narrow select index_select gather flip roll unfold pixel_shuffle pixel_unshuffle".split())
+    | set("channel_shuffle copy".split())
     | _NOISE
     | _REORDER
 )
-_CONSTANTS = {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty")} | {
-    f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "tensor")
-}
+_CONSTANTS = set("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_tensor".split())
 
 
 def _by_thirds(stacked: Tensor, rule: Callable[..., tuple[Tensor, ...]]) -> Tensor:
