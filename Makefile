@@ -1,0 +1,82 @@
+# `make help` lists what there is. Works with GNU make 3.81 and later (Linux, macOS).
+PYTHON ?= python3
+PROFILE ?= fast
+
+BIN := .venv/bin
+READY := .venv/.ready
+SITE := build/book/_build/html
+PROSE := $(shell find book _config.yml -type f -not -name '*.py' -not -path '*/__pycache__/*')
+PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book test test-slow check-site screenshots notebooks lint types lock serve clean force
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON=python3.12 (which Python makes .venv), PROFILE=fast|laptop|paper (how much 'make book' computes)"
+
+book: $(SITE)/index.html  ## execute the notebooks and build the site: the first command to try
+	@echo "The book is at $(CURDIR)/$(SITE)/index.html"
+
+test: lint types  ## lint, types and tests
+	$(BIN)/pytest
+
+test-slow: $(READY)  ## the tests that need the real data or minutes
+	$(BIN)/pytest -m slow
+
+check-site: $(SITE)/index.html  ## read the built site in a headless Chromium
+	SITE=$(SITE) $(BIN)/pytest -m site
+
+screenshots: $(SITE)/index.html  ## every page, desktop and phone, light and dark, into build/screenshots
+	$(BIN)/python book/browser.py $(SITE) build/screenshots
+
+notebooks: $(READY)  ## execute again and refresh the committed pages (only one: NOTEBOOK=01_methods)
+	$(BIN)/python book/pages.py refresh $(NOTEBOOK)
+
+lint: $(READY)  ## style, docstrings, formatting, and the floors of the package
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/lint-imports --no-cache
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+lock:  ## pin again after a change of pyproject.toml (needs uv); pins that still fit stay
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --no-header --no-annotate --no-emit-index-url -o requirements.lock
+
+serve: $(SITE)/index.html  ## look at the book under http://localhost:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(SITE) 8000
+
+clean:  ## remove what was built, .venv included
+	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml requirements.lock
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or name one: make book PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is %d.%d. Name another: make book PYTHON=python3.12" % v[:2])'
+	@echo "Installing the pinned packages into .venv (once; PyTorch makes it a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
+
+# The pages of the site are executed copies, kept apart from the committed ones.
+build/executed/.done: $(READY) build/profile $(wildcard notebooks/*.py) $(PACKAGE) book/pages.py
+	@echo "Executing the notebooks (profile $(PROFILE))"
+	@rm -rf build/executed
+	@$(BIN)/python book/pages.py execute -p profile $(PROFILE) --output build/executed
+	@touch $@
+
+build/profile: force
+	@mkdir -p build
+	@echo $(PROFILE) | cmp -s - $@ || echo $(PROFILE) > $@
+
+$(SITE)/index.html: build/executed/.done $(PROSE)
+	@echo "Building the site"
+	@rm -rf build/book
+	@mkdir -p build/book/notebooks
+	@cp -R _config.yml book build/book
+	@cp build/executed/*.ipynb build/book/notebooks
+	@cd build/book && ../../$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet > ../site.log || { cat ../site.log; exit 1; }

@@ -1,0 +1,145 @@
+"""The notebooks: source and page in step, outputs fresh, and the pipeline that makes them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pages
+import papermill
+import pytest
+from address import current
+
+SOURCE = """# %% [markdown]
+# # A sum
+#
+# By hand, $1 + 1 = 2$.
+
+# %% tags=["parameters"]
+profile = "fast"
+terms = 2
+
+
+# %%
+def total(n):
+    return n
+
+
+# %%
+print(profile, total(terms))
+
+# %%
+print(profile, total(terms))
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "09_sum.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def text(page: Path) -> str:
+    cells = nbformat.read(page, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def test_every_committed_page_is_in_step_with_its_source() -> None:
+    sources = pages.sources([])
+    assert sources, "there are no notebooks"
+    assert [problem for source in sources for problem in pages.problems(source)] == []
+    assert {path.stem for path in pages.NOTEBOOKS.glob("*.ipynb")} == {path.stem for path in sources}
+
+
+def test_every_notebook_starts_at_the_fast_profile_and_installs_from_the_one_address() -> None:
+    for source in pages.sources([]):
+        page = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+        known = papermill.inspect_notebook(str(source.with_suffix(".ipynb")))
+        assert known["profile"]["default"] == '"fast"', source.name
+        code = "".join(cell.source for cell in page.cells if cell.cell_type == "code")
+        assert f"git+https://github.com/{current()}" in code, source.name
+
+
+def test_every_figure_has_a_caption_and_an_alternative_text() -> None:
+    for source in pages.sources([]):
+        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+            kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+            if kinds & {"image/png", "image/svg+xml"}:
+                display = cell.metadata.get("mystnb", {})
+                assert len(display.get("figure", {}).get("caption", "")) > 10, (source.name, cell.source)
+                assert len(display.get("image", {}).get("alt", "")) > 10, (source.name, cell.source)
+
+
+def test_a_second_execution_gives_the_same_bytes(source: Path) -> None:
+    page = source.with_suffix(".ipynb")
+    pages.execute(source, page, {"profile": "fast"})
+    first = page.read_bytes()
+    pages.execute(source, page, {})
+    assert page.read_bytes() == first
+    assert text(page) == "fast 2\nfast 2\n"
+    assert pages.problems(source) == []
+    assert len({cell.id for cell in nbformat.read(page, as_version=4).cells}) == 5
+
+
+def test_parameters_are_injected_visibly_and_unknown_names_refused(source: Path, tmp_path: Path) -> None:
+    page = tmp_path / "site" / source.with_suffix(".ipynb").name
+    pages.execute(source, page, {"terms": 3, "profile": "fast"})
+    cells = nbformat.read(page, as_version=4).cells
+    assert text(page) == "fast 3\nfast 3\n"
+    assert [cell.source.split("\n")[1:] for cell in cells if cell.id == "injected-parameters"] == [["terms = 3"]]
+    with pytest.raises(ValueError, match=r"expected parameters among \['profile', 'terms'\], got \['profle'\]"):
+        pages.execute(source, page, {"profle": "laptop"})
+
+
+def test_a_warning_or_an_error_stops_the_execution(source: Path) -> None:
+    page = source.with_suffix(".ipynb")
+    source.write_text(SOURCE + "\n# %%\nimport warnings\nwarnings.warn('mind the gap')\n", encoding="utf-8")
+    with pytest.raises(RuntimeError, match=r"wrote to stderr.*mind the gap"):
+        pages.execute(source, page, {})
+    source.write_text(SOURCE + "\n# %%\n1 / 0\n", encoding="utf-8")
+    with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
+        pages.execute(source, page, {})
+    assert not page.exists()
+
+
+def test_stale_edited_or_unexecuted_pages_are_found(source: Path) -> None:
+    page = source.with_suffix(".ipynb")
+    assert pages.problems(source) == ["09_sum.py has no page"]
+    nbformat.write(pages.read_source(source), page)
+    assert "executed" in " ".join(pages.problems(source))
+    pages.execute(source, page, {})
+    shutil.copy(page, source.with_suffix(".kept"))
+    source.write_text(SOURCE.replace("By hand", "By head"), encoding="utf-8")
+    assert len(pages.problems(source)) == 2
+    source.write_text(SOURCE, encoding="utf-8")
+    assert pages.problems(source) == []
+    page.write_text(page.read_text(encoding="utf-8").replace("print(profile", "print(terms"), encoding="utf-8")
+    assert len(pages.problems(source)) == 1
+
+
+def test_the_fingerprint_follows_the_results_that_are_read_and_no_others(source: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    source.write_text(SOURCE + "\n# %%\nread('attack_sweep')\n", encoding="utf-8")
+    before = pages.fingerprint(source, results)
+    (results / "attack.csv").write_text("1", encoding="utf-8")
+    assert pages.fingerprint(source, results) == before
+    (results / "attack_sweep.csv").write_text("1", encoding="utf-8")
+    first = pages.fingerprint(source, results)
+    (results / "attack_sweep.csv").write_text("2", encoding="utf-8")
+    assert len({before, first, pages.fingerprint(source, results)}) == 3
+
+
+def test_the_fingerprint_survives_the_publication_under_another_address(source: Path, tmp_path: Path) -> None:
+    line = "\n# %%\n# pip install git+https://github.com/{}\n"
+    source.write_text(SOURCE + line.format(current()), encoding="utf-8")
+    other = tmp_path / "other.py"
+    other.write_text(SOURCE + line.format(""), encoding="utf-8")
+    assert pages.fingerprint(source) == pages.fingerprint(other)
+
+
+def test_a_notebook_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected some of .*got \['99_none'\]"):
+        pages.sources(["99_none"])

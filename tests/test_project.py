@@ -1,0 +1,148 @@
+"""The project's own files agree with one another."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from address import current, replace, slug
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def declared() -> list[Requirement]:
+    project = PROJECT["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return [need for need in map(Requirement, lines) if need.name != project["name"]]
+
+
+def key(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned(environment: dict[str, str]) -> dict[str, str]:
+    """What the lock installs on one kind of machine."""
+    chosen = [pin for pin in LOCK if pin.marker is None or pin.marker.evaluate(environment)]
+    assert len({key(pin.name) for pin in chosen}) == len(chosen)
+    return {key(pin.name): next(iter(pin.specifier)).version for pin in chosen}
+
+
+@pytest.mark.parametrize("python", ["3.11.7", "3.12.4", "3.13.1"])
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_the_lock_satisfies_every_declared_range(python: str, system: str) -> None:
+    short = ".".join(python.split(".")[:2])
+    pins = pinned({"python_version": short, "python_full_version": python, "sys_platform": system})
+    wrong = [str(n) for n in declared() if not n.specifier.contains(pins.get(key(n.name), "0"), prereleases=True)]
+    assert wrong == []
+
+
+def test_the_lock_is_exact_portable_and_names_no_index() -> None:
+    assert [str(pin) for pin in LOCK if pin.url or [s.operator for s in pin.specifier] != ["=="]] == []
+    assert not re.search(r"https?:|file:|(^|\s)[-/]", read("requirements.lock"), re.MULTILINE)
+    markers = {str(pin.marker) for pin in LOCK if pin.marker}
+    assert {'sys_platform == "linux"', 'sys_platform == "win32"', 'sys_platform == "darwin"'} <= markers
+    assert all(Marker(marker) for marker in markers)
+
+
+def test_torch_and_torchvision_are_the_pair_that_belongs_together() -> None:
+    pins = pinned({"python_full_version": "3.11.7", "sys_platform": "linux"})
+    assert (pins["torch"], pins["torchvision"]) == ("2.12.1", "0.27.1")
+
+
+def test_conda_installs_the_lock_and_the_package() -> None:
+    environment = yaml.safe_load(read("environment.yml"))
+    assert environment["name"] == PROJECT["project"]["name"]
+    python, _, by_pip = environment["dependencies"]
+    assert PROJECT["project"]["requires-python"] == python.replace("python=", ">=")
+    assert by_pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_the_readme_names_the_two_commands_and_make_knows_every_command_that_is_documented() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    assert {"make book", "make test"} <= set(re.findall(r"^make \w+", read("README.md"), re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md", "book/how_to_run.md", ".ci/run", ".github/workflows/book.yml"):
+        used = re.findall(r"(?:^\s*|`|run: )make ([a-z-]+)", read(name), re.MULTILINE)
+        assert set(used) <= targets, name
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert targets - {"help"} <= set(re.findall(r"^ +make ([a-z-]+)", shown, re.MULTILINE)) | {"force"}
+
+
+def test_the_repositorys_address_is_the_same_everywhere() -> None:
+    name = current()
+    assert yaml.safe_load(read("_config.yml"))["repository"]["url"] == f"https://github.com/{name}"
+    assert yaml.safe_load(read("CITATION.cff"))["repository-code"] == f"https://github.com/{name}"
+    chapters = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+    buttons = re.findall(r"colab\.research\.google\.com/github/([^)\s]+)", read("README.md"))
+    assert sorted(buttons) == [f"{name}/blob/main/notebooks/{chapter}" for chapter in chapters]
+    project = name.split("/")[1]
+    for path in ["README.md", "_config.yml", *(f"notebooks/{p.name}" for p in (ROOT / "notebooks").glob("*.*"))]:
+        other = set(re.findall(rf"github(?:\.com)?/([\w.-]+/{re.escape(project)})(?![\w-])", read(path))) - {name}
+        assert other == set(), path
+
+
+def test_a_new_address_is_written_everywhere_and_nowhere_else(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    old = 'urls = { Repository = "https://github.com/OWNER/fragility" }'
+    (tmp_path / "pyproject.toml").write_text(f"[project]\n{old}\n", encoding="utf-8")
+    (tmp_path / "a.md").write_text("git+https://github.com/OWNER/fragility.git OWNER/fragility-x\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text("https://github.com/amiratag/InterpretationFragility\n", encoding="utf-8")
+    subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
+    assert replace("https://github.com/ada/book/", tmp_path) == [Path("a.md"), Path("pyproject.toml")]
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "git+https://github.com/ada/book.git OWNER/fragility-x\n"
+    assert current(tmp_path) == "ada/book"
+    assert replace("https://github.com/ada/book", tmp_path) == []
+
+
+@pytest.mark.parametrize("address", ["", "OWNER/fragility", "https://example.org/a/b", "https://github.com/a"])
+def test_what_is_not_an_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"address: expected https://github\.com/OWNER/NAME"):
+        slug(address)
+
+
+def test_every_module_has_a_floor_and_the_packages_version_is_cited() -> None:
+    contract = PROJECT["tool"]["importlinter"]["contracts"][0]
+    floors = set(re.findall(r"\w+", " ".join(contract["layers"])))
+    modules = {path.stem for path in (ROOT / "src/fragility").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert contract["exhaustive"]
+    assert modules - {"__init__", "__pycache__"} <= floors
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == PROJECT["project"]["version"]
+
+
+def test_workflows_test_publish_and_execute_again() -> None:
+    workflows = {p.name: yaml.safe_load(p.read_text("utf-8")) for p in (ROOT / ".github/workflows").glob("*.yml")}
+    assert set(workflows) == {"test.yml", "book.yml"}
+    for workflow in workflows.values():
+        assert {"push", "pull_request"} <= set(workflow[True])  # YAML reads the key `on` as true
+        for job in workflow["jobs"].values():
+            assert job["runs-on"] == "ubuntu-latest"
+            assert all(("uses" in step) != ("run" in step) for step in job["steps"])
+    assert workflows["test.yml"]["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert workflows["book.yml"][True]["schedule"]
+    assert "make notebooks" in str(workflows["book.yml"]["jobs"]["again"])
+
+
+def test_citations_in_docstrings_and_pages_are_in_the_bibliography() -> None:
+    known = re.findall(r"^@\w+\{(\w+),", read("book/references.bib"), re.MULTILINE)
+    assert len(known) == len(set(known))
+    for path in sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "notebooks").glob("*.py")]):
+        cited = re.findall(r"\[([A-Z][A-Za-z]+(?:19|20)\d\d)\]", path.read_text(encoding="utf-8"))
+        assert set(cited) <= set(known), path.name
+
+
+def test_only_the_ci_script_knows_the_neighbouring_folder() -> None:
+    command = ["git", "grep", "-lI", "[.][.]/shared"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert set(listed.stdout.split()) <= {".ci/run"}
