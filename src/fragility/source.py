@@ -1,10 +1,10 @@
 """The public sources of the data: where they come from, whether they are there, and whether they are undamaged."""
 
-import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pooch
@@ -214,7 +214,11 @@ def _check_flowers() -> str:
 
 
 def _has_skimage() -> bool:
-    return importlib.util.find_spec("skimage") is not None
+    try:
+        import_module("skimage.data")
+    except ImportError:
+        return False
+    return True
 
 
 def _fetch_photographs() -> None:

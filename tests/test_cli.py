@@ -1,0 +1,152 @@
+"""The `fragility` command, as a process and as a function."""
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fragility import source
+from fragility.cli import main
+from fragility.source import SOURCES
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "*")
+    return tmp_path
+
+
+@pytest.fixture
+def idx_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four files that pass for MNIST's, by their checksums."""
+    names = list(source._IDX_SHA256["MNIST"])
+    (folder / "MNIST" / "raw").mkdir(parents=True)
+    for name in names:
+        (folder / "MNIST" / "raw" / name).write_text(name)
+    sha256 = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    monkeypatch.setitem(source._IDX_SHA256, "MNIST", sha256)
+    return folder / "MNIST" / "raw"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fragility", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_help_explains_every_command() -> None:
+    shown = run("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "list, fetch and check the data sets" in shown.stdout
+    shown = run("data", "--help")
+    for part in ("$FRAGILITY_DATA", "list", "fetch", "check"):
+        assert part in shown.stdout
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom fragility.cli import main\n"
+        "try: main(['data', 'fetch', '--help'])\n"
+        "except SystemExit: print([m for m in ('torch', 'numpy', 'matplotlib', 'pooch') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("fragility ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["data"], "the following arguments are required: COMMAND"),
+        (["data", "lst"], "invalid choice: 'lst'"),
+        (["data", "fetch"], "the following arguments are required: NAME"),
+        (["data", "fetch", "cifar11"], "name: expected one of digits, .* got 'cifar11'"),
+        (["data", "fetch", "digits", "cifar11"], "got 'cifar11'"),
+        (["data", "check", "cifar11"], "got 'cifar11'"),
+    ],
+)
+def test_a_wrong_request_is_one_line_on_stderr_and_status_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    try:
+        status: object = main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    shown = capsys.readouterr()
+    assert (status, shown.out) == (2, "")
+    assert shown.err.startswith("fragility")
+    assert shown.err.count("\n") == 1
+    assert re.search(message, shown.err)
+
+
+def test_the_process_ends_with_that_status() -> None:
+    failed = run("data", "check", "cifar11")
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == 1
+
+
+def test_list_shows_every_source(idx_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"data folder: {idx_files.parent.parent}"
+    assert shown[2].split() == ["name", "download", "present", "licence"]
+    rows = {line.split()[0]: line for line in shown[3:]}
+    assert set(rows) == set(SOURCES)
+    assert rows["digits"].split()[1:3] == ["-", "yes"]
+    assert rows["mnist"].split()[1:4] == ["12", "MB", "yes"]
+    assert rows["flowers"].split()[1:] == ["229", "MB", "no", "CC", "BY", "2.0"]
+
+
+def test_fetch_leaves_alone_what_is_there(idx_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "fetch", "mnist", "digits"]) == 0
+    assert capsys.readouterr().out == "mnist: already there\ndigits: already there\n"
+
+
+def test_fetch_without_a_network_is_one_line_and_status_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    assert main(["data", "fetch", "mnist"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("fragility: MNIST is missing and cannot be downloaded from http://127.0.0.1:9/")
+    assert shown.count("\n") == 1
+
+
+def test_check_of_all_reports_what_is_missing_without_failing(
+    idx_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "check"]) == 0
+    shown = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert shown["mnist"] == "4 files, sha256 verified"
+    assert [name for name, text in shown.items() if text == "missing"] == [
+        "fashion_mnist",
+        "cifar10",
+        "imagenet",
+        "flowers",
+    ]
+
+
+def test_check_fails_for_a_named_source_that_is_missing(idx_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "mnist"]) == 0
+    assert main(["data", "check", "mnist", "flowers"]) == 1
+    assert capsys.readouterr().out.endswith("flowers: missing\n")
+
+
+@pytest.mark.parametrize("arguments", [["data", "check"], ["data", "check", "mnist", "digits"]])
+def test_check_fails_for_a_damaged_file_and_names_it(
+    idx_files: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    (idx_files / "t10k-labels-idx1-ubyte").write_text("damaged")
+    assert main(arguments) == 1
+    damaged = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+    assert len(damaged) == 1
+    assert damaged[0].startswith(f"mnist: damaged: {idx_files / 't10k-labels-idx1-ubyte'}")

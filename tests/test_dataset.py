@@ -1,0 +1,291 @@
+"""Pixels, labels, splits and samples against scikit-learn, Pillow and counting."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from fragility.dataset import (
+    ImageDataset,
+    cifar10,
+    digits,
+    fashion_mnist,
+    flowers,
+    folder,
+    imagenet,
+    imagenet_classes,
+    load,
+    mnist,
+    photographs,
+    sample,
+)
+from fragility.download import data_folder
+from fragility.source import find
+
+
+def rows_of(dataset: ImageDataset) -> list[int]:
+    return [int(file.removeprefix("row ")) for file in dataset.files]
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests marked slow see the real data."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path / "no data"))
+
+
+# --- digits ---
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_digits_are_scikit_learns(split: str) -> None:
+    published = load_digits()
+    dataset = digits(split, size=8)
+    rows = rows_of(dataset)
+    assert np.array_equal(dataset.images[:, 0].numpy() * 16, published.images[rows])
+    assert np.array_equal(dataset.labels.numpy(), published.target[rows])
+    assert (dataset.images.dtype, dataset.labels.dtype) == (torch.float32, torch.int64)
+
+
+def test_digits_are_scaled_as_pillow_scales() -> None:
+    published = load_digits()
+    dataset = digits("test", limit=20)
+    for image, row in zip(dataset.images, rows_of(dataset), strict=True):
+        small = Image.fromarray(published.images[row].astype(np.float32) / 16)
+        large = np.asarray(small.resize((32, 32), Image.Resampling.BILINEAR))
+        assert np.allclose(image[0].numpy(), large, rtol=0, atol=1e-6)
+
+
+def test_the_split_of_the_digits_is_disjoint_complete_stratified_and_fixed() -> None:
+    train, test = digits(size=8), digits("test", size=8)
+    assert sorted(rows_of(train) + rows_of(test)) == list(range(1797))
+    assert (len(train), len(test)) == (1437, 360)
+    for label, count in Counter(load_digits().target.tolist()).items():
+        assert abs(int((test.labels == label).sum()) - 360 * count / 1797) < 1
+    assert rows_of(test)[:5] == [2, 3, 11, 13, 15]  # stored results rest on it
+
+
+# --- samples ---
+
+
+def numbered(labels: list[int]) -> ImageDataset:
+    """Images that hold their own number."""
+    images = (torch.arange(len(labels)) / 1024).reshape(-1, 1, 1, 1)
+    files = tuple(f"row {number}" for number in range(len(labels)))
+    return ImageDataset("numbered", images, torch.tensor(labels), tuple("abcdef"), "made here", files)
+
+
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 2**32), data=st.data())
+def test_a_sample_keeps_every_class_s_share(labels: list[int], seed: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, len(labels)))
+    drawn = sample(numbered(labels), n, seed=seed)
+    rows = rows_of(drawn)
+    assert len(set(rows)) == len(drawn) == n
+    assert (drawn.images.flatten() * 1024).tolist() == rows
+    assert drawn.labels.tolist() == [labels[row] for row in rows]
+    total, taken = Counter(labels), Counter(drawn.labels.tolist())
+    for a in total:
+        for b in total:
+            slack = 1 / total[a] + 1 / total[b]
+            assert abs(taken[a] / total[a] - taken[b] / total[b]) < slack + 1e-9
+    assert rows_of(sample(numbered(labels), len(labels), seed=seed))[:n] == rows
+
+
+def test_a_sample_of_equal_classes_is_balanced_and_depends_on_the_seed_only() -> None:
+    dataset = numbered([0, 1, 2, 3, 4] * 12)
+    for n in range(1, 61):
+        taken = Counter(sample(dataset, n, seed=n).labels.tolist())
+        assert max(taken.values()) - min(taken[label] for label in range(5)) <= 1
+    draws = {seed: tuple(rows_of(sample(dataset, 20, seed=seed))) for seed in range(20)}
+    assert len(set(draws.values())) == 20
+    assert tuple(rows_of(sample(dataset, 20, seed=7))) == draws[7]
+
+
+def test_a_sample_is_random_within_a_class() -> None:
+    dataset = numbered([0, 1] * 10)
+    first = Counter(row for seed in range(2000) for row in rows_of(sample(dataset, 2, seed=seed)))
+    assert set(first) == set(range(20))  # each row is drawn in 200 of 2,000 seeds, give or take 13
+    assert all(130 < count < 270 for count in first.values())
+
+
+def test_limit_draws_the_same_as_sample() -> None:
+    drawn = sample(digits("test", size=8), 30, seed=4)
+    limited = digits("test", size=8, limit=30, seed=4)
+    assert limited.files == drawn.files
+    assert torch.equal(limited.images, drawn.images)
+
+
+@pytest.mark.parametrize("n", [0, -1, 21])
+def test_a_sample_larger_than_the_data_is_refused(n: int) -> None:
+    with pytest.raises(ValueError, match=rf"n: expected an integer from 1 to 20, got {n}"):
+        sample(numbered([0, 1] * 10), n, seed=0)
+    with pytest.raises(ValueError, match=rf"limit: expected an integer from 1 to 360, got {n + 340 * (n > 0)}"):
+        digits("test", limit=n + 340 * (n > 0))
+
+
+# --- the container ---
+
+
+def test_a_dataset_that_does_not_fit_together_is_refused() -> None:
+    images, labels, names, files = torch.rand(2, 1, 3, 3), torch.tensor([0, 1]), ("a", "b"), ("x", "y")
+    assert len(ImageDataset("name", images, labels, names, "source", files)) == 2
+    with pytest.raises(ValueError, match="files: expected 2 names, got 1"):
+        ImageDataset("name", images, labels, names, "source", ("x",))
+    with pytest.raises(ValueError, match=r"labels: expected shape \(2,\)"):
+        ImageDataset("name", images, labels[:1], names, "source", files)
+    with pytest.raises(ValueError, match=r"labels: expected classes in \[0, 1\)"):
+        ImageDataset("name", images, labels, ("a",), "source", files)
+    with pytest.raises(ValueError, match=r"images: expected pixels in \[0, 1\]"):
+        ImageDataset("name", images * 255, labels, names, "source", files)
+
+
+# --- a user's own images ---
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes; zebra/stripe.png is 8 x 4: a red left quarter, a green middle, a blue right quarter."""
+    root = tmp_path / "pictures"
+    for name in ("zebra", "ant", ".hidden"):
+        (root / name).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in ("ant/b.png", "ant/a.PNG", ".hidden/c.png"):
+        Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8)).save(root / name)
+    stripes = np.zeros((4, 8, 3), np.uint8)
+    stripes[:, :2, 0] = stripes[:, 2:6, 1] = stripes[:, 6:, 2] = 255
+    Image.fromarray(stripes).save(root / "zebra" / "stripe.png")
+    (root / "ant" / "notes.txt").write_text("no image")
+    (root / "readme.txt").write_text("no class")
+    return root
+
+
+def test_a_folder_of_class_folders_is_a_data_set(pictures: Path) -> None:
+    dataset = folder(pictures, size=5)
+    assert dataset.class_names == ("ant", "zebra")
+    assert dataset.files == ("ant/a.PNG", "ant/b.png", "zebra/stripe.png")
+    assert dataset.labels.tolist() == [0, 0, 1]
+    for image, file in zip(dataset.images[:2], dataset.files[:2], strict=True):
+        pixels = np.asarray(Image.open(pictures / file)).astype(np.float32)
+        assert np.array_equal(image.permute(1, 2, 0).numpy() * 255, pixels)
+    assert dataset.name == "folder"
+    assert str(pictures) in dataset.source
+    assert "squashed to 5 x 5" in dataset.source
+
+
+def test_squashing_keeps_the_margins_and_cropping_cuts_them_off(pictures: Path) -> None:
+    squashed, cropped = folder(pictures, size=4).images[2], folder(pictures, size=4, crop=True).images[2]
+    assert torch.equal(cropped, torch.tensor([0.0, 1, 0]).reshape(3, 1, 1).expand(3, 4, 4))
+    # halving: each output pixel weighs 8 input pixels by a triangle of half-width 2, cut off at the border
+    triangle = [max(0.0, 1 - abs(2 * out + 0.5 - i) / 2) for out in range(4) for i in range(8)]
+    weights = torch.tensor(triangle).reshape(4, 8)
+    weights /= weights.sum(1, keepdim=True)
+    stripes = torch.zeros(3, 8)
+    stripes[0, :2] = stripes[1, 2:6] = stripes[2, 6:] = 1
+    expected = (stripes @ weights.T)[:, None].expand(3, 4, 4)
+    assert torch.allclose(squashed, expected, rtol=0, atol=1 / 255)
+
+
+def test_your_own_images_can_be_loaded_by_name(pictures: Path) -> None:
+    assert load("folder", path=pictures, size=5).files == folder(str(pictures), size=5).files
+
+
+def test_what_is_no_folder_of_class_folders_is_refused(pictures: Path) -> None:
+    empty = pictures / "empty class"
+    empty.mkdir()
+    for path, message in (
+        (pictures / "absent", "expected a folder with one sub-folder per class"),
+        (pictures / "readme.txt", "expected a folder with one sub-folder per class"),
+        (pictures / "ant", "expected one sub-folder per class in .*ant.*got none"),
+        (pictures, r"expected images \(.*\.jpg.*\) in .*empty class"),
+    ):
+        with pytest.raises(ValueError, match=f"path: {message}"):
+            folder(path)
+    empty.rmdir()
+    (pictures / "zebra" / "bad.jpg").write_text("hello")
+    with pytest.raises(ValueError, match=r"bad\.jpg: expected a readable image"):
+        folder(pictures)
+    with pytest.raises(ValueError, match="size: expected an integer >= 1, got 0"):
+        folder(pictures, size=0)
+
+
+@pytest.mark.parametrize("loader", [digits, mnist, fashion_mnist, cifar10, flowers])
+def test_an_unknown_split_is_refused_before_anything_is_downloaded(loader: object) -> None:
+    assert callable(loader)
+    with pytest.raises(ValueError, match=r"split: expected one of train, test.*, got 'training'"):
+        loader("training")
+    assert not data_folder().exists()
+
+
+# --- photographs ---
+
+
+def test_photographs_come_with_installed_packages_and_imagenet_labels() -> None:
+    dataset = photographs()
+    assert dataset.images.shape == (4, 3, 227, 227)
+    names = [dataset.class_names[label] for label in dataset.labels]
+    assert names == ["Egyptian cat", "espresso", "stupa", "bow tie"]
+    assert dataset.files == ("chelsea", "coffee", "china.jpg", "grace_hopper.jpg")
+    assert not data_folder().exists()
+
+
+def test_photographs_name_the_extra_if_scikit_image_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("skimage", "skimage.data"):
+        monkeypatch.setitem(sys.modules, module, None)  # what Python sees as not installed
+    assert not find("photographs").present()
+    with pytest.raises(ImportError, match=r"scikit-image: pip install 'fragility\[data\]'"):
+        photographs()
+
+
+# --- the real data ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "imagenet", "flowers"])
+def test_the_real_files_are_undamaged(name: str) -> None:
+    assert find(name).present()
+    assert "verified" in find(name).check() or "read" in find(name).check()
+
+
+@pytest.mark.slow
+def test_mnist_has_its_published_class_counts_and_statistics() -> None:
+    train, test = mnist(), mnist("test")
+    published = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]  # Y. LeCun's test set
+    assert test.labels.bincount().tolist() == published
+    assert train.images.mean().item() == pytest.approx(0.1307, abs=5e-5)
+    assert train.images.std().item() == pytest.approx(0.3081, abs=5e-5)
+    clothes = fashion_mnist("test")
+    assert clothes.labels.bincount().tolist() == [1000] * 10
+    assert clothes.class_names[9] == "Ankle boot"
+
+
+@pytest.mark.slow
+def test_cifar10_has_its_published_mean() -> None:
+    dataset = cifar10(limit=5000)
+    assert dataset.labels.bincount().tolist() == [500] * 10
+    assert dataset.images.mean((0, 2, 3)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.01)
+
+
+@pytest.mark.slow
+def test_imagenet_file_names_agree_with_the_class_names() -> None:
+    dataset = imagenet(size=8)
+    names = [file[10:].removesuffix(".JPEG").replace("_", " ") for file in dataset.files]
+    classes = [dataset.class_names[label].replace(" bird", "") for label in dataset.labels]
+    assert [pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]] == []
+    words = (data_folder() / "weights" / "synset_words.txt").read_text().splitlines()
+    first = [line.split(" ", 1)[1].split(",")[0] for line in words]
+    unequal = [pair for pair in zip(first, imagenet_classes(), strict=True) if pair[0] != pair[1]]
+    assert unequal == [("crane", "crane bird"), ("maillot", "maillot tank suit")]
+
+
+@pytest.mark.slow
+def test_flowers_have_the_papers_sizes() -> None:
+    parts = [flowers(split, size=8) for split in ("train", "test", "validation")]
+    assert [len(part) for part in parts] == [1000, 200, 140]
+    assert len({file for part in parts for file in part.files}) == 1340
