@@ -17,10 +17,10 @@ PATTERN = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
 
 
 def slug(address: str) -> str:
-    """Return the OWNER/NAME part of a GitHub address.
+    """Return the NAME/REPOSITORY part of a GitHub address.
 
     Args:
-        address: a repository's address, for instance `https://github.com/OWNER/fragility`.
+        address: a repository's address, `https://github.com/NAME/REPOSITORY`.
 
     Returns:
         What follows the host.
@@ -30,12 +30,12 @@ def slug(address: str) -> str:
     """
     found = PATTERN.fullmatch(address.removesuffix("/").removesuffix(".git"))
     if found is None:
-        raise ValueError(f"address: expected https://github.com/OWNER/NAME, got {address}")
+        raise ValueError(f"address: expected https://github.com/NAME/REPOSITORY, got {address}")
     return found[1]
 
 
 def current(root: Path = ROOT) -> str:
-    """Return the OWNER/NAME that pyproject.toml names."""
+    """Return the NAME/REPOSITORY that pyproject.toml names."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return slug(project["urls"]["Repository"])
 
@@ -44,7 +44,7 @@ def replace(address: str, root: Path = ROOT) -> list[Path]:
     """Write a new address wherever the current one stands.
 
     Args:
-        address: the new one, `https://github.com/OWNER/NAME`.
+        address: the new one, `https://github.com/NAME/REPOSITORY`.
         root: a git checkout of the project.
 
     Returns:

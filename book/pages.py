@@ -68,8 +68,9 @@ def read_source(source: Path) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(METADATA | {"fragility": {"hash": fingerprint(source)}})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: Counter[str] = Counter()
+    address = current()
     for cell in notebook.cells:
-        text = f"{cell.cell_type}\n{cell.source}"
+        text = f"{cell.cell_type}\n{cell.source}".replace(address, "")
         cell.id = hashlib.sha256(f"{text}\n{seen[text]}".encode()).hexdigest()[:12]
         seen[text] += 1
         for key in [key for key in cell.metadata if key.startswith("lines_to_")]:

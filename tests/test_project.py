@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from address import current, replace, slug
 from packaging.markers import Marker
 from packaging.requirements import Requirement
+from torch import nn
+
+from fragility.dataset import digits
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -95,20 +99,20 @@ def test_the_repositorys_address_is_the_same_everywhere() -> None:
 
 def test_a_new_address_is_written_everywhere_and_nowhere_else(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    old = 'urls = { Repository = "https://github.com/OWNER/fragility" }'
+    old = 'urls = { Repository = "https://github.com/grace/atlas" }'
     (tmp_path / "pyproject.toml").write_text(f"[project]\n{old}\n", encoding="utf-8")
-    (tmp_path / "a.md").write_text("git+https://github.com/OWNER/fragility.git OWNER/fragility-x\n", encoding="utf-8")
+    (tmp_path / "a.md").write_text("git+https://github.com/grace/atlas.git grace/atlas-x\n", encoding="utf-8")
     (tmp_path / "b.md").write_text("https://github.com/amiratag/InterpretationFragility\n", encoding="utf-8")
     subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
     assert replace("https://github.com/ada/book/", tmp_path) == [Path("a.md"), Path("pyproject.toml")]
-    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "git+https://github.com/ada/book.git OWNER/fragility-x\n"
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "git+https://github.com/ada/book.git grace/atlas-x\n"
     assert current(tmp_path) == "ada/book"
     assert replace("https://github.com/ada/book", tmp_path) == []
 
 
-@pytest.mark.parametrize("address", ["", "OWNER/fragility", "https://example.org/a/b", "https://github.com/a"])
+@pytest.mark.parametrize("address", ["", "grace/atlas", "https://example.org/a/b", "https://github.com/a"])
 def test_what_is_not_an_address_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match=r"address: expected https://github\.com/OWNER/NAME"):
+    with pytest.raises(ValueError, match=r"address: expected https://github\.com/NAME/REPOSITORY"):
         slug(address)
 
 
@@ -140,6 +144,19 @@ def test_citations_in_docstrings_and_pages_are_in_the_bibliography() -> None:
     for path in sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "notebooks").glob("*.py")]):
         cited = re.findall(r"\[([A-Z][A-Za-z]+(?:19|20)\d\d)\]", path.read_text(encoding="utf-8"))
         assert set(cited) <= set(known), path.name
+
+
+def test_the_readmes_lines_for_ones_own_model_run() -> None:
+    lines = re.search(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    assert lines is not None
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 28 * 28, 10))
+    names: dict[str, Any] = {"model": model, "images": digits("test", limit=4).images}
+    exec(lines[1], names)  # noqa: S102 - the page's own text
+    attacked = names["attacked"]
+    assert attacked.labels_kept.all()
+    assert (attacked.images - names["images"]).abs().max() <= 8 / 255 + 1e-6
+    assert (names["spearman"](names["before"], names["after"]) < 0.99).all()
 
 
 def test_only_the_ci_script_knows_the_neighbouring_folder() -> None:
