@@ -146,6 +146,11 @@ def test_citations_in_docstrings_and_pages_are_in_the_bibliography() -> None:
         assert set(cited) <= set(known), path.name
 
 
+def test_the_readmes_links_lead_to_files() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", read("README.md")) if "://" not in link]
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 def test_the_readmes_lines_for_ones_own_model_run() -> None:
     lines = re.search(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
     assert lines is not None
