@@ -153,6 +153,8 @@ def execute(source: Path, output: Path, values: Mapping[str, Any]) -> float:
             cell.metadata = original[cell.id].metadata
         else:
             cell.id, cell.metadata, cell.source = "injected-parameters", NotebookNode(), cell.source.strip()
+        if injected and cell.cell_type == "code":  # larger profiles may download and train with a progress bar
+            cell.outputs = [part for part in cell.outputs if part.get("name") != "stderr"]
     executed.metadata = page.metadata
     if found := output_problems(executed):
         raise RuntimeError(f"{source.name}: " + "; ".join(found))

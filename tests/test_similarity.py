@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from fragility.similarity import center_shift, kendall, mass_center, spearman, top_k_intersection, top_k_mask
+from fragility.similarity import center_shift, kendall, center_of_mass, spearman, top_k_intersection, top_k_mask
 
 METRICS = [spearman, kendall, center_shift, lambda a, b: top_k_intersection(a, b, 1)]
 
@@ -92,7 +92,7 @@ class TestCenterShift:
     def test_center_is_row_then_column(self):
         maps = torch.zeros(1, 3, 4, dtype=torch.float64)
         maps[0, 2, 1] = 3.0
-        assert mass_center(maps).tolist() == [[2.0, 1.0]]
+        assert center_of_mass(maps).tolist() == [[2.0, 1.0]]
 
     @pytest.mark.parametrize("bad", [torch.zeros(1, 2, 2), -torch.ones(1, 2, 2)])
     def test_no_mass(self, bad):

@@ -1,12 +1,12 @@
 """The data folder: where it is, and how a file gets into it whole, verified and only once."""
 
+import hashlib
 import os
 import tarfile
 import tempfile
 import zlib
 from pathlib import Path
 
-import pooch
 from PIL import Image
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -55,6 +55,10 @@ def download(url: str, name: str, sha256: str | None) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"name: expected a relative path inside the data folder, got {name!r}")
     path = data_folder() / name
+    if path.is_file() and (sha256 is None or file_sha256(path) == sha256):
+        return path
+    import pooch  # here, because it imports notebook widgets and warns where there are none
+
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)
     try:
         pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
@@ -63,6 +67,12 @@ def download(url: str, name: str, sha256: str | None) -> Path:
     except ValueError as error:  # pooch's way of reporting a checksum mismatch
         raise OSError(f"{url}: the download is damaged or has changed: {error}") from error
     return path
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -90,10 +90,10 @@ def center_shift(a: Tensor, b: Tensor) -> Tensor:
     for name, maps in (("a", a), ("b", b)):
         if (maps < 0).any() or not (maps.flatten(1).sum(1) > 0).all():
             raise ValueError(f"{name}: expected non-negative maps with a positive sum, got another")
-    return (mass_center(a.double()) - mass_center(b.double())).square().sum(1).sqrt()
+    return (center_of_mass(a.double()) - center_of_mass(b.double())).square().sum(1).sqrt()
 
 
-def mass_center(maps: Tensor) -> Tensor:
+def center_of_mass(maps: Tensor) -> Tensor:
     """The centre of mass C = sum_ij R_ij [i, j] of each map divided by its sum [Ghorbani2019, App. A].
 
     Args:

@@ -7,13 +7,13 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-import pooch
 import torchvision
 
 from fragility.download import (
     Unreachable,
     data_folder,
     download,
+    file_sha256,
     image_files,
     install,
     read_image,
@@ -137,7 +137,7 @@ def _fetch_idx(kind: str) -> None:
 
 def _check_idx(kind: str) -> str:
     files = {data_folder() / kind / "raw" / name: sha256 for name, sha256 in _IDX_SHA256[kind].items()}
-    if damaged := [str(path) for path, sha256 in files.items() if pooch.file_hash(path) != sha256]:
+    if damaged := [str(path) for path, sha256 in files.items() if file_sha256(path) != sha256]:
         raise OSError(f"{', '.join(damaged)}: damaged (wrong sha256); delete and fetch again")
     return f"{len(files)} files, sha256 verified"
 
