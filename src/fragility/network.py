@@ -1,0 +1,348 @@
+"""The paper's networks with their weights: images in [0, 1] in, logits out, normalisation inside."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from fragility.dataset import download
+
+CAFFE_URL = "https://raw.githubusercontent.com/nihui/ncnn-assets/9489f876/models/squeezenet_v1.1.bin"
+CAFFE_SHA256 = "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6"
+CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)  # RGB, for pixels in [0, 1]
+FP16_FLAG = 0x01306B47  # what precedes half-precision weights in a dump
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+class Normalize(nn.Module):
+    """A model of normalised images, turned into a model of images in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"std: expected {len(mean)} positive numbers, one per channel, got {tuple(std)}")
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return `model((images - mean) / std)`.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            What the model returns, normally logits (B, K).
+        """
+        output: Tensor = self.model((images - self.mean) / self.std)
+        return output
+
+
+class Logits(nn.Module):
+    """A model of class probabilities, turned into a model of logits.
+
+    The logarithms of the probabilities equal the logits behind a softmax up to one number per image. That
+    number depends on the image: attributions of log p are not those of the logit. Where the softmax can be
+    cut off, cut it off instead.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logarithm of the model's probabilities.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            Log-probabilities (B, K); a probability that has underflowed to zero counts as the smallest
+            normal number, with gradient zero.
+        """
+        probabilities: Tensor = self.model(images)
+        return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+
+
+def digits_cnn(*, seed: int = 0) -> nn.Module:
+    """Return a small untrained convolutional network for 32 x 32 grey images of digits.
+
+    Two convolutions, two max-pools (the second with overlapping windows) and two linear layers; trained by
+    `train.fit_cached` in seconds.
+
+    Args:
+        seed: Seed of the initial weights; the global random state is left alone.
+
+    Returns:
+        A network from (B, 1, 32, 32) to logits (B, 10).
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        layers = nn.Sequential(
+            nn.Conv2d(1, 16, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            nn.Flatten(),
+            nn.Linear(32 * 4 * 4, 64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+    return _finish(Normalize(layers, (0.5,), (0.5,)), 1, 32)
+
+
+def cifar_cnn(*, seed: int = 0) -> nn.Module:
+    """Return the paper's untrained CIFAR-10 network ([Ghorbani2019], appendix B).
+
+    3 x 3 convolutions with 96, 96, 96 (stride 2), 192, 192 and 192 (stride 2) channels, a hidden layer of
+    1024 units and 10 logits; ReLU after every layer but the last. The paper says nothing of padding, initial
+    weights and the scaling of pixels: here one pixel of zeros on every side, so that maps are 32, 16 and 8
+    pixels wide; PyTorch's default; and the mean and standard deviation of CIFAR-10's channels.
+
+    Args:
+        seed: Seed of the initial weights; the global random state is left alone.
+
+    Returns:
+        A network from (B, 3, 32, 32) to logits (B, 10), with 13.8 million parameters.
+    """
+    table = [(3, 96, 1), (96, 96, 1), (96, 96, 2), (96, 192, 1), (192, 192, 1), (192, 192, 2)]
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for channels_in, channels_out, stride in table:
+            layers += [nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1), nn.ReLU()]
+        layers += [nn.Flatten(), nn.Linear(192 * 8 * 8, 1024), nn.ReLU(), nn.Linear(1024, 10)]
+    return _finish(Normalize(nn.Sequential(*layers), CIFAR_MEAN, CIFAR_STD), 3, 32)
+
+
+def squeezenet(*, weights: str | None = "caffe", pooling: str = "floor", seed: int = 0) -> nn.Module:
+    """Return SqueezeNet v1.1, the network of the paper's ImageNet experiments.
+
+    It is torchvision's class with out-of-place ReLUs; the normalisation is folded into the first convolution.
+
+    Args:
+        weights: `"caffe"` for the weights of the paper, meant for images of 227 x 227; `"torchvision"`; or
+            None for random ones.
+        pooling: How max-pooling treats an incomplete last window. `"floor"` drops it, as the paper's Keras
+            network does (maps of 113, 56, 27 and 13 pixels); `"ceil"` keeps it, as Caffe and torchvision do.
+        seed: Seed of random weights; the global random state is left alone.
+
+    Returns:
+        A network from (B, 3, H, W) to logits (B, 1000).
+
+    Raises:
+        ValueError: `weights` or `pooling` has another value, or the weights' file is damaged.
+    """
+    if weights not in ("caffe", "torchvision", None):
+        raise ValueError(f"weights: expected 'caffe', 'torchvision' or None, got {weights!r}")
+    if pooling not in ("floor", "ceil"):
+        raise ValueError(f"pooling: expected 'floor' or 'ceil', got {pooling!r}")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        network = models.squeezenet1_1()
+    if weights == "caffe":
+        load_caffe(network, download(CAFFE_URL, "weights/squeezenet_v1.1.bin", CAFFE_SHA256).read_bytes())
+    elif weights == "torchvision":
+        network.load_state_dict(_torchvision_weights(models.SqueezeNet1_1_Weights.IMAGENET1K_V1))
+        _fold(network.features[0], IMAGENET_MEAN, IMAGENET_STD)
+    for module in network.modules():
+        if isinstance(module, nn.MaxPool2d):
+            module.ceil_mode = pooling == "ceil"
+        elif isinstance(module, nn.ReLU):
+            module.inplace = False
+    return _finish(network, 3)
+
+
+def inception_v3(*, weights: str | None = "torchvision", seed: int = 0) -> nn.Module:
+    """Return Inception v3, whose features the paper's influence experiments use.
+
+    Args:
+        weights: `"torchvision"`, or None for random ones.
+        seed: Seed of random weights; the global random state is left alone.
+
+    Returns:
+        A network from (B, 3, 299, 299) to logits (B, 1000).
+
+    Raises:
+        ValueError: `weights` has another value.
+    """
+    if weights not in ("torchvision", None):
+        raise ValueError(f"weights: expected 'torchvision' or None, got {weights!r}")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        network = models.inception_v3(weights=None, transform_input=False, init_weights=False)
+    if weights == "torchvision":
+        network.load_state_dict(_torchvision_weights(models.Inception_V3_Weights.IMAGENET1K_V1))
+    network.aux_logits, network.AuxLogits = False, None  # the second head serves training only
+    # These weights come from TensorFlow and take pixels in [-1, 1]; torchvision's transform_input undoes
+    # the ImageNet normalisation to the same end.
+    return _finish(Normalize(network, (0.5,) * 3, (0.5,) * 3), 3, 299)
+
+
+class FeatureExtractor(nn.Module):
+    """A network up to one of its layers; see `feature_extractor`."""
+
+    def __init__(self, network: nn.Module, layer: str | None = None) -> None:
+        super().__init__()
+        self.network = network
+        named = dict(network.named_modules())
+        if layer is None:
+            trained = [name for name, module in named.items() if any(True for _ in module.parameters(recurse=False))]
+            if not trained:
+                raise ValueError("network: expected a layer with parameters to cut off, got none")
+            self.layer, self.before = trained[-1], True
+        elif layer in named:
+            self.layer, self.before = layer, False
+        else:
+            raise ValueError(f"layer: expected one of {', '.join(filter(None, named))}, got {layer!r}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features, with a graph back to the images if they require a gradient.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            Features (B, P).
+
+        Raises:
+            ValueError: The network does not use the layer, or the layer's output is no vector or map per image.
+        """
+        caught: list[Tensor] = []
+
+        def catch(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+            value = inputs[0] if output is None else output
+            # Copied at once: a ReLU in place would change it afterwards.
+            caught.append(value.mean((2, 3)) if value.ndim == 4 else value.clone())
+
+        module = self.network.get_submodule(self.layer)
+        handle = module.register_forward_pre_hook(catch) if self.before else module.register_forward_hook(catch)
+        with handle:
+            self.network(images)
+        if not caught or caught[-1].ndim != 2 or len(caught[-1]) != len(images):
+            got = tuple(caught[-1].shape) if caught else "no call"
+            raise ValueError(f"layer: expected features (B, P) or (B, P, H, W) at {self.layer!r}, got {got}")
+        return caught[-1]
+
+
+PRETRAINED = {"inception_v3": inception_v3, "squeezenet": squeezenet}
+
+
+def feature_extractor(network: str | nn.Module, *, layer: str | None = None) -> FeatureExtractor:
+    """Return the part of a network that maps images to a vector of features.
+
+    Maps are averaged over their positions. Without `layer`, the features are what enters the last layer with
+    parameters (in the order of definition): 2048 for Inception v3, 512 for SqueezeNet.
+
+    Args:
+        network: `"inception_v3"` or `"squeezenet"` with their pretrained weights, or a network of your own,
+            of which a frozen copy is taken.
+        layer: Name of the layer whose output is taken instead, as in `network.named_modules()`; for example
+            `"classifier"` for SqueezeNet's 1000 logits.
+
+    Returns:
+        A module from images to features (B, P), differentiable with respect to the images.
+
+    Raises:
+        ValueError: An unknown name of a network or layer.
+    """
+    if isinstance(network, nn.Module):
+        return FeatureExtractor(_freeze(deepcopy(network)), layer).eval()
+    if network not in PRETRAINED:
+        raise ValueError(f"network: expected an nn.Module or one of {', '.join(PRETRAINED)}, got {network!r}")
+    return FeatureExtractor(PRETRAINED[network](), layer).eval()
+
+
+def load_caffe(network: nn.Module, dump: bytes) -> None:
+    """Fill a SqueezeNet v1.1 with Caffe's weights, folded so that it takes RGB images in [0, 1].
+
+    The Caffe network takes BGR pixels in [0, 255] minus (104, 117, 123). Its first convolution pads nothing,
+    hence W (255 flip(x) - m) + b = (255 flip(W)) x + (b - sum W m) without an error at the border.
+
+    Args:
+        network: torchvision's `squeezenet1_1`, of any floating-point type.
+        dump: The file, in ncnn's half-precision format: per convolution, in the order of definition, a
+            little-endian flag, the half-precision weights (out, in, height, width) padded to a multiple of 4
+            bytes, and the single-precision biases.
+
+    Raises:
+        ValueError: The dump is damaged: a wrong flag, numbers that are not finite, too short or too long.
+    """
+    start = 0
+
+    def take(length: int) -> bytes:
+        nonlocal start
+        start += length
+        if start > len(dump):
+            raise ValueError(f"dump: expected {start} bytes or more, got {len(dump)}")
+        return dump[start - length : start]
+
+    def numbers(count: int, kind: str) -> Tensor:
+        array = np.frombuffer(take(count * np.dtype(kind).itemsize), kind)
+        return torch.from_numpy(array.copy()).double()
+
+    for index, convolution in enumerate(m for m in network.modules() if isinstance(m, nn.Conv2d)):
+        flag = int.from_bytes(take(4), "little")
+        if flag != FP16_FLAG:
+            raise ValueError(f"dump: expected the flag {FP16_FLAG:#x} before convolution {index}, got {flag:#x}")
+        weight = numbers(convolution.weight.numel(), "<f2").reshape(convolution.weight.shape)
+        take(-start % 4)
+        bias = numbers(convolution.out_channels, "<f4")
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            raise ValueError(f"dump: expected finite numbers in convolution {index}, got others")
+        convolution.load_state_dict({"weight": weight.flip(1) if index == 0 else weight, "bias": bias})
+        if index == 0:
+            _fold(convolution, CAFFE_MEAN, (1 / 255,) * 3)
+    if start != len(dump):
+        raise ValueError(f"dump: expected {start} bytes, got {len(dump)}")
+
+
+def _fold(convolution: nn.Conv2d, mean: Sequence[float], std: Sequence[float]) -> None:
+    # In place: convolution((images - mean) / std) becomes convolution(images), exact because nothing is padded.
+    scale = 1 / torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
+    shift = torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1)
+    weight = convolution.weight.detach().double() * scale
+    bias = convolution.get_parameter("bias").detach().double() - (weight * shift).sum((1, 2, 3))
+    convolution.load_state_dict({"weight": weight, "bias": bias})
+
+
+def _torchvision_weights(entry: models.WeightsEnum) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except URLError as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        raise ConnectionError(
+            f"weights: {entry.url} cannot be downloaded ({error.reason}). Without a network, put the file at "
+            f"{place} yourself, or pass weights=None for random weights"
+        ) from error
+    return state
+
+
+def _freeze(network: nn.Module) -> nn.Module:
+    return network.requires_grad_(False).eval()
+
+
+def _finish(network: nn.Module, channels: int, size: int | None = None) -> nn.Module:
+    network.register_forward_pre_hook(partial(_check_shape, channels=channels, size=size))
+    return _freeze(network)
+
+
+def _check_shape(_module: nn.Module, inputs: tuple[Tensor, ...], *, channels: int, size: int | None) -> None:
+    # Without this, a wrong size surfaces as "mat1 and mat2 shapes cannot be multiplied".
+    (images,) = inputs
+    shape = images.shape
+    if len(shape) != 4 or shape[1] != channels or (size is not None and shape[2:] != (size, size)):
+        wanted = f"(B, {channels}, {size or 'H'}, {size or 'W'})"
+        raise ValueError(f"images: expected shape {wanted}, got {tuple(shape)}")

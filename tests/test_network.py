@@ -1,0 +1,433 @@
+"""The networks against torchvision, a dump written by the documented format, and counts made by hand."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from fragility import attribution, dataset, network, train
+
+CLOSED_PORT = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path / "data"))
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, CLOSED_PORT)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+    return tmp_path / "data"
+
+
+def random_images(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(4), dtype=dtype)
+
+
+# A dump of random weights, and the network it was written from.
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    """A float64 network of BGR pixels in [0, 255] minus the mean; its weights and biases survive the dump."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(7)
+        model: nn.Module = models.squeezenet1_1()
+        for convolution in convolutions(model):
+            bias = convolution.get_parameter("bias")
+            bias.data = torch.randn(bias.shape)
+            convolution.weight.data = convolution.weight.data.half().float()
+        return model.double().eval().requires_grad_(False)
+
+
+def convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def write_dump(layers: list[nn.Conv2d]) -> bytes:
+    dump = b""
+    for layer in layers:
+        weights = layer.weight.detach().numpy().astype("<f2").tobytes()
+        padding = b"\xff" * (-len(weights) % 4)
+        bias = layer.get_parameter("bias").detach().numpy().astype("<f4").tobytes()
+        dump += bytes.fromhex("476b3001") + weights + padding + bias
+    return dump
+
+
+@pytest.fixture(scope="module")
+def dump(original: nn.Module) -> bytes:
+    return write_dump(convolutions(original))
+
+
+def caffe_logits(original: nn.Module, images: Tensor) -> Tensor:
+    """What Caffe would compute: flip to BGR, scale to 255, subtract the mean."""
+    pixels = 255 * images.flip(1) - torch.tensor([104.0, 117.0, 123.0], dtype=torch.float64).view(3, 1, 1)
+    logits: Tensor = original(pixels)
+    return logits
+
+
+def test_the_dump_has_the_size_of_the_public_file(dump: bytes) -> None:
+    assert len(dump) == 2_478_984
+
+
+def test_folding_is_exact(original: nn.Module, dump: bytes) -> None:
+    folded = models.squeezenet1_1().double().eval()
+    network.load_caffe(folded, dump)
+    images = random_images(2, 3, 67, 67)
+    expected = caffe_logits(original, images)
+    assert expected.std() > 1
+    torch.testing.assert_close(folded(images), expected, rtol=1e-12, atol=1e-10)
+
+
+def test_weights_of_odd_number_are_padded() -> None:
+    layers = [nn.Conv2d(3, 1, 3), nn.Conv2d(1, 1, 3), nn.Conv2d(1, 2, 1)]
+    copy = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Conv2d(1, 1, 3), nn.Conv2d(1, 2, 1))
+    network.load_caffe(copy, write_dump(layers))
+    for index in (1, 2):
+        torch.testing.assert_close(copy[index].weight, layers[index].weight.half().float(), rtol=0, atol=0)
+        torch.testing.assert_close(copy[index].bias, layers[index].bias, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda dump: dump[:-4], "dump: expected 2478984 bytes or more, got 2478980"),
+        (lambda dump: b"", "dump: expected 4 bytes or more, got 0"),
+        (lambda dump: dump + b"\0", "dump: expected 2478984 bytes, got 2478985"),
+        (lambda dump: b"\0" + dump[1:], "dump: expected the flag 0x1306b47 before convolution 0, got 0x1306b00"),
+        (lambda dump: dump[:4] + dump[8:], "dump: expected the flag 0x1306b47 before convolution 1, got"),
+        (lambda dump: dump[:4] + b"\x00\x7e" + dump[6:], "dump: expected finite numbers in convolution 0, got others"),
+    ],
+    ids=["short", "empty", "long", "flag", "hole", "nan"],
+)
+def test_a_damaged_dump_is_refused(dump: bytes, damage: Callable[[bytes], bytes], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network.load_caffe(models.squeezenet1_1(), damage(dump))
+
+
+def test_squeezenet_reads_the_dump_from_the_data_folder(
+    original: nn.Module, dump: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "CAFFE_SHA256", hashlib.sha256(dump).hexdigest())
+    path = folder / "weights" / "squeezenet_v1.1.bin"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(dump)
+    images = random_images(2, 3, 67, 67)
+    logits = network.squeezenet(pooling="ceil")(images.float()).double()
+    expected = caffe_logits(original, images)
+    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+
+    path.write_bytes(dump[:-1] + bytes([dump[-1] ^ 1]))
+    with pytest.raises(ConnectionError, match=r"squeezenet_v1\.1\.bin is damaged"):
+        network.squeezenet()
+
+
+def test_missing_weights_say_what_to_do() -> None:
+    with pytest.raises(ConnectionError, match=r"squeezenet_v1\.1\.bin is missing.* put it at"):
+        network.squeezenet()
+    for build, name in ((network.squeezenet, "squeezenet1_1-b8a52dc0"), (network.inception_v3, "inception_v3_google")):
+        with pytest.raises(ConnectionError, match=rf"{name}.*Without a network, put the file at .*checkpoints.{name}"):
+            build(weights="torchvision")
+
+
+# Pooling.
+
+
+def pooled_sizes(model: nn.Module, size: int) -> list[int]:
+    sizes = []
+    x = torch.zeros(1, 3, size, size)
+    for layer in model.get_submodule("features").children():
+        x = layer(x)
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
+            sizes.append(x.shape[-1])
+    return sizes
+
+
+@pytest.mark.parametrize(("pooling", "sizes"), [("floor", [113, 56, 27, 13]), ("ceil", [113, 56, 28, 14])])
+def test_map_sizes_at_227_pixels(pooling: str, sizes: list[int]) -> None:
+    assert pooled_sizes(network.squeezenet(weights=None, pooling=pooling), 227) == sizes
+
+
+def test_pooling_makes_a_difference_and_ceil_is_torchvisions() -> None:
+    images = random_images(2, 3, 67, 67)
+    floor, ceil = (network.squeezenet(weights=None, pooling=pooling).double() for pooling in ("floor", "ceil"))
+    theirs = models.squeezenet1_1().double().eval()
+    theirs.load_state_dict(ceil.state_dict())
+    assert not torch.allclose(floor(images), ceil(images), rtol=1e-2)
+    torch.testing.assert_close(ceil(images), theirs(images), rtol=0, atol=0)
+
+
+def test_squeezenets_relus_work_out_of_place() -> None:
+    relus = [module for module in network.squeezenet(weights=None).modules() if isinstance(module, nn.ReLU)]
+    assert len(relus) == 26
+    assert not any(relu.inplace for relu in relus)
+
+
+# Weights of torchvision, read from where torch.hub keeps its downloads.
+
+
+def put_into_hub(tmp_path: Path, name: str, model: nn.Module) -> None:
+    path = tmp_path / "torch" / "hub" / "checkpoints" / name
+    path.parent.mkdir(parents=True)
+    torch.save(model.state_dict(), path)
+
+
+def imagenet_normalised(images: Tensor) -> Tensor:
+    mean, std = (
+        torch.tensor(numbers, dtype=torch.float64).view(3, 1, 1)
+        for numbers in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    return (images - mean) / std
+
+
+def test_squeezenet_with_torchvisions_weights(original: nn.Module, tmp_path: Path) -> None:
+    put_into_hub(tmp_path, "squeezenet1_1-b8a52dc0.pth", original.float())
+    original.double()
+    images = random_images(2, 3, 67, 67)
+    logits = network.squeezenet(weights="torchvision", pooling="ceil")(images.float()).double()
+    expected = original(imagenet_normalised(images))
+    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (original(images) - expected).abs().max() > 0.1 * expected.abs().max()
+
+
+def test_inception_v3_is_torchvisions(tmp_path: Path) -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        theirs = models.inception_v3(weights=None, transform_input=True, init_weights=False).eval()
+    put_into_hub(tmp_path, "inception_v3_google-0cc3c7bd.pth", theirs)
+    ours = network.inception_v3()
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    images = random_images(2, 3, 299, 299)
+    with torch.no_grad():
+        logits, expected = ours.double()(images), theirs.double()(imagenet_normalised(images))
+        features = network.feature_extractor(ours)(images)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6 * (expected[0] - expected[1]).abs().max().item())
+    assert features.shape == (2, 2048)
+    torch.testing.assert_close(theirs.fc(features), logits, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=re.escape("images: expected shape (B, 3, 299, 299), got (1, 3, 227, 227)")):
+        ours(torch.rand(1, 3, 227, 227))
+
+
+# The two small networks.
+
+
+def test_digits_cnn_learns_the_digits_in_seconds() -> None:
+    training, test = dataset.digits("train"), dataset.digits("test")
+    model = network.digits_cnn()
+    train.fit_cached(model, training.images, training.labels, epochs=20, progress=False)
+    assert train.accuracy(model, test.images, test.labels) >= 0.97
+
+
+def test_digits_cnn_trains_to_the_same_bits() -> None:
+    training = dataset.digits("train")
+    states = []
+    for seed in (0, 0, 1):
+        model = network.digits_cnn(seed=seed)
+        train.fit(model, train.Batches(training.images, training.labels), train.cross_entropy, epochs=1, progress=False)
+        states.append(model.state_dict())
+    equal = [all(torch.equal(states[0][name], state[name]) for name in states[0]) for state in states[1:]]
+    assert equal == [True, False]
+
+
+def test_cifar_cnn_is_appendix_b() -> None:
+    layers = [module for module in network.cifar_cnn().modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert [tuple(layer.weight.shape) for layer in layers] == [
+        (96, 3, 3, 3),
+        (96, 96, 3, 3),
+        (96, 96, 3, 3),
+        (192, 96, 3, 3),
+        (192, 192, 3, 3),
+        (192, 192, 3, 3),
+        (1024, 192 * 8 * 8),
+        (10, 1024),
+    ]
+    strides = [layer.stride for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert strides == [(1, 1), (1, 1), (2, 2), (1, 1), (1, 1), (2, 2)]
+    biases = 3 * 96 + 3 * 192 + 1024 + 10
+    weights = 27 * 96 + 2 * 96 * 96 * 9 + 96 * 192 * 9 + 2 * 192 * 192 * 9 + 12288 * 1024 + 10240
+    assert sum(parameter.numel() for parameter in network.cifar_cnn().parameters()) == weights + biases
+    assert sum(isinstance(module, nn.ReLU) for module in network.cifar_cnn().modules()) == 7
+
+
+BUILDERS: list[tuple[Callable[..., nn.Module], tuple[int, int, int], int]] = [
+    (network.digits_cnn, (1, 32, 32), 10),
+    (network.cifar_cnn, (3, 32, 32), 10),
+    (partial(network.squeezenet, weights=None), (3, 67, 67), 1000),
+]
+
+
+@pytest.mark.parametrize(("build", "shape", "classes"), BUILDERS, ids=["digits", "cifar", "squeezenet"])
+def test_a_network_comes_frozen_seeded_and_quietly(
+    build: Callable[..., nn.Module], shape: tuple[int, int, int], classes: int
+) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (build(seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in first.modules())
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    images = random_images(2, *shape, dtype=torch.float32)
+    assert first(images).shape == (2, classes)
+    assert torch.equal(first(images), again(images))
+    assert not torch.equal(first(images), other(images))
+
+
+@pytest.mark.parametrize(("build", "shape", "_classes"), BUILDERS, ids=["digits", "cifar", "squeezenet"])
+def test_deeplift_accepts_every_network(
+    build: Callable[..., nn.Module], shape: tuple[int, int, int], _classes: int
+) -> None:
+    model = build().double()
+    images, labels = random_images(2, *shape), torch.tensor([3, 7])
+    difference = (model(images) - model(torch.zeros_like(images))).gather(1, labels[:, None])[:, 0]
+    total = attribution.deeplift(model, images, labels).sum((1, 2, 3))
+    torch.testing.assert_close(total, difference, rtol=1e-10, atol=1e-14)
+
+
+def bad_shapes() -> list[Any]:
+    cases: list[tuple[str, Callable[..., nn.Module], tuple[int, ...], str]] = [
+        ("digits", network.digits_cnn, (2, 1, 28, 28), "(B, 1, 32, 32)"),
+        ("digits", network.digits_cnn, (1, 32, 32), "(B, 1, 32, 32)"),
+        ("cifar", network.cifar_cnn, (2, 1, 32, 32), "(B, 3, 32, 32)"),
+        ("squeezenet", partial(network.squeezenet, weights=None), (2, 1, 227, 227), "(B, 3, H, W)"),
+    ]
+    return [pytest.param(*case[1:], id=f"{case[0]}-{len(case[2])}d") for case in cases]
+
+
+@pytest.mark.parametrize(("build", "shape", "expected"), bad_shapes())
+def test_wrong_shapes_are_named(build: Callable[..., nn.Module], shape: tuple[int, ...], expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"images: expected shape {expected}, got {shape}")):
+        build()(torch.rand(shape))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: network.squeezenet(weights="keras"), "weights: expected 'caffe', 'torchvision' or None, got 'keras'"),
+        (lambda: network.squeezenet(pooling="same"), "pooling: expected 'floor' or 'ceil', got 'same'"),
+        (lambda: network.inception_v3(weights="caffe"), "weights: expected 'torchvision' or None, got 'caffe'"),
+        (lambda: network.feature_extractor("vgg"), "network: expected an nn.Module or one of inception_v3, squeezenet"),
+        (lambda: network.feature_extractor(nn.ReLU()), "network: expected a layer with parameters to cut off"),
+        (lambda: network.feature_extractor(network.digits_cnn(), layer="x"), "layer: expected one of model, model.0"),
+        (lambda: network.Normalize(nn.ReLU(), (0.5,), (0.5, 0.5)), "std: expected 1 positive numbers"),
+        (lambda: network.Normalize(nn.ReLU(), (0.5,), (0.0,)), "std: expected 1 positive numbers"),
+    ],
+)
+def test_bad_arguments_are_named(call: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# The wrappers.
+
+
+def test_normalize_subtracts_and_divides_per_channel() -> None:
+    images = random_images(2, 2, 3, 3)
+    wrapped = network.Normalize(nn.Flatten(), (0.25, 0.5), (0.5, 2.0)).double()
+    expected = torch.stack([(images[:, 0] - 0.25) / 0.5, (images[:, 1] - 0.5) / 2.0], 1).flatten(1)
+    torch.testing.assert_close(wrapped(images), expected, rtol=0, atol=0)
+
+
+def test_logits_of_probabilities_differ_from_logits_by_one_number_per_image() -> None:
+    model = network.digits_cnn().double()
+    images = random_images(3, 1, 32, 32)
+    wrapped = network.Logits(nn.Sequential(model, nn.Softmax(1)))
+    difference = model(images) - wrapped(images)
+    torch.testing.assert_close(difference, difference[:, :1].expand(-1, 10), rtol=0, atol=1e-12)
+    torch.testing.assert_close(difference[:, 0], model(images).logsumexp(1), rtol=1e-12, atol=0)
+
+
+def test_logits_of_vanished_probabilities_are_finite() -> None:
+    scores = torch.tensor([[0.0, 400.0]], requires_grad=True)
+    logits = network.Logits(nn.Softmax(1))(scores)
+    assert logits.isfinite().all()
+    assert logits.argmax() == 1
+    (gradient,) = torch.autograd.grad(logits[0, 0], scores)
+    assert torch.equal(gradient, torch.zeros(1, 2))
+
+
+# Features.
+
+
+def test_features_enter_the_last_layer() -> None:
+    model = network.digits_cnn()
+    images = random_images(3, 1, 32, 32, dtype=torch.float32)
+    features = network.feature_extractor(model)(images)
+    assert features.shape == (3, 64)
+    torch.testing.assert_close(model.get_submodule("model.9")(features), model(images), rtol=0, atol=0)
+
+
+def test_squeezenets_features_are_averaged_maps() -> None:
+    model = network.squeezenet(weights=None).double()
+    images = random_images(2, 3, 67, 67)
+    maps = model.get_submodule("features")(images)
+    features = network.feature_extractor(model)
+    torch.testing.assert_close(features(images), maps.flatten(2).sum(2) / maps[0, 0].numel())
+    assert features(images).shape == (2, 512)
+    logits = network.feature_extractor(model, layer="classifier")(images)
+    torch.testing.assert_close(logits, model(images), rtol=0, atol=0)
+
+
+def test_a_later_relu_in_place_does_not_change_the_features() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+    images = random_images(5, 1, 2, 2, dtype=torch.float32)
+    features = network.feature_extractor(model, layer="1")(images)
+    assert features.min() < 0
+    torch.testing.assert_close(features, model[1](images.flatten(1)), rtol=0, atol=0)
+
+
+def test_features_are_differentiable_with_respect_to_the_images() -> None:
+    extractor = network.feature_extractor(network.digits_cnn().double())
+    images, direction = random_images(2, 1, 32, 32).requires_grad_(), random_images(1, 1, 32, 32)
+    (gradient,) = torch.autograd.grad(extractor(images).square().sum(), images)
+    step = 1e-6 * direction
+    with torch.no_grad():
+        rise = (extractor(images + step).square() - extractor(images - step).square()).sum() / 2e-6
+    torch.testing.assert_close((gradient * direction).sum(), rise, rtol=1e-6, atol=0)
+
+
+def test_your_own_network_is_copied_not_changed() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 2)).train()
+    extractor = network.feature_extractor(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module.training for module in extractor.modules())
+    assert not any(parameter.requires_grad for parameter in extractor.parameters())
+    images = random_images(2, 1, 2, 2, dtype=torch.float32)
+    before = extractor(images)
+    nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
+    assert torch.equal(extractor(images), before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in extractor.modules())
+
+
+def test_layers_without_features_are_refused() -> None:
+    unused = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    unused[1].register_module("spare", nn.Linear(2, 2))
+    images = torch.rand(3, 1, 2, 2)
+    with pytest.raises(ValueError, match=re.escape("at '1.spare', got no call")):
+        network.feature_extractor(unused)(images)
+    transposed = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (2, 6)), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match=re.escape("at '2', got (2, 6)")):
+        network.feature_extractor(transposed)(images)
+
+
+# The real weights and photographs.
+
+
+@pytest.mark.slow
+def test_squeezenet_classifies_the_imagenet_photographs() -> None:
+    photographs = dataset.imagenet()
+    assert photographs.images.shape == (527, 3, 227, 227)
+    shares = {
+        pooling: train.accuracy(network.squeezenet(pooling=pooling), photographs.images, photographs.labels)
+        for pooling in ("ceil", "floor")
+    }
+    assert shares["ceil"] == 1
+    assert shares["floor"] >= 0.95
