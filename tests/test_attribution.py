@@ -384,3 +384,15 @@ class TestBaseline:
 def test_bad_counts(name, value, every_relu, images, labels):
     with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1, got {value}"):
         integrated_gradients(every_relu, images, labels, **{name: value})
+
+
+def test_vanishing_differences_have_finite_derivatives(every_relu, images, labels):
+    """Differences near the smallest float, as a sharp softplus makes them, give no inf - inf in the second derivative."""
+    model, x = every_relu.float(), images.float().requires_grad_()
+    with torch.no_grad():
+        for module in (model.first, model.second):
+            module.bias -= 6.0
+    with softplus(12.0):
+        maps = importance(deeplift(model, x, labels))
+        (gradient,) = torch.autograd.grad(maps.square().sum(), x)
+    assert gradient.isfinite().all()

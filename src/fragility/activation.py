@@ -82,9 +82,15 @@ SMOOTH: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 
 def relu_secant(z: Tensor, z0: Tensor) -> Tensor:
     """The secant of relu, exact: 0 or 1 where the kink does not lie between z0 and z."""
-    on, on0 = z > 0, z0 > 0
-    run = torch.where(on != on0, z - z0, 1.0)
-    return torch.where(on != on0, (z.clamp(min=0) - z0.clamp(min=0)) / run, on.to(z.dtype))
+    on = z > 0
+    crossed = (on != (z0 > 0)) & ((z - z0).abs() > vanishing(z.dtype))
+    run = torch.where(crossed, z - z0, 1.0)
+    return torch.where(crossed, (z.clamp(min=0) - z0.clamp(min=0)) / run, on.to(z.dtype))
+
+
+def vanishing(dtype: torch.dtype) -> float:
+    """The size below which a difference has no finite reciprocal slope left: its inverse square overflows."""
+    return float(torch.finfo(dtype).tiny ** 0.5)
 
 
 def smooth_secant(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from fragility.activation import HINGES, SMOOTH, hinge_sum, relu_secant, smooth_relu, smooth_secant
+from fragility.activation import HINGES, SMOOTH, hinge_sum, relu_secant, smooth_relu, smooth_secant, vanishing
 from fragility.checks import check_positive
 
 _active_beta: ContextVar[float | None] = ContextVar("beta of the active softplus substitution", default=None)
@@ -245,7 +245,9 @@ def _pool_thirds(name: str, z: Tensor, z0: Tensor, t: Tensor, rest: Any, options
     chosen = torch.where(y >= y0, index, index0).flatten(2)
     at, at0, t_at = (part.flatten(2).gather(2, chosen).view_as(y) for part in (z, z0, t))
     run = at - at0
-    ratio = torch.where(run == 0, 1.0, (y - y0) / torch.where(run == 0, 1.0, run))
+    # One pixel leads in both: the ratio is 1 whatever the run, and its derivative must not be inf - inf.
+    same = (index == index0) | (run.abs() < vanishing(run.dtype))
+    ratio = torch.where(same, 1.0, (y - y0) / torch.where(same, 1.0, run))
     return y, y0, ratio * t_at
 
 
