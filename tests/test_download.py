@@ -200,9 +200,10 @@ def test_staging_is_removed_when_something_fails(folder: Path) -> None:
 
 
 def test_image_files_are_sorted_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("b.JPEG", "a.png", "notes.txt", ".DS_Store"):
+    names = [f"{number:03}.JPEG" for number in range(50)]
+    for name in (*reversed(names), "notes.txt", ".DS_Store"):
         (tmp_path / name).touch()
-    assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPEG"]
+    assert [path.name for path in image_files(tmp_path)] == names
     assert image_files(tmp_path / "absent") == []
 
 

@@ -167,6 +167,18 @@ def test_images_that_are_there_are_used_without_the_archive(folder: Path, synset
         imagenet()
 
 
+def test_only_the_list_of_classes_is_fetched_if_the_images_are_there(
+    folder: Path, site: tuple[Path, str], synsets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "imagenet").mkdir()
+    (folder / "imagenet" / f"{WNIDS[7]}_seven.JPEG").write_bytes(jpeg(COLORS[1]))
+    (folder / "weights" / "synset_words.txt").rename(site[0] / "synset.txt")
+    monkeypatch.setattr(source, "_SYNSETS", (site[1] + "synset.txt", *source._SYNSETS[1:]))
+    monkeypatch.setattr(source, "_IMAGENET", (site[1] + "absent", *source._IMAGENET[1:]))
+    assert not find("imagenet").present()
+    assert imagenet().labels.tolist() == [7]
+
+
 # --- flowers ---
 
 

@@ -132,7 +132,6 @@ def _fetch_idx(kind: str) -> None:
         for packed in (Path(folder) / kind / "raw").glob("*.gz"):
             packed.unlink()
         install(Path(folder) / kind / "raw", target)
-    _check_idx(kind)
 
 
 def _check_idx(kind: str) -> str:
