@@ -387,7 +387,7 @@ def test_bad_counts(name, value, every_relu, images, labels):
 
 
 def test_vanishing_differences_have_finite_derivatives(every_relu, images, labels):
-    """Differences near the smallest float, as a sharp softplus makes them, give no inf - inf in the second derivative."""
+    """Differences near the smallest float, as a sharp softplus makes them, give no inf - inf."""
     model, x = every_relu.float(), images.float().requires_grad_()
     with torch.no_grad():
         for module in (model.first, model.second):
