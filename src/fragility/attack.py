@@ -1,0 +1,208 @@
+"""Small changes of an image that change its importance map and keep its label [Ghorbani2019, Alg. 1]."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fragility.checks import check_count, check_positive
+from fragility.objective import Objective
+from fragility.search import Attribution, Best, ball, frozen, gradient, uniform
+from fragility.search import Perturbation as Perturbation
+from fragility.substitution import softplus
+
+Callback = Callable[[int, Tensor], None]
+
+
+def random_sign(images: Tensor, epsilon: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Move every pixel by +epsilon or -epsilon, at random: the paper's random perturbation [Ghorbani2019, sec. 3].
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        epsilon: the size of the change, in units of the pixel range (8 / 255).
+        generator: source of randomness; None for PyTorch's own.
+
+    Returns:
+        Images clipped to [0, 1].
+    """
+    lower, upper = ball(images, epsilon)
+    return torch.where(uniform(images, generator) < 0.5, lower, upper)
+
+
+def random_walk(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attribution: Attribution,
+    objective: Objective,
+    epsilon: float,
+    step_size: float,
+    iterations: int,
+    min_confidence: float | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> Perturbation:
+    """Take random sign steps clipped to the ball and return the best iterate: the released code's random attack.
+
+    Unlike `random_sign` it has as many tries as `iterative`, and its iterates lie well inside the ball.
+
+    Args:
+        model: images in [0, 1] to logits (B, K), in evaluation mode.
+        images: (B, C, H, W) in [0, 1].
+        labels: int64 (B,), the classes explained.
+        attribution: (model, images, labels) -> signed attributions (B, C, H, W).
+        objective: D(maps, reference) -> (B,), by which the best iterate is chosen.
+        epsilon: radius of the L-inf ball.
+        step_size: alpha, in the unit of `epsilon`.
+        iterations: P, the number of steps.
+        min_confidence: least softmax probability of the original prediction that a kept iterate must have.
+        generator: source of randomness; None for PyTorch's own.
+        progress: show a progress bar.
+        callback: called after every step with its number and the best D so far (B,), -inf where there is none.
+
+    Returns:
+        The best iterates.
+    """
+    _check_run(step_size, iterations)
+    images = images.detach()
+    lower, upper = ball(images, epsilon)
+    with frozen(model), tqdm(total=iterations, disable=not progress) as bar:
+        best = Best(model, images, labels, attribution, objective, min_confidence)
+        x = images
+        for _ in range(iterations):
+            signs = torch.where(uniform(images, generator) < 0.5, -1, 1)
+            x = (x + step_size * signs).clamp(lower, upper)
+            best.offer(x)
+            _report(best, bar, callback)
+    return best.perturbation()
+
+
+def iterative(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attribution: Attribution,
+    objective: Objective,
+    epsilon: float,
+    step_size: float,
+    iterations: int,
+    surrogate_beta: float | None = None,
+    evaluation: Attribution | None = None,
+    selection: Objective | None = None,
+    min_confidence: float | None = None,
+    adaptive: bool = False,
+    restarts: int = 0,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> Perturbation:
+    """Attack an importance map by sign steps along the gradient of D [Ghorbani2019, Alg. 1].
+
+    x^p = clip(x^(p-1) + alpha sign(grad_x D)); of all iterates with the original prediction the one with the largest D
+    is returned. The gradient is a Hessian-vector product, J(x)^T dD/da with a the attributions and J their Jacobian.
+    ReLU networks have zero second derivatives almost everywhere, so that it has to be taken through a softplus
+    surrogate (`surrogate_beta`, see `fragility.surrogate`); which iterate is best is always judged on the network
+    itself.
+
+    Args:
+        model: images in [0, 1] to logits (B, K), in evaluation mode; its parameters and their gradients are left alone.
+        images: (B, C, H, W) in [0, 1], float32 or float64.
+        labels: int64 (B,), the classes explained.
+        attribution: (model, images, labels) -> signed attributions (B, C, H, W), with a graph where the images require
+            a gradient; set its options by `functools.partial`.
+        objective: D(maps, reference) -> (B,), see `fragility.objective`.
+        epsilon: radius of the L-inf ball, in units of the pixel range (8 / 255); it and [0, 1] hold exactly.
+        step_size: alpha, in the same unit; with `adaptive` the first step, best as large as `epsilon`.
+        iterations: P, the number of steps of a run.
+        surrogate_beta: sharpness of the softplus surrogate; None takes the gradient on the network itself.
+        evaluation: the attribution that judges iterates, with other options than the one attacked (more steps of
+            integrated gradients, say); None for the same.
+        selection: the function (maps, reference) -> (B,) by which the best iterate is chosen; None for D. The released
+            code selects by the metric, for example `lambda maps, reference: -top_k_intersection(maps, reference, k)`.
+        min_confidence: least softmax probability of the original prediction that a kept iterate must have.
+        adaptive: keep a quarter of the last move as momentum, and where an image has made no progress over a tenth of
+            the run halve its step and go back to its best iterate: Auto-PGD [Croce2020] with a simpler clock.
+        restarts: number of further runs, from random points of the ball; the best iterate of all runs is returned.
+        generator: source of randomness for the restarts; None for PyTorch's own.
+        progress: show a progress bar.
+        callback: called after every step with its number and the best D so far (B,), -inf where there is none.
+
+    Returns:
+        The best iterates. An image whose own first gradient is zero up to rounding takes no steps.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range, or the first gradient is not finite, or zero up to rounding for the
+            whole batch.
+    """
+    _check_run(step_size, iterations)
+    if restarts != 0:
+        check_count("restarts", restarts)
+    images = images.detach()
+    lower, upper = ball(images, epsilon)
+    surrogate = nullcontext if surrogate_beta is None else partial(softplus, surrogate_beta)
+    with frozen(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
+        best = Best(model, images, labels, evaluation or attribution, selection or objective, min_confidence)
+
+        def climb(x: Tensor, *, with_scale: bool = False) -> tuple[Tensor, Tensor]:
+            with surrogate():
+                return gradient(model, x, labels, attribution, objective, best.reference, with_scale=with_scale)
+
+        moving = _moving(*climb(images, with_scale=True), surrogate_beta)
+        for run in range(restarts + 1):
+            x = images if run == 0 else torch.lerp(lower, upper, uniform(images, generator)).clamp(lower, upper)
+            best.start_run()
+            last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), best.run_objective
+            for p in range(1, iterations + 1):
+                target = (x + step * climb(x)[0].where(moving, 0).sign()).clamp(lower, upper)
+                if adaptive and p > 1:
+                    target = (x + 0.75 * (target - x) + 0.25 * (x - last)).clamp(lower, upper)
+                last, x = x, target
+                best.offer(x)
+                _report(best, bar, callback)
+                if adaptive and p % max(1, iterations // 10) == 0:
+                    stalled = (best.run_objective <= mark).view(-1, 1, 1, 1)
+                    step, mark = torch.where(stalled, step / 2, step), best.run_objective
+                    last, x = (torch.where(stalled, best.run_images, image) for image in (last, x))
+    return best.perturbation()
+
+
+def _moving(slope: Tensor, scale: Tensor, surrogate_beta: float | None) -> Tensor:
+    """Tell which images (B, 1, 1, 1) have a gradient that is no rounding error; refuse a batch without any."""
+    if not slope.isfinite().all():
+        raise ValueError("objective: expected a finite gradient with respect to the images, got NaN or infinity")
+    size, whole = (part.abs().amax((1, 2, 3), keepdim=True) for part in (slope, scale))
+    # Where everything cancels, as for a single neuron's normalised map, 2 units of rounding are left; the networks of
+    # the paper are at a million times as much in float32.
+    moving: Tensor = size > 64 * torch.finfo(size.dtype).eps * whole
+    if not moving.any():
+        reason = (
+            "a ReLU network's gradient is piecewise constant, so that its derivative, the Hessian, is exactly zero "
+            "almost everywhere: pass surrogate_beta to differentiate a softplus surrogate (fragility.surrogate "
+            "suggests one)"
+            if surrogate_beta is None
+            else "also on the softplus surrogate"
+        )
+        raise ValueError(
+            f"objective: its gradient with respect to the images is zero up to rounding for the whole batch; {reason}. "
+            "The normalised gradient map of a linear model or of a single neuron cannot be moved at all."
+        )
+    return moving
+
+
+def _report(best: Best, bar: Any, callback: Callback | None) -> None:
+    bar.update()
+    if callback is not None:
+        callback(best.count, best.objective)
+
+
+def _check_run(step_size: float, iterations: int) -> None:
+    check_positive("step_size", step_size)
+    check_count("iterations", iterations)

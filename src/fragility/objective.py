@@ -1,0 +1,154 @@
+"""What an attack on an importance map maximises: D(maps, reference) -> (B,), larger = more changed.
+
+An objective of your own is any differentiable function of the attacked maps and of the `reference`, the unsubstituted
+network's maps of the original images, both (B, H, W), non-negative and each summing to 1.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fragility import similarity
+from fragility.checks import check_count
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def top_k(k: int) -> Objective:
+    """Push importance out of the pixels that were the most important ones [Ghorbani2019, Alg. 1].
+
+    D = minus the sum of the map over the k most important pixels of the reference.
+
+    Args:
+        k: how many pixels; the paper takes 1000 on ImageNet and 100 on CIFAR-10.
+
+    Returns:
+        An objective with values in [-1, 0].
+    """
+    check_count("k", k)
+
+    def objective(maps: Tensor, reference: Tensor) -> Tensor:
+        _check_shapes(maps, reference)
+        return -(maps * similarity.top_k_mask(reference, k)).sum((1, 2))
+
+    return objective
+
+
+def mass_center() -> Objective:
+    """Move the centre of mass [Ghorbani2019, Alg. 1].
+
+    D = |C(map) - C(reference)|, in pixels. At the original image of a network attacked without a surrogate both centres
+    coincide and the gradient of the distance is 0 / 0; autograd answers 0, and an attack would never move. There, and
+    within rounding of it, the gradient returned is the sub-gradient along the diagonal that leads from the centre into
+    the opposite quadrant, where there is most room. Values, and all other gradients, are exact.
+
+    Returns:
+        An objective with values in [0, the image's diagonal].
+    """
+
+    def objective(maps: Tensor, reference: Tensor) -> Tensor:
+        _check_shapes(maps, reference)
+        center = similarity.center_of_mass(reference.detach())
+        offset = similarity.center_of_mass(maps) - center
+        distance = torch.linalg.vector_norm(offset, dim=1)
+        diagonal = torch.where(center < _middle(reference), 0.5**0.5, -(0.5**0.5))
+        tie_break = (offset * diagonal).sum(1)
+        start = distance.detach() <= 64 * torch.finfo(maps.dtype).eps * sum(maps.shape[1:])
+        return torch.where(start, distance.detach() + tie_break - tie_break.detach(), distance)
+
+    return objective
+
+
+def targeted(region: Tensor | Callable[[Tensor], Tensor]) -> Objective:
+    """Draw the importance into a region [Ghorbani2019, Alg. 1]: D = the sum of the map over the region.
+
+    Args:
+        region: bool (H, W), or (B, H, W) with one region per image, such as `box` gives; or a function of the
+            reference that gives one, such as `opposite_quadrant`.
+
+    Returns:
+        An objective with values in [0, 1].
+
+    Raises:
+        TypeError: if `region` is neither a function nor a bool tensor.
+        ValueError: if it has another number of dimensions, or is empty or full for an image.
+    """
+    if not callable(region):
+        _check_region(region)
+
+    def objective(maps: Tensor, reference: Tensor) -> Tensor:
+        _check_shapes(maps, reference)
+        mask = region(reference) if callable(region) else region
+        if mask.shape not in (maps.shape, maps.shape[1:]):
+            wanted = f"{tuple(maps.shape[1:])} or {tuple(maps.shape)}"
+            raise ValueError(f"region: expected shape {wanted}, got {tuple(mask.shape)}")
+        return (maps * mask.to(maps.device)).sum((1, 2))
+
+    return objective
+
+
+def box(shape: tuple[int, int], top: int, left: int, bottom: int, right: int) -> Tensor:
+    """Mark the rows from `top` up to and without `bottom`, and the columns from `left` up to and without `right`.
+
+    Args:
+        shape: (H, W).
+        top: first row.
+        left: first column.
+        bottom: the row after the last.
+        right: the column after the last.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        ValueError: if the box is empty or leaves the image.
+    """
+    height, width = shape
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        raise ValueError(
+            f"box: expected a box inside {height} x {width}, got rows {top}:{bottom}, columns {left}:{right}"
+        )
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def opposite_quadrant(maps: Tensor) -> Tensor:
+    """Mark the quarter of the image that lies diagonally across from each map's centre of mass.
+
+    Args:
+        maps: (B, H, W), non-negative.
+
+    Returns:
+        bool (B, H, W); of an odd number of rows or columns the middle one belongs to no quadrant.
+    """
+    middle = _middle(maps)
+    below_right = similarity.center_of_mass(maps.detach()) < middle  # (B, 2): where the quadrant lies
+    sides = []
+    for axis, size in enumerate(maps.shape[1:]):
+        position = torch.arange(size, dtype=maps.dtype, device=maps.device)
+        beyond, before = position > middle[axis], position < middle[axis]
+        sides.append(torch.where(below_right[:, axis, None], beyond, before))
+    return sides[0].unsqueeze(2) & sides[1].unsqueeze(1)
+
+
+def _middle(maps: Tensor) -> Tensor:
+    return torch.tensor([(size - 1) / 2 for size in maps.shape[1:]], dtype=maps.dtype, device=maps.device)
+
+
+def _check_shapes(maps: Tensor, reference: Tensor) -> None:
+    if maps.ndim != 3 or maps.shape != reference.shape:
+        got = f"{tuple(maps.shape)} and {tuple(reference.shape)}"
+        raise ValueError(f"maps: expected the shape (B, H, W) of the reference, got {got}")
+
+
+def _check_region(region: Tensor) -> None:
+    if not isinstance(region, Tensor) or region.dtype != torch.bool:
+        kind = region.dtype if isinstance(region, Tensor) else type(region).__name__
+        raise TypeError(f"region: expected a bool tensor or a function, got {kind}")
+    if region.ndim not in (2, 3):
+        raise ValueError(f"region: expected shape (H, W) or (B, H, W), got {tuple(region.shape)}")
+    share = region.double().mean((-2, -1))
+    if not ((share > 0) & (share < 1)).all():
+        raise ValueError("region: expected a part of the image, got none or all of it")
