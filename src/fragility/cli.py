@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that `fragility --help` answe
 import argparse
 import importlib.metadata
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -82,6 +83,29 @@ def data_check(arguments: argparse.Namespace) -> int:
     return status
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Compute what is missing of a study's results.
+
+    Args:
+        arguments: `study`, `profile`, `results`, `device` and `limit_images`, as `fragility.study.run` takes them.
+
+    Returns:
+        Exit status 0.
+    """
+    from fragility.study import run as run_study
+
+    table, rows, computed, missing = run_study(
+        arguments.study,
+        arguments.profile,
+        folder=arguments.results,
+        device=arguments.device,
+        limit_images=arguments.limit_images,
+        progress=True,
+    )
+    print(f"{table}: {rows} rows; {computed} pieces computed now, {missing} still missing")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="fragility",
@@ -105,6 +129,21 @@ def _parser() -> argparse.ArgumentParser:
     check = data.add_parser("check", help="verify what is there: checksums, numbers of files, readable images")
     check.add_argument("names", nargs="*", metavar="NAME", help="default: all that are there")
     check.set_defaults(command=data_check)
+
+    study = commands.add_parser(
+        "run",
+        help="compute a study's results; killed at any moment, it resumes",
+        description="Compute what is missing of a study, for example attack_sweep: a table (CSV) and how it came about "
+        "(JSON). Killed at any moment, the same command resumes.",
+    )
+    study.add_argument("study", metavar="STUDY", help="attack_sweep")
+    study.add_argument("--profile", required=True, metavar="P", help="fast, laptop or paper")
+    study.add_argument(
+        "--results", type=Path, metavar="DIR", help="default: results/ of the checkout or of this folder"
+    )
+    study.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    study.add_argument("--limit-images", type=int, metavar="N", help="only pieces that begin among the first N images")
+    study.set_defaults(command=run)
     return parser
 
 

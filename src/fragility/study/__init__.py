@@ -1,0 +1,195 @@
+"""The paper's studies: resumable, with their provenance. `fragility run STUDY --profile P` on the command line."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from fragility.checks import check_count
+from fragility.download import data_folder
+from fragility.study import attack_sweep, profile
+from fragility.study.store import Piece, Plan, Row, Store, checkout, piece_name
+
+
+class Study(NamedTuple):
+    """A study's profiles, and how one becomes a plan on a device."""
+
+    profiles: dict[str, Any]
+    plan: Callable[[Any, str], Plan]
+
+
+STUDIES = {"attack_sweep": Study(profile.ATTACK_SWEEP, attack_sweep.plan)}
+
+
+class Outcome(NamedTuple):
+    """What a run left."""
+
+    table: Path
+    rows: int  # in the table
+    computed: int  # pieces, now
+    missing: int  # pieces, for a later run
+
+
+def run(
+    study: str,
+    profile: str,
+    *,
+    folder: Path | None = None,
+    device: str = "cpu",
+    limit_images: int | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Compute what is missing of a study and store it piece by piece; killed at any moment, it resumes.
+
+    Convolutions are computed in full single precision and repeatably; numbers below 1e-38, which would slow the
+    softplus surrogate on a processor several times over, count as zero.
+
+    Args:
+        study: a key of `STUDIES`.
+        profile: one of the study's profiles.
+        folder: where the results go; None for `results` of the checkout, or of the present folder where there is none.
+        device: `"cpu"`, `"cuda"` or another of PyTorch's.
+        limit_images: leave out all pieces that begin beyond the first so many images; a later run adds them.
+        progress: show a progress bar with the time left.
+
+    Returns:
+        The table and how much of it is there.
+
+    Raises:
+        BlockingIOError: if another process is computing the same table.
+        ValueError: if the study, the profile or the device is unknown, or the table was made with other parameters.
+    """
+    if study not in STUDIES:
+        raise ValueError(f"study: expected one of {', '.join(STUDIES)}, got {study!r}")
+    profiles = STUDIES[study].profiles
+    if profile not in profiles:
+        raise ValueError(f"profile: expected one of {', '.join(profiles)}, got {profile!r}")
+    if limit_images is not None:
+        check_count("limit_images", limit_images)
+    _check_device(device)
+    if folder is None:
+        folder = (checkout() or Path()) / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / f"{study}-{profile}"), _repeatable():
+        plan = STUDIES[study].plan(profiles[profile], device)
+        return complete(Store(study, profile, plan, folder, _session(device)), plan, limit_images, progress)
+
+
+def complete(store: Store, plan: Plan, limit_images: int | None = None, progress: bool = False) -> Outcome:
+    """Compute the missing pieces of a plan and store each.
+
+    Args:
+        store: the plan's.
+        plan: what to compute.
+        limit_images: as for `run`.
+        progress: as for `run`.
+
+    Returns:
+        The table and how much of it is there.
+    """
+    todo = [piece for piece in store.missing() if limit_images is None or piece["first"] < limit_images]
+    done = sum(map(plan.cost, plan.pieces)) - sum(map(plan.cost, store.missing()))
+    total = done + sum(map(plan.cost, todo))
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=total, initial=done, desc=store.table.stem, bar_format=form, disable=not progress) as bar:
+        for index, piece in enumerate(todo):
+            bar.set_postfix_str(f"piece {index + 1} of {len(todo)}")
+            start = time.perf_counter()
+            store.add(piece, within_memory(plan.compute, piece), time.perf_counter() - start)
+            bar.update(plan.cost(piece))
+    return Outcome(store.table, store.rows(), len(todo), len(store.missing()))
+
+
+def within_memory(compute: Callable[[Piece], list[Row]], piece: Piece) -> list[Row]:
+    """Compute a piece, by halves where the GPU's memory does not hold it.
+
+    Args:
+        compute: piece -> rows.
+        piece: with its list `images`.
+
+    Returns:
+        The rows of all its images.
+
+    Raises:
+        torch.OutOfMemoryError: if it does not hold a single image.
+    """
+    try:
+        return compute(piece)
+    except torch.OutOfMemoryError:
+        if len(piece["images"]) == 1:
+            raise
+    # Outside the except clause, where the failed attempt's tensors are free again.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(piece["images"]) // 2
+    halves = (piece | {"images": piece["images"][part]} for part in (slice(middle), slice(middle, None)))
+    return [row for half in halves for row in within_memory(compute, half)]
+
+
+@contextmanager
+def _alone(table: Path) -> Iterator[None]:
+    """Refuse to work on a table that another process works on; the lock dies with its process."""
+    locks = data_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / f"{piece_name({'table': str(table.resolve())})}.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise BlockingIOError(f"{table}.csv: another process is computing it; wait for its end") from error
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    torch.set_flush_denormal(True)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:  # PyTorch's ways of refusing
+        raise ValueError(f"device: expected one that PyTorch can use here, got {device!r} ({error})") from error
+
+
+def _session(device: str) -> dict[str, Any]:
+    """Who computes: time, code, machine."""
+    name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} ({name})",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "system": sys.platform,
+        "packages": {name: version(name) for name in ("fragility", "torch", "torchvision", "numpy", "pillow")},
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, "+changes" where its package differs from it; None outside of one."""
+    root, git = checkout(), shutil.which("git")
+    if root is None or git is None:
+        return None
+
+    def ask(*arguments: str) -> str | None:
+        done = subprocess.run([git, *arguments], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return f"{commit}+changes" if commit and ask("status", "--porcelain", "--", "src") else commit

@@ -1,0 +1,306 @@
+"""How far attacks and noise move importance maps: methods x attacks x epsilon x images [Ghorbani2019, Fig. 2 and 3].
+
+The class explained is the prediction; all images are classified correctly by the network under test. An image that no
+iterate leaves with its label counts as unchanged (1, 1, 0 pixels): the means are intention-to-treat.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fragility import dataset, network, objective, train
+from fragility.attack import Perturbation, iterative, random_sign, random_walk
+from fragility.attribution import ATTRIBUTIONS, importance
+from fragility.similarity import center_shift, spearman, top_k_intersection
+from fragility.study.profile import Profile, Setup, Sweep
+from fragility.study.store import Columns, Piece, Plan, Row
+from fragility.study.summary import summarise
+
+VERSION = 1  # to be raised with any change of what a row means; older rows then never mix with new ones
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "digits_cnn": network.digits_cnn,
+    "squeezenet": network.squeezenet,
+}
+METRICS = ("top_k_intersection", "spearman", "center_shift")
+COLUMNS: Columns = {
+    "image": (str, "file name, or row of the data set"),
+    "label": (int, "the class, predicted and true; it is the one explained"),
+    "class_name": (str, "its name"),
+    "setup": (str, "network and data, see parameters"),
+    "network": (str, "the network under test"),
+    "pooling": (str, "how max-pooling treats an incomplete last window"),
+    "method": (str, "the attribution"),
+    "attack": (str, "random: one draw; random_walk: the best of P random steps, by D of top_k; else Algorithm 1"),
+    "epsilon": (float, "radius of the L-inf ball, of 255"),
+    "step_size": (float, "alpha, of 255"),
+    "iterations": (int, "P"),
+    "adaptive": (bool, "whether the attack accumulated gradients and halved its steps"),
+    "attack_steps": (int, "M of integrated gradients while attacking and choosing the best iterate"),
+    "evaluation_steps": (int, "M of integrated gradients in the metrics"),
+    "surrogate_beta": (float, "sharpness of the softplus that the attack's gradient goes through"),
+    "k": (int, "how many pixels count as the most important"),
+    "seed": (int, "of the drawn images and the random perturbations"),
+    "labels_kept": (bool, "whether some iterate kept the prediction; if not, the row is that of the unchanged image"),
+    "iteration": (int, "which iterate is the best; 0 if none was kept"),
+    "objective": (float, "D of the best iterate; none for random"),
+    "top_k_intersection": (float, "share of the k most important pixels in common, by the network itself"),
+    "spearman": (float, "rank correlation of the maps"),
+    "center_shift": (float, "distance of the centres of mass, in pixels"),
+    "confidence_before": (float, "softmax probability of the label for the original image"),
+    "confidence_after": (float, "the same for the best iterate"),
+    "first_top_k_intersection": (float, "after the first step alone, label kept or not (random: of the draw)"),
+    "first_spearman": (float, "likewise"),
+    "first_center_shift": (float, "likewise"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A setup with its network and images at hand."""
+
+    setup: Setup
+    model: nn.Module
+    data: dataset.ImageDataset  # the first correctly classified ones
+    weights: str  # their checksum
+    device: torch.device
+
+    @property
+    def baseline(self) -> Tensor:
+        return torch.tensor(self.setup.baseline, device=self.device).view(-1, 1, 1)
+
+
+def plan(profile: Profile, device: str = "cpu") -> Plan:
+    """Load networks and images, and list the pieces.
+
+    Args:
+        profile: what to compute.
+        device: where.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: if two sweeps share a condition, or too few images are classified correctly.
+    """
+    ready = {
+        name: _prepare(setup, max(s.images for s in profile.sweeps if s.setup == name), profile.seed, device)
+        for name, setup in profile.setups.items()
+    }
+    conditions = [(s.setup, s.attack, method, e) for s in profile.sweeps for method in s.methods for e in s.epsilons]
+    if len(set(conditions)) < len(conditions):
+        twice = next(condition for condition in conditions if conditions.count(condition) > 1)
+        raise ValueError(f"sweeps: expected every condition once, got {twice} twice")
+    inputs = {
+        name: {"data": part.data.source, "images_sha256": train.fingerprint(part.data.images), "weights": part.weights}
+        for name, part in ready.items()
+    }
+    return Plan(
+        parameters=asdict(profile),
+        inputs=inputs,
+        columns=COLUMNS,
+        pieces=[piece for sweep in profile.sweeps for piece in _pieces(sweep, ready[sweep.setup], profile.seed)],
+        compute=lambda piece: _compute(piece, ready[piece["setup"]]),
+        cost=_cost,
+    )
+
+
+def summary(rows: Sequence[Row], *, kept_only: bool = False) -> list[dict[str, Any]]:
+    """Average the metrics per condition, with 95 % bootstrap intervals over images.
+
+    Args:
+        rows: from `fragility.study.store.read`.
+        kept_only: leave out the images without a kept label, the sensitivity analysis; else they count as unchanged.
+
+    Returns:
+        Per setup, method, attack and epsilon: n, and the means of `METRICS` and `labels_kept` with `_low` and `_high`.
+    """
+    chosen = [row for row in rows if row["labels_kept"] or not kept_only]
+    return summarise(chosen, ("setup", "method", "attack", "epsilon"), (*METRICS, "labels_kept"))
+
+
+def _prepare(setup: Setup, count: int, seed: int, device: str) -> _Ready:
+    model = NETWORKS[setup.network](**setup.network_options)
+    if setup.training_epochs is not None:
+        training = dataset.load(setup.data, **{**setup.data_options, "split": "train"})
+        train.fit_cached(model, training.images, training.labels, epochs=setup.training_epochs, progress=False)
+    weights = train.fingerprint(model)  # before it moves: the same on every device
+    model = model.to(device)
+    drawn = dataset.load(setup.data, **setup.data_options, limit=setup.candidates, seed=seed)
+    with torch.no_grad():
+        predicted = torch.cat([model(batch.to(device)).argmax(1).cpu() for batch in torch.split(drawn.images, 8)])
+    rows = (predicted == drawn.labels).nonzero().flatten()[:count]
+    if len(rows) < count:
+        raise ValueError(
+            f"candidates: expected {count} correctly classified images among {len(drawn)}, got {len(rows)}"
+        )
+    data = replace(
+        drawn, images=drawn.images[rows], labels=drawn.labels[rows], files=tuple(drawn.files[row] for row in rows)
+    )
+    return _Ready(setup, model, data, weights, torch.device(device))
+
+
+def _pieces(sweep: Sweep, ready: _Ready, seed: int) -> list[Piece]:
+    """All that determines the rows of a piece stands in it, checksums of weights and pixels included."""
+    pieces = []
+    for epsilon in sweep.epsilons:
+        for method in sweep.methods:
+            for first in range(0, sweep.images, sweep.batch):
+                rows = slice(first, first + sweep.batch)
+                piece = {
+                    "version": VERSION,
+                    "weights": ready.weights,
+                    "pixels": train.fingerprint(ready.data.images[rows]),
+                    "first": first,
+                    "images": list(ready.data.files[rows]),
+                    "seed": seed,
+                    "method": method,
+                    "epsilon": epsilon,
+                }
+                rest = asdict(sweep) | asdict(ready.setup)
+                for name in ("methods", "epsilons", "images", "batch", "candidates"):
+                    del rest[name]
+                pieces.append(piece | rest)
+    return pieces
+
+
+def _compute(piece: Piece, ready: _Ready) -> list[Row]:
+    model, setup = ready.model, ready.setup
+    rows = [ready.data.files.index(name) for name in piece["images"]]
+    images, labels = ready.data.images[rows].to(ready.device), ready.data.labels[rows].to(ready.device)
+    attribution = _attribution(piece, ready, piece["attack_steps"])
+    evaluation = _attribution(piece, ready, piece["evaluation_steps"])
+    first, found = _perturb(piece, ready, images, labels, attribution)
+    before = importance(evaluation(model, images, labels))
+
+    def metrics(changed: Tensor) -> list[list[float]]:
+        maps = importance(evaluation(model, changed, labels))
+        parts = (top_k_intersection(before, maps, setup.k), spearman(before, maps), center_shift(before, maps))
+        return torch.stack(parts, 1).tolist()
+
+    integrated, gradient = piece["method"] == "integrated_gradients", piece["attack"] in ("top_k", "mass_center")
+    common: Row = {
+        **{name: piece[name] for name in ("setup", "network", "method", "attack", "epsilon", "seed", "k")},
+        "pooling": setup.network_options.get("pooling"),
+        "step_size": piece["step_size"],
+        "iterations": piece["iterations"],
+        "adaptive": piece["adaptive"],
+        "attack_steps": piece["attack_steps"] if integrated and piece["attack"] != "random" else None,
+        "evaluation_steps": piece["evaluation_steps"] if integrated else None,
+        "surrogate_beta": setup.surrogate_beta if gradient else None,
+    }
+    table = zip(metrics(found.images), metrics(first), strict=True)
+    return [
+        {
+            **common,
+            "image": piece["images"][index],
+            "label": int(labels[index]),
+            "class_name": ready.data.class_names[int(labels[index])],
+            "labels_kept": bool(found.labels_kept[index]),
+            "iteration": int(found.iteration[index]),
+            "objective": float(found.objective[index]),
+            "confidence_before": float(found.confidence_before[index]),
+            "confidence_after": float(found.confidence_after[index]),
+            **dict(zip(METRICS, best, strict=True)),
+            **dict(zip((f"first_{name}" for name in METRICS), step, strict=True)),
+        }
+        for index, (best, step) in enumerate(table)
+    ]
+
+
+def _attribution(piece: Piece, ready: _Ready, steps: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    options: dict[str, Any] = {} if piece["method"] == "simple_gradient" else {"baseline": ready.baseline}
+    if piece["method"] == "integrated_gradients":
+        options["steps"] = steps
+    return partial(ATTRIBUTIONS[piece["method"]], **options)
+
+
+def _perturb(
+    piece: Piece,
+    ready: _Ready,
+    images: Tensor,
+    labels: Tensor,
+    attribution: Callable[[nn.Module, Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Perturbation]:
+    """The first iterate, whatever its label, and the best one."""
+    model, setup, epsilon = ready.model, ready.setup, piece["epsilon"] / 255
+    if piece["attack"] == "random":
+        # One generator per image: its noise is the same for all methods and epsilons, and in a batch of any size.
+        draws = [
+            random_sign(image.unsqueeze(0), epsilon, generator=_generator(piece["seed"], name))
+            for image, name in zip(images, piece["images"], strict=True)
+        ]
+        return (draw := torch.cat(draws)), _one_draw(model, images, draw)
+    visited: list[Tensor] = []
+
+    def judge(network: nn.Module, points: Tensor, classes: Tensor) -> Tensor:
+        if len(visited) < 2:  # the original, then the first iterate
+            visited.append(points.detach())
+        return attribution(network, points, classes)
+
+    options: dict[str, Any] = {
+        "epsilon": epsilon,
+        "step_size": piece["step_size"] / 255,
+        "iterations": piece["iterations"],
+    }
+    if piece["attack"] == "random_walk":
+        found = random_walk(
+            model,
+            images,
+            labels,
+            attribution=judge,
+            objective=objective.top_k(setup.k),
+            generator=_generator(piece["seed"], *piece["images"]),
+            **options,
+        )
+    else:
+        found = iterative(
+            model,
+            images,
+            labels,
+            attribution=attribution,
+            evaluation=judge,
+            objective=objective.top_k(setup.k) if piece["attack"] == "top_k" else objective.mass_center(),
+            surrogate_beta=setup.surrogate_beta,
+            adaptive=piece["adaptive"],
+            **options,
+        )
+    return visited[1], found
+
+
+def _one_draw(model: nn.Module, images: Tensor, draw: Tensor) -> Perturbation:
+    """A single draw by the attacks' convention: the original comes back where the label changes."""
+    with torch.no_grad():
+        before, after = model(images).softmax(1), model(draw).softmax(1)
+    prediction = before.argmax(1, keepdim=True)
+    kept = after.argmax(1, keepdim=True) == prediction
+    best = torch.where(kept.view(-1, 1, 1, 1), draw, images)
+    kept, confidence = kept.squeeze(1), torch.where(kept, after, before).gather(1, prediction).squeeze(1)
+    return Perturbation(
+        images=best,
+        labels_kept=kept,
+        objective=torch.full_like(confidence, float("nan")),
+        iteration=kept.long(),
+        confidence_before=before.gather(1, prediction).squeeze(1),
+        confidence_after=confidence,
+        distance=(best - images).abs().amax((1, 2, 3)),
+    )
+
+
+def _generator(*names: object) -> torch.Generator:
+    # On the processor, so that a GPU sees the same noise.
+    return torch.Generator().manual_seed(int(train.fingerprint(*names)[:15], 16))
+
+
+def _cost(piece: Piece) -> float:
+    """Gradient passes through the network, roughly: an attack's step is four and the judgement of an iterate two."""
+
+    def one(steps: int) -> int:
+        return {"simple_gradient": 1, "deeplift": 3, "integrated_gradients": steps}[piece["method"]]
+
+    steps = {"random": 0, "random_walk": 2}.get(piece["attack"], 6) * piece["iterations"]
+    return float(len(piece["images"]) * (steps * one(piece["attack_steps"]) + 3 * one(piece["evaluation_steps"])))
