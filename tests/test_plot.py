@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fragility.plot import curve, grid, use_style
+from fragility.plot import Table, curve, grid, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,10 @@ def test_curve_draws_means():
     curve(axes, [1, 2, 4], samples, label="attack")
     np.testing.assert_allclose(axes.lines[0].get_ydata(), samples.mean(1))
     assert axes.get_legend_handles_labels()[1] == ["attack"]
+
+
+def test_table_is_markdown():
+    table = Table(["metric", "value"], [["rho", "0.50"]])
+    assert table._repr_markdown_() == "| metric | value |\n| --- | --: |\n| rho | 0.50 |"
+    with pytest.raises(ValueError, match="rows: expected 2 cells each"):
+        Table(["metric", "value"], [["rho"]])

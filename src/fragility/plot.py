@@ -1,6 +1,7 @@
-"""Figures: one style, and one layout for every row of images with their importance maps."""
+"""Figures and tables: one style, and one layout for every row of images with their importance maps."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,30 @@ NAMES = {
     "integrated_gradients": "integrated gradients",
     "deeplift": "DeepLIFT",
 }
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that notebooks show as Markdown.
+
+    Attributes:
+        header: the columns' titles.
+        rows: as many texts per row as there are columns.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        if wrong := [row for row in self.rows if len(row) != len(self.header)]:
+            raise ValueError(f"rows: expected {len(self.header)} cells each, got {wrong[0]}")
+
+    def _repr_markdown_(self) -> str:
+        rule = ["---"] + ["--:"] * (len(self.header) - 1)
+        return "\n".join("| " + " | ".join(row) + " |" for row in (self.header, rule, *self.rows))
+
+    def __repr__(self) -> str:
+        return self._repr_markdown_()
 
 
 def use_style() -> None:
