@@ -105,7 +105,7 @@ def complete(store: Store, plan: Plan, limit_images: int | None = None, progress
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=total, initial=done, desc=store.table.stem, bar_format=form, disable=not progress) as bar:
         for index, piece in enumerate(todo):
-            bar.set_postfix_str(f"piece {index + 1} of {len(todo)}")
+            bar.set_postfix_str(f"piece {index + 1} of {len(todo)}", refresh=False)
             start = time.perf_counter()
             store.add(piece, within_memory(plan.compute, piece), time.perf_counter() - start)
             bar.update(plan.cost(piece))

@@ -119,10 +119,17 @@ class Store:
             raise ValueError(f"plan: expected {len(plan.pieces)} different pieces, got {len(self._names)}")
         self._columns = plan.columns
         self._done: dict[str, list[str]] = {}
-        sessions: list[dict[str, Any]] = []
+        self._sessions = [session | {"seconds": {}}]
+        self._story = {
+            "study": study,
+            "profile": profile,
+            "parameters": plan.parameters,
+            "inputs": plan.inputs,
+            "columns": {name: {"type": kind.__name__, "meaning": text} for name, (kind, text) in plan.columns.items()},
+        }
         if self.table.exists() or self._story_path.exists():
             stored = _load_story(self._story_path)
-            sessions = stored["sessions"]
+            self._sessions = [*stored["sessions"], *self._sessions]
             self._done, complaint = _load_table(self.table, plan.columns, stored)
             if foreign := self._done.keys() - self._names.keys():
                 raise ValueError(
@@ -133,14 +140,7 @@ class Store:
             if complaint:
                 message = f"{complaint}; {self.rows()} sound rows are kept, the rest is computed again"
                 warnings.warn(message, stacklevel=3)
-        self._sessions = [*sessions, session | {"seconds": {}}]
-        self._story = {
-            "study": study,
-            "profile": profile,
-            "parameters": plan.parameters,
-            "inputs": plan.inputs,
-            "columns": {name: {"type": kind.__name__, "meaning": text} for name, (kind, text) in plan.columns.items()},
-        }
+                self._write_table()
 
     def missing(self) -> list[Piece]:
         """Return the pieces of the plan that have no rows yet, in the plan's order."""
@@ -164,17 +164,19 @@ class Store:
         for session in self._sessions:  # an earlier one may have computed it, before it was damaged
             session["seconds"].pop(name, None)
         self._sessions[-1]["seconds"][name] = round(seconds, 2)
-        done = [other for other in self._names if other in self._done]
         progress = {
-            "complete": len(done) == len(self._names),
+            "complete": len(self._done) == len(self._names),
             "rows": self.rows(),
-            "pieces": {"done": len(done), "planned": len(self._names)},
+            "pieces": {"done": len(self._done), "planned": len(self._names)},
         }
         story = {**self._story, **progress, "sessions": self._sessions}
-        lines = [_header(self._columns), *(line for other in done for line in self._done[other])]
         # The story first: a table without one would be refused.
         _replace(self._story_path, json.dumps(story, indent=1, allow_nan=False))
-        _replace(self.table, "\n".join(lines))
+        self._write_table()
+
+    def _write_table(self) -> None:
+        lines = [line for name in self._names for line in self._done.get(name, [])]
+        _replace(self.table, "\n".join([_header(self._columns), *lines]))
 
 
 def piece_name(piece: Piece) -> str:

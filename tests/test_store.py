@@ -1,0 +1,308 @@
+"""Results on disk: whatever happens to a run or to its files, no row is lost unnoticed, doubled or mixed."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fragility
+from fragility.interval import mean_interval
+from fragility.study import complete, within_memory
+from fragility.study.store import Piece, Plan, Row, Store, provenance, read, results_folder
+from fragility.study.summary import summarise
+
+COLUMNS = {
+    "image": (str, "a name"),
+    "number": (int, "an integer"),
+    "share": (float, "a number"),
+    "kept": (bool, "yes or no"),
+}
+
+
+def compute(piece: Piece) -> list[Row]:
+    return [
+        {"image": name, "number": piece["x"] if index else None, "share": piece["x"] / 7, "kept": bool(index)}
+        for index, name in enumerate(piece["images"])
+    ]
+
+
+def plan(pieces: int = 6, **parameters: Any) -> Plan:
+    names = [f'a "{x}", b\u00e9' for x in range(3)]
+    listed = [{"x": x, "images": names[: x % 3 + 1], "first": x, **parameters} for x in range(pieces)]
+    return Plan(parameters, {"weights": "abc"}, COLUMNS, listed, compute, lambda piece: 1.0)
+
+
+def run(folder: Path, what: Plan, limit: int | None = None) -> None:
+    complete(Store("study", "fast", what, folder, {"commit": "c0ffee"}), what, limit)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    run(tmp_path, plan())
+    return tmp_path / "study-fast.csv"
+
+
+def lines(table: Path) -> list[str]:
+    return table.read_text().splitlines()
+
+
+def test_what_is_read_is_what_was_written(table: Path) -> None:
+    rows = read("study", "fast", table.parent)
+    expected = [row for piece in plan().pieces for row in compute(piece)]
+    assert len(rows) == len(expected) == 12
+    for row, other in zip(rows, expected, strict=True):
+        assert row == other | {"share": pytest.approx(other["share"], rel=1e-6)}
+        assert [type(value) for value in row.values()] == [type(value) for value in other.values()]
+
+
+def test_a_number_that_is_missing_is_nan_or_none(tmp_path: Path) -> None:
+    gaps = Plan({}, {}, COLUMNS, [{"images": ["a"], "first": 0}], lambda _: [nothing], lambda _: 1.0)
+    nothing: Row = {"image": "", "number": None, "share": float("nan"), "kept": False}
+    run(tmp_path, gaps)
+    (row,) = read("study", "fast", tmp_path)
+    assert row == nothing | {"share": row["share"]}
+    assert row["share"] != row["share"]
+
+
+def test_the_table_is_plain_csv(table: Path) -> None:
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [*COLUMNS, "piece", "checksum"]
+    assert rows[-1]["image"] == 'a "2", b\u00e9'
+    assert (rows[-1]["number"], rows[-1]["share"], rows[-1]["kept"]) == ("5", "0.7142857", "True")
+
+
+def test_the_story_says_how_the_rows_came_about(table: Path) -> None:
+    story = provenance("study", "fast", table.parent)
+    assert (story["complete"], story["rows"], story["pieces"]) == (True, 12, {"done": 6, "planned": 6})
+    assert story["columns"]["share"] == {"type": "float", "meaning": "a number"}
+    (session,) = story["sessions"]
+    assert session["commit"] == "c0ffee"
+    assert set(session["seconds"]) == {line.split(",")[-2] for line in lines(table)[1:]}
+
+
+def test_pieces_in_any_order_give_the_same_table(table: Path, tmp_path: Path) -> None:
+    other, folder = plan(), tmp_path / "other"
+    folder.mkdir()
+    store = Store("study", "fast", other, folder, {})
+    for piece in reversed(other.pieces):
+        store.add(piece, compute(piece), 0.1)
+    assert store.table.read_bytes() == table.read_bytes()
+
+
+def test_a_complete_table_is_left_alone(table: Path) -> None:
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(table.parent.iterdir())]
+    assert len(before) == 2
+    run(table.parent, plan())
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(table.parent.iterdir())] == before
+
+
+def test_a_run_that_failed_resumes_where_it_was(table: Path, tmp_path: Path) -> None:
+    computed = []
+
+    def fail_at_3(piece: Piece) -> list[Row]:
+        computed.append(piece["x"])
+        if piece["x"] == 3 and len(computed) == 4:
+            raise KeyboardInterrupt
+        return compute(piece)
+
+    folder = tmp_path / "other"
+    folder.mkdir()
+    fragile = Plan({}, {}, COLUMNS, plan().pieces, fail_at_3, lambda _: 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, fragile)
+    assert len(read("study", "fast", folder)) == 6
+    assert provenance("study", "fast", folder)["complete"] is False
+    run(folder, fragile)
+    assert computed == [0, 1, 2, 3, 3, 4, 5]
+    assert (folder / table.name).read_bytes() == table.read_bytes()
+    assert [len(session["seconds"]) for session in provenance("study", "fast", folder)["sessions"]] == [3, 3]
+
+
+def test_a_limit_leaves_the_rest_for_later(table: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    run(folder, plan(), limit=2)
+    assert [row["number"] for row in read("study", "fast", folder)] == [None, None, 1]
+    run(folder, plan())
+    assert (folder / table.name).read_bytes() == table.read_bytes()
+
+
+def test_a_longer_plan_extends_the_table(table: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    run(folder, plan(3))
+    run(folder, plan(6))
+    assert (folder / table.name).read_bytes() == table.read_bytes()
+
+
+def test_rows_of_other_parameters_never_mix(table: Path) -> None:
+    before = table.read_bytes()
+    with pytest.raises(ValueError, match=r"study-fast\.csv: holds 12 rows .* \(changed: seed\).* delete it"):
+        run(table.parent, plan(seed=1))
+    with pytest.raises(ValueError, match="holds 3 rows"):
+        run(table.parent, plan(5))
+    assert table.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda text: text.replace("0.4285714", "0.4285713", 1), "line 8 damaged"),
+        (lambda text: text.replace(",2,", ",3,", 1), "lines 5, 6, 7 damaged"),
+        (lambda text: text.replace("image,", "images,", 1), "line 1 damaged"),
+        (lambda text: text.replace("True", "TRUE"), "lines 3, 4, 5, 6, 7, 9, 10, 11, ... damaged"),
+        (lambda text: text[:-20], "lines 11, 12, 13 damaged"),
+        (lambda text: "\n".join(text.split("\n")[:-6]), "5 rows at its end are missing"),
+        (lambda text: "\n".join(text.split("\n")[:1]), "12 rows at its end are missing"),
+        (lambda text: "", "line 1 damaged"),
+        (lambda text: text + text.split("\n", 1)[1], "lines 2, 3, 4, 5, 6, 7, 8, 9, ... damaged"),
+        (lambda text: text.replace("\n", "\n\n", 1), "line 2 damaged"),
+    ],
+)
+def test_damage_is_named_and_repaired(table: Path, damage: Any, named: str) -> None:
+    sound = table.read_text()
+    table.write_text(damage(sound))
+    with pytest.raises(ValueError, match=rf"study-fast\.csv: {named}; `fragility run study --profile fast` repairs it"):
+        read("study", "fast", table.parent)
+    with pytest.warns(UserWarning, match=rf"study-fast\.csv: {named}; \d+ sound rows are kept"):
+        run(table.parent, plan())
+    assert table.read_text() == sound
+
+
+def test_only_a_damaged_piece_is_computed_again(table: Path) -> None:
+    table.write_text(table.read_text().replace("0.4285714", "0.4285713", 1))
+    with pytest.warns(UserWarning, match="11 sound rows are kept"):
+        damaged = Store("study", "fast", plan(), table.parent, {})
+    assert [piece["x"] for piece in damaged.missing()] == [3]
+
+
+def test_windows_line_ends_are_no_damage(table: Path) -> None:
+    rows = read("study", "fast", table.parent)
+    table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n"))
+    assert str(read("study", "fast", table.parent)) == str(rows)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@given(data=st.data())
+def test_no_flipped_byte_is_ever_read(table: Path, data: st.DataObject) -> None:
+    sound = bytearray(table.read_bytes())
+    expected = str(read("study", "fast", table.parent))
+    position = data.draw(st.integers(0, len(sound) - 2))
+    changed = sound.copy()
+    changed[position] ^= data.draw(st.integers(1, 255))
+    try:
+        table.write_bytes(changed)
+        with pytest.raises(ValueError, match="damaged"):
+            read("study", "fast", table.parent)
+    finally:
+        table.write_bytes(sound)
+    assert str(read("study", "fast", table.parent)) == expected
+
+
+def test_a_table_without_its_story_is_refused(table: Path) -> None:
+    story = table.with_suffix(".json")
+    whole = story.read_text()
+    story.write_text(whole[:-40])
+    for attempt in (lambda: read("study", "fast", table.parent), lambda: run(table.parent, plan())):
+        with pytest.raises(ValueError, match=r"study-fast\.json: damaged"):
+            attempt()
+    story.unlink()
+    for attempt in (lambda: read("study", "fast", table.parent), lambda: run(table.parent, plan())):
+        with pytest.raises(FileNotFoundError, match=r"study-fast\.json: missing"):
+            attempt()
+
+
+def test_two_pieces_alike_are_refused(tmp_path: Path) -> None:
+    twice = plan()
+    with pytest.raises(ValueError, match="expected 12 different pieces, got 6"):
+        run(tmp_path, Plan({}, {}, COLUMNS, [*twice.pieces, *twice.pieces], compute, twice.cost))
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_store import plan, run
+run(Path(sys.argv[2]), plan(300))
+"""
+
+
+def test_killed_while_it_writes_again_and_again(tmp_path: Path) -> None:
+    # Pieces take no time here, so that nearly every kill hits the writing.
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    run(whole, plan(300))
+    table, chance, done = killed / "study-fast.csv", torch.Generator().manual_seed(1), 0
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(Path(__file__).parent), str(killed)])
+        before = table.stat().st_mtime_ns if table.exists() else None
+        while process.poll() is None and (not table.exists() or table.stat().st_mtime_ns == before):
+            time.sleep(0.001)
+        time.sleep(0.05 * torch.rand(1, generator=chance).item())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        rows = read("study", "fast", killed)
+        assert len(rows) >= done
+        assert len({(row["image"], row["share"]) for row in rows}) == len(rows)
+        done = len(rows)
+    run(killed, plan(300))
+    assert table.read_bytes() == (whole / table.name).read_bytes()
+    assert sorted(path.name for path in killed.iterdir()) == ["study-fast.csv", "study-fast.json"]
+
+
+def test_memory_that_does_not_suffice_halves_the_batch() -> None:
+    sizes = []
+
+    def small(piece: Piece) -> list[Row]:
+        sizes.append(len(piece["images"]))
+        if len(piece["images"]) > 2:
+            raise torch.OutOfMemoryError
+        return compute(piece)
+
+    names = list("abcdefg")
+    rows = within_memory(small, {"x": 1, "images": names})
+    assert [row["image"] for row in rows] == names
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+
+    def never(piece: Piece) -> list[Row]:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        within_memory(never, {"images": names})
+
+
+def test_means_of_groups_with_their_intervals() -> None:
+    numbers = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    rows: list[Row] = [{"kind": "ab"[i % 2], "x": x, "kept": i < 9} for i, x in enumerate([*numbers, 5.0])]
+    rows.append({"kind": "c", "x": 1.5, "kept": True})
+    a, b, c = summarise(rows, ["kind"], ["x", "kept"])
+    assert [(group["kind"], group["n"]) for group in (a, b, c)] == [("a", 7), ("b", 6), ("c", 1)]
+    assert b["x"] == pytest.approx(sum(numbers[1::2]) / 6)
+    assert b["kept"] == pytest.approx(4 / 6)
+    ends = mean_interval(torch.tensor(numbers[1::2], dtype=torch.float64))
+    assert (b["x_low"], b["x_high"]) == (pytest.approx(ends.low.item()), pytest.approx(ends.high.item()))
+    assert c["x"] == 1.5
+    assert c["x_low"] != c["x_low"]
+    with pytest.raises(ValueError, match="values: expected columns of numbers, got kind"):
+        summarise(rows, ["x"], ["kind"])
+
+
+def test_results_lie_in_the_checkout_or_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert results_folder() == Path(__file__).parents[1] / "results"
+    monkeypatch.setattr(fragility, "__file__", str(tmp_path / "lib" / "site-packages" / "fragility" / "__init__.py"))
+    assert results_folder() == tmp_path / "lib" / "site-packages" / "fragility" / "results"
+
+
+def test_json_is_standard(table: Path) -> None:
+    json.loads(table.with_suffix(".json").read_text(), parse_constant=lambda name: pytest.fail(name))
