@@ -300,7 +300,7 @@ def _cost(piece: Piece) -> float:
     """Gradient passes through the network, roughly: an attack's step is four and the judgement of an iterate two."""
 
     def one(steps: int) -> int:
-        return {"simple_gradient": 1, "deeplift": 3, "integrated_gradients": steps}[piece["method"]]
+        return {"simple_gradient": 1, "deeplift": 8, "integrated_gradients": steps}[piece["method"]]
 
     steps = {"random": 0, "random_walk": 2}.get(piece["attack"], 6) * piece["iterations"]
     return float(len(piece["images"]) * (steps * one(piece["attack_steps"]) + 3 * one(piece["evaluation_steps"])))

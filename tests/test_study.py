@@ -1,0 +1,274 @@
+"""The attack sweep: its rows against direct calls of the library, and `fragility run` as a process that is killed."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from fragility import dataset, network, objective, train
+from fragility.attack import iterative, random_walk
+from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
+from fragility.cli import main
+from fragility.similarity import center_shift, spearman, top_k_intersection
+from fragility.study import STUDIES, attack_sweep, run
+from fragility.study.profile import ATTACK_SWEEP, Profile, Sweep
+from fragility.study.store import Row, provenance, read
+
+SETUPS = ATTACK_SWEEP["fast"].setups
+
+
+def plan(*sweeps: Sweep, seed: int = 0) -> attack_sweep.Plan:
+    return attack_sweep.plan(Profile(seed, SETUPS, sweeps))
+
+
+def rows_of(*sweeps: Sweep, seed: int = 0) -> list[Row]:
+    what = plan(*sweeps, seed=seed)
+    return [row for piece in what.pieces for row in what.compute(piece)]
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    training = dataset.digits("train")
+    built = network.digits_cnn()
+    train.fit_cached(built, training.images, training.labels, epochs=12, progress=False)
+    return built
+
+
+@pytest.fixture(scope="module")
+def sample(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """The first four correctly classified images of the seeded draw."""
+    drawn = dataset.digits("test", limit=24, seed=0)
+    right = (model(drawn.images).argmax(1) == drawn.labels).nonzero().flatten()[:4]
+    return drawn.images[right], drawn.labels[right], [drawn.files[row] for row in right]
+
+
+@pytest.mark.parametrize("attack", ["top_k", "mass_center"])
+@pytest.mark.parametrize("method", ["simple_gradient", "deeplift", "integrated_gradients"])
+def test_rows_are_what_the_library_says(model, sample, method: str, attack: str) -> None:  # type: ignore[no-untyped-def]
+    images, labels, files = sample
+    x0 = torch.tensor(0.305)
+    attacked, judged = {
+        "simple_gradient": (simple_gradient, simple_gradient),
+        "deeplift": (partial(deeplift, baseline=x0), partial(deeplift, baseline=x0)),
+        "integrated_gradients": tuple(partial(integrated_gradients, baseline=x0, steps=steps) for steps in (3, 7)),
+    }[method]
+    rows = rows_of(Sweep("digits", attack, (method,), (51.0,), 4, 4, 6, 10.0, attack_steps=3, evaluation_steps=7))
+    settings = {
+        "attribution": attacked,
+        "objective": objective.top_k(100) if attack == "top_k" else objective.mass_center(),
+        "epsilon": 51 / 255,
+        "step_size": 10 / 255,
+        "surrogate_beta": 4.0,
+    }
+    before = importance(judged(model, images, labels))
+    for prefix, iterations in (("", 6), ("first_", 1)):
+        found = iterative(model, images, labels, iterations=iterations, **settings)
+        assert found.labels_kept.all()
+        after = importance(judged(model, found.images, labels))
+        expected = {
+            "top_k_intersection": top_k_intersection(before, after, 100),
+            "spearman": spearman(before, after),
+            "center_shift": center_shift(before, after),
+        }
+        for name, values in expected.items():
+            assert [row[prefix + name] for row in rows] == pytest.approx(values.tolist(), rel=1e-5)
+        if not prefix:
+            assert [row["objective"] for row in rows] == pytest.approx(found.objective.tolist(), rel=1e-5)
+            assert [row["iteration"] for row in rows] == found.iteration.tolist()
+            assert [row["confidence_after"] for row in rows] == pytest.approx(found.confidence_after.tolist())
+    assert [(row["image"], row["label"]) for row in rows] == list(zip(files, labels.tolist(), strict=True))
+    common = {name: rows[0][name] for name in ("method", "attack", "epsilon", "step_size", "iterations", "k", "seed")}
+    assert common == dict(zip(common, (method, attack, 51.0, 10.0, 6, 100, 0), strict=True))
+    integrated = method == "integrated_gradients"
+    assert (rows[0]["attack_steps"], rows[0]["evaluation_steps"]) == ((3, 7) if integrated else (None, None))
+
+
+def test_one_draw_moves_every_pixel_and_counts_as_unchanged_where_the_label_is_lost() -> None:
+    rows = rows_of(Sweep("digits", "random", ("simple_gradient",), (200.0,), 16, 8))
+    lost = [row for row in rows if not row["labels_kept"]]
+    assert 0 < len(lost) < len(rows)
+    for row in rows:
+        draw = [row[f"first_{name}"] for name in attack_sweep.METRICS]
+        best = [row[name] for name in attack_sweep.METRICS]
+        assert best == (draw if row["labels_kept"] else pytest.approx([1, 1, 0], abs=1e-9))
+        assert draw[0] < 1
+        assert row["iteration"] == int(bool(row["labels_kept"]))
+    assert [row["confidence_after"] for row in lost] == [row["confidence_before"] for row in lost]
+
+
+def test_noise_is_an_images_own_whatever_the_batch_and_the_company() -> None:
+    one = rows_of(Sweep("digits", "random", ("simple_gradient",), (51.0,), 4, 4))
+    other = rows_of(Sweep("digits", "random", ("deeplift", "simple_gradient"), (25.5, 51.0), 4, 2))[-4:]
+    for a, b in zip(one, other, strict=True):
+        assert a["image"] == b["image"]
+        assert [a[name] for name in attack_sweep.METRICS] == pytest.approx([b[name] for name in attack_sweep.METRICS])
+    another_seed = rows_of(Sweep("digits", "random", ("simple_gradient",), (51.0,), 4, 4), seed=1)
+    assert [row["image"] for row in another_seed] != [row["image"] for row in one]
+
+
+def test_the_walk_is_the_librarys(model, sample) -> None:  # type: ignore[no-untyped-def]
+    images, labels, files = sample
+    rows = rows_of(Sweep("digits", "random_walk", ("simple_gradient",), (51.0,), 4, 4, 5, 10.0))
+    seed = int(train.fingerprint(0, *files)[:15], 16)
+    settings = {"attribution": simple_gradient, "objective": objective.top_k(100), "epsilon": 51 / 255}
+    generator = torch.Generator().manual_seed(seed)
+    found = random_walk(model, images, labels, step_size=10 / 255, iterations=5, generator=generator, **settings)
+    assert [row["objective"] for row in rows] == pytest.approx(found.objective.tolist())
+    assert rows[0]["surrogate_beta"] != rows[0]["surrogate_beta"] or rows[0]["surrogate_beta"] is None
+
+
+def test_rows_of_a_piece_do_not_depend_on_the_order_of_pieces() -> None:
+    what = plan(
+        Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 4, 2, 3, 10.0),
+        Sweep("digits", "random_walk", ("simple_gradient",), (51.0,), 4, 2, 3, 10.0),
+    )
+    forwards = [what.compute(piece) for piece in what.pieces]
+    backwards = [what.compute(piece) for piece in reversed(what.pieces)]
+    assert str(forwards) == str(backwards[::-1])  # as text, because NaN is not NaN
+
+
+def test_images_are_classified_correctly_and_more_of_them_begin_with_the_same(model) -> None:  # type: ignore[no-untyped-def]
+    few, many = (plan(Sweep("digits", "random", ("simple_gradient",), (51.0,), n, 4)) for n in (4, 16))
+    assert few.pieces == many.pieces[:1]
+    names = [name for piece in many.pieces for name in piece["images"]]
+    test = dataset.digits("test")
+    rows = [test.files.index(name) for name in names]
+    assert (model(test.images[rows]).argmax(1) == test.labels[rows]).all()
+    assert len(set(names)) == 16
+
+
+def test_a_plan_that_cannot_be_is_refused() -> None:
+    sweep = Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 4, 2, 3, 10.0)
+    with pytest.raises(ValueError, match=r"every condition once, got \('digits', 'top_k', .* 51.0\) twice"):
+        plan(sweep, replace(sweep, images=8, batch=4))
+    with pytest.raises(ValueError, match="expected 400 correctly classified images among 24, got"):
+        plan(replace(sweep, images=400))
+    with pytest.raises(ValueError, match="images: expected a multiple of the batch of 3, got 4"):
+        replace(sweep, batch=3)
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper"])
+def test_profiles_at_scale_name_what_there_is(name: str) -> None:
+    # Without the data no plan can be made of them; what they name can be checked.
+    from fragility.attribution import ATTRIBUTIONS
+
+    profile = ATTACK_SWEEP[name]
+    conditions = [(s.setup, s.attack, m, e) for s in profile.sweeps for m in s.methods for e in s.epsilons]
+    assert len(set(conditions)) == len(conditions)
+    for sweep in profile.sweeps:
+        setup = profile.setups[sweep.setup]
+        assert setup.data in dataset.LOADERS
+        assert setup.network in attack_sweep.NETWORKS
+        assert setup.candidates > sweep.images
+        assert set(sweep.methods) <= set(ATTRIBUTIONS)
+        assert sweep.attack in ("random", "random_walk", "top_k", "mass_center")
+        assert (sweep.step_size is None) == (sweep.attack == "random")
+
+
+KILLER = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from fragility.cli import main
+table, before = Path(sys.argv[1]) / "attack_sweep-fast.csv", None
+chance = torch.Generator().manual_seed(0)
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        main(["run", "attack_sweep", "--profile", "fast", "--results", sys.argv[1]])
+        os._exit(0)
+    while not table.exists() or table.stat().st_mtime_ns == before:  # until it has added a piece
+        time.sleep(0.01)
+    time.sleep(torch.rand(1, generator=chance).item())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    before = table.stat().st_mtime_ns
+    print(len(table.read_text().splitlines()) - 1)
+"""
+
+
+def test_twice_is_once_and_killed_is_undisturbed(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    killed.mkdir()
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        shown = [sys.executable, *arguments]
+        return subprocess.run(shown, capture_output=True, text=True, check=True, env=one_thread)
+
+    run_it = ("-m", "fragility", "run", "attack_sweep", "--profile", "fast", "--results")
+    assert "148 rows; 26 pieces computed now, 0 still missing" in command(*run_it, str(whole)).stdout
+    table = whole / "attack_sweep-fast.csv"
+    before = table.read_bytes(), table.stat().st_mtime_ns
+    assert main(["run", "attack_sweep", "--profile", "fast", "--results", str(whole)]) == 0
+    assert (table.read_bytes(), table.stat().st_mtime_ns) == before
+
+    counts = [int(line) for line in command("-c", KILLER, str(killed)).stdout.splitlines() if line.isdigit()]
+    assert len(counts) == 5
+    assert counts == sorted(counts)
+    assert 0 < counts[0] <= counts[-1] < 148
+    assert "0 still missing" in command(*run_it, str(killed)).stdout
+    assert (killed / table.name).read_bytes() == table.read_bytes()
+    story = provenance("attack_sweep", "fast", killed)
+    assert len({name for session in story["sessions"] for name in session["seconds"]}) == 26
+    assert sum(len(session["seconds"]) for session in story["sessions"]) == 26
+
+
+def test_a_limited_run_tells_its_story_and_is_summarised(tmp_path: Path) -> None:
+    outcome = run("attack_sweep", "fast", folder=tmp_path, limit_images=1)
+    rows = read("attack_sweep", "fast", tmp_path)
+    assert (outcome.rows, outcome.computed, outcome.missing) == (len(rows), 13, 13)
+    story = provenance("attack_sweep", "fast", tmp_path)
+    assert story["complete"] is False
+    assert list(story["columns"]) == list(attack_sweep.COLUMNS) == list(rows[0])
+    (session,) = story["sessions"]
+    assert {"started", "commit", "device", "threads", "packages", "seconds"} <= set(session)
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", session["commit"])
+    assert {"torch", "torchvision", "fragility"} <= set(session["packages"])
+    assert all(re.fullmatch("[0-9a-f]{64}", story["inputs"]["digits"][name]) for name in ("images_sha256", "weights"))
+    table = {(row["method"], row["attack"], row["epsilon"]): row for row in attack_sweep.summary(rows)}
+    noise, attack = (table["simple_gradient", name, 51.0] for name in ("random", "top_k"))
+    assert (noise["n"], attack["n"]) == (8, 4)
+    assert attack["top_k_intersection_high"] < noise["top_k_intersection_low"]
+    kept = attack_sweep.summary([row | {"labels_kept": index > 0} for index, row in enumerate(rows)], kept_only=True)
+    assert kept[0]["n"] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "required: STUDY, --profile"),
+        (["run", "attack_sweeps", "--profile", "fast"], "study: expected one of attack_sweep, got 'attack_sweeps'"),
+        (["run", "attack_sweep", "--profile", "slow"], "profile: expected one of fast, laptop, paper, got 'slow'"),
+        (["run", "attack_sweep", "--profile", "fast", "--device", "tpu9"], "device: expected one that PyTorch can use"),
+        (["run", "attack_sweep", "--profile", "fast", "--limit-images", "0"], "limit_images: expected an integer >= 1"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = main([*arguments, *(["--results", str(tmp_path)] if len(arguments) > 1 else [])])
+    except SystemExit as stop:
+        status = stop.code
+    shown = capsys.readouterr()
+    assert (status, shown.out) == (2, "")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_work_on_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nested(profile: Profile, device: str) -> attack_sweep.Plan:
+        run("attack_sweep", "fast", folder=tmp_path)
+        raise AssertionError
+
+    monkeypatch.setitem(STUDIES, "attack_sweep", STUDIES["attack_sweep"]._replace(plan=nested))
+    with pytest.raises(BlockingIOError, match=r"attack_sweep-fast\.csv: another process is computing it"):
+        run("attack_sweep", "fast", folder=tmp_path)
