@@ -5,27 +5,24 @@ iterate leaves with its label counts as unchanged (1, 1, 0 pixels): the means ar
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fragility import dataset, network, objective, train
+from fragility import objective, train
 from fragility.attack import Perturbation, iterative, random_sign, random_walk
 from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.study.profile import Profile, Setup, Sweep
+from fragility.study.profile import Profile, Sweep
+from fragility.study.setup import Ready, prepare
 from fragility.study.store import Columns, Piece, Plan, Row
 from fragility.study.summary import summarise
 
 VERSION = 1  # to be raised with any change of what a row means; older rows then never mix with new ones
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "digits_cnn": network.digits_cnn,
-    "squeezenet": network.squeezenet,
-}
 METRICS = ("top_k_intersection", "spearman", "center_shift")
 COLUMNS: Columns = {
     "image": (str, "file name, or row of the data set"),
@@ -59,21 +56,6 @@ COLUMNS: Columns = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class _Ready:
-    """A setup with its network and images at hand."""
-
-    setup: Setup
-    model: nn.Module
-    data: dataset.ImageDataset  # the first correctly classified ones
-    weights: str  # their checksum
-    device: torch.device
-
-    @property
-    def baseline(self) -> Tensor:
-        return torch.tensor(self.setup.baseline, device=self.device).view(-1, 1, 1)
-
-
 def plan(profile: Profile, device: str = "cpu") -> Plan:
     """Load networks and images, and list the pieces.
 
@@ -88,7 +70,7 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
         ValueError: if two sweeps share a condition, or too few images are classified correctly.
     """
     ready = {
-        name: _prepare(setup, max(s.images for s in profile.sweeps if s.setup == name), profile.seed, device)
+        name: prepare(setup, max(s.images for s in profile.sweeps if s.setup == name), profile.seed, device)
         for name, setup in profile.setups.items()
     }
     conditions = [(s.setup, s.attack, method, e) for s in profile.sweeps for method in s.methods for e in s.epsilons]
@@ -123,28 +105,7 @@ def summary(rows: Sequence[Row], *, kept_only: bool = False) -> list[dict[str, A
     return summarise(chosen, ("setup", "method", "attack", "epsilon"), (*METRICS, "labels_kept"))
 
 
-def _prepare(setup: Setup, count: int, seed: int, device: str) -> _Ready:
-    model = NETWORKS[setup.network](**setup.network_options)
-    if setup.training_epochs is not None:
-        training = dataset.load(setup.data, **{**setup.data_options, "split": "train"})
-        train.fit_cached(model, training.images, training.labels, epochs=setup.training_epochs, progress=False)
-    weights = train.fingerprint(model)  # before it moves: the same on every device
-    model = model.to(device)
-    drawn = dataset.load(setup.data, **setup.data_options, limit=setup.candidates, seed=seed)
-    with torch.no_grad():
-        predicted = torch.cat([model(batch.to(device)).argmax(1).cpu() for batch in torch.split(drawn.images, 8)])
-    rows = (predicted == drawn.labels).nonzero().flatten()[:count]
-    if len(rows) < count:
-        raise ValueError(
-            f"candidates: expected {count} correctly classified images among {len(drawn)}, got {len(rows)}"
-        )
-    data = replace(
-        drawn, images=drawn.images[rows], labels=drawn.labels[rows], files=tuple(drawn.files[row] for row in rows)
-    )
-    return _Ready(setup, model, data, weights, torch.device(device))
-
-
-def _pieces(sweep: Sweep, ready: _Ready, seed: int) -> list[Piece]:
+def _pieces(sweep: Sweep, ready: Ready, seed: int) -> list[Piece]:
     """All that determines the rows of a piece stands in it, checksums of weights and pixels included."""
     pieces = []
     for epsilon in sweep.epsilons:
@@ -168,7 +129,7 @@ def _pieces(sweep: Sweep, ready: _Ready, seed: int) -> list[Piece]:
     return pieces
 
 
-def _compute(piece: Piece, ready: _Ready) -> list[Row]:
+def _compute(piece: Piece, ready: Ready) -> list[Row]:
     model, setup = ready.model, ready.setup
     rows = [ready.data.files.index(name) for name in piece["images"]]
     images, labels = ready.data.images[rows].to(ready.device), ready.data.labels[rows].to(ready.device)
@@ -212,7 +173,7 @@ def _compute(piece: Piece, ready: _Ready) -> list[Row]:
     ]
 
 
-def _attribution(piece: Piece, ready: _Ready, steps: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+def _attribution(piece: Piece, ready: Ready, steps: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     options: dict[str, Any] = {} if piece["method"] == "simple_gradient" else {"baseline": ready.baseline}
     if piece["method"] == "integrated_gradients":
         options["steps"] = steps
@@ -221,7 +182,7 @@ def _attribution(piece: Piece, ready: _Ready, steps: int) -> Callable[[nn.Module
 
 def _perturb(
     piece: Piece,
-    ready: _Ready,
+    ready: Ready,
     images: Tensor,
     labels: Tensor,
     attribution: Callable[[nn.Module, Tensor, Tensor], Tensor],

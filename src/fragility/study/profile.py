@@ -14,7 +14,7 @@ class Setup:
         data: a key of `fragility.dataset.LOADERS`.
         data_options: arguments of that loader.
         candidates: how many images are drawn; of those that the network gets right the first ones are used.
-        network: a key of `fragility.study.attack_sweep.NETWORKS`.
+        network: a key of `fragility.study.setup.NETWORKS`.
         network_options: arguments of that function.
         training_epochs: of the network, on the training split of the data; None where its weights are published.
         k: how many pixels count as the most important.
