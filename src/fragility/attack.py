@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fragility.checks import check_count, check_positive
+from fragility.checks import check_count, check_model, check_positive
 from fragility.objective import Objective
 from fragility.search import Attribution, Best, ball, frozen, gradient, uniform
 from fragility.search import Perturbation as Perturbation
@@ -69,7 +69,7 @@ def random_walk(
     Returns:
         The best iterates.
     """
-    _check_run(step_size, iterations)
+    _check_run(model, step_size, iterations)
     images = images.detach()
     lower, upper = ball(images, epsilon)
     with frozen(model), tqdm(total=iterations, disable=not progress) as bar:
@@ -142,7 +142,7 @@ def iterative(
         ValueError: if an argument is out of range, or the first gradient is not finite, or zero up to rounding for the
             whole batch.
     """
-    _check_run(step_size, iterations)
+    _check_run(model, step_size, iterations)
     if restarts != 0:
         check_count("restarts", restarts)
     images = images.detach()
@@ -155,13 +155,15 @@ def iterative(
             with surrogate():
                 return gradient(model, x, labels, attribution, objective, best.reference, with_scale=with_scale)
 
-        moving = _moving(*climb(images, with_scale=True), surrogate_beta)
+        first, scale = climb(images, with_scale=True)
+        moving = _moving(first, scale, surrogate_beta)
         for run in range(restarts + 1):
             x = images if run == 0 else torch.lerp(lower, upper, uniform(images, generator)).clamp(lower, upper)
             best.start_run()
             last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), best.run_objective
             for p in range(1, iterations + 1):
-                target = (x + step * climb(x)[0].where(moving, 0).sign()).clamp(lower, upper)
+                slope = climb(x)[0] if run or p > 1 else first
+                target = (x + step * slope.where(moving, 0).sign()).clamp(lower, upper)
                 if adaptive and p > 1:
                     target = (x + 0.75 * (target - x) + 0.25 * (x - last)).clamp(lower, upper)
                 last, x = x, target
@@ -203,6 +205,7 @@ def _report(best: Best, bar: Any, callback: Callback | None) -> None:
         callback(best.count, best.objective)
 
 
-def _check_run(step_size: float, iterations: int) -> None:
+def _check_run(model: nn.Module, step_size: float, iterations: int) -> None:
+    check_model(model)
     check_positive("step_size", step_size)
     check_count("iterations", iterations)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility.attribution import importance
-from fragility.checks import check_images, check_logits, check_model, check_positive
+from fragility.checks import check_images, check_logits, check_positive
 from fragility.objective import Objective
 
 Attribution = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -49,7 +49,6 @@ class Best:
         selection: Objective,
         min_confidence: float | None,
     ) -> None:
-        check_model(model)
         if min_confidence is not None and not 0 < min_confidence < 1:
             raise ValueError(f"min_confidence: expected a probability between 0 and 1, got {min_confidence}")
         self.model, self.originals, self.labels = model, images, labels

@@ -1,0 +1,536 @@
+"""Attacks: closed forms, Algorithm 1 by hand, finite differences, the ball in exact arithmetic, nothing else moves."""
+
+import runpy
+from contextlib import nullcontext
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import EveryRelu, randomise
+from fragility.attack import Perturbation, iterative, random_sign, random_walk
+from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
+from fragility.objective import box, mass_center, opposite_quadrant, targeted, top_k
+from fragility.search import ball, gradient, safe_importance
+from fragility.similarity import top_k_intersection
+from fragility.substitution import softplus
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+METHODS = {
+    "simple gradient": simple_gradient,
+    "integrated gradients": partial(integrated_gradients, steps=4, baseline=0.2),
+    "DeepLIFT": partial(deeplift, baseline=0.2),
+}
+OBJECTIVES = {"top-k": top_k(6), "mass centre": mass_center(), "targeted": targeted(opposite_quadrant)}
+STEPS = {"epsilon": 0.1, "step_size": 0.03, "iterations": 5}
+
+
+class Neuron(nn.Module):
+    """A score f(w.x) and its negative."""
+
+    def __init__(self, function=torch.tanh) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(192, generator=torch.Generator().manual_seed(0)) / 14)
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = self.function(images.flatten(1) @ self.weight)
+        return torch.stack([score, -score], 1)
+
+
+def linear() -> nn.Module:
+    return randomise(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
+
+
+@pytest.fixture
+def attack(every_relu, images):
+    """Attack the usual network and images with the usual settings, or others."""
+    labels = every_relu(images).argmax(1)
+
+    def run(**changes) -> Perturbation:
+        options = {"attribution": simple_gradient, "objective": top_k(6), "surrogate_beta": 2.0, **STEPS, **changes}
+        model, x, y = (
+            options.pop(key, usual) for key, usual in (("model", every_relu), ("images", images), ("labels", labels))
+        )
+        return iterative(model, x, y, **options)
+
+    return run
+
+
+def same(a: Perturbation, b: Perturbation, rows: slice = slice(None)) -> bool:
+    """Whether two results agree in every field, NaN with NaN."""
+    pairs = [(part[rows], other) for part, other in zip(vars(a).values(), vars(b).values(), strict=True)]
+    return all(torch.allclose(x.double(), y.double(), rtol=1e-12, atol=1e-14, equal_nan=True) for x, y in pairs)
+
+
+def by_hand(model, image: Tensor, objective, beta: float, epsilon: float, step_size: float, iterations: int):
+    """Algorithm 1 for one image and the simple gradient, in one graph."""
+
+    def normalised(x: Tensor, label: int) -> Tensor:
+        (slope,) = torch.autograd.grad(model(x)[0, label], x, create_graph=True)
+        amounts = slope.abs().sum(1)
+        return amounts / amounts.sum()
+
+    original = image[None].requires_grad_()
+    label = int(model(original).argmax())
+    reference = normalised(original, label).detach()
+    x, best = original, (float("-inf"), original.detach()[0], 0)
+    for p in range(1, iterations + 1):
+        with softplus(beta):
+            d = objective(normalised(x, label), reference).sum()
+        x = x.detach() + step_size * torch.autograd.grad(d, x)[0].sign()
+        x = torch.minimum(torch.maximum(x, original.detach() - epsilon), original.detach() + epsilon).clamp(0, 1)
+        x.requires_grad_()
+        value = objective(normalised(x, label), reference).item()
+        if int(model(x).argmax()) == label and value > best[0]:
+            best = value, x.detach()[0], p
+    return best
+
+
+class TestClosedForms:
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    @pytest.mark.parametrize("beta", [None, 2.0])
+    def test_a_linear_models_gradient_cannot_be_moved(self, attack, images, objective, beta):
+        with pytest.raises(ValueError, match=r"zero up to rounding.*linear model"):
+            attack(model=linear(), labels=torch.tensor([0, 1]), objective=OBJECTIVES[objective], surrogate_beta=beta)
+
+    @pytest.mark.parametrize("method", ["integrated gradients", "DeepLIFT"])
+    def test_but_its_other_maps_move_as_w_x(self, attack, images, method):
+        """A pixel of the top k goes down, every other one up: one step of epsilon is the optimum."""
+        model, labels = linear(), torch.tensor([2, 0])
+        x0 = 0.02  # below every pixel, even after the step
+        found = attack(
+            model=model,
+            labels=labels,
+            attribution=partial(ATTRIBUTIONS[method.replace(" ", "_").lower()], baseline=x0),
+            surrogate_beta=None,
+            epsilon=0.01,
+            step_size=0.01,
+            iterations=1,
+        )
+        weight = model[1].weight[labels].view(2, 3, 8, 8).abs()
+        before = (weight * (images - x0)).sum(1)
+        top = torch.zeros(2, 64, dtype=torch.bool).scatter_(1, before.flatten(1).topk(6).indices, True).view(2, 1, 8, 8)
+        expected = torch.where(top, images - 0.01, images + 0.01)
+        torch.testing.assert_close(found.images, expected, rtol=0, atol=1e-15)
+        after = (weight * (expected - x0)).sum(1)
+        share = (after * top.squeeze(1)).sum((1, 2)) / after.sum((1, 2))
+        torch.testing.assert_close(found.objective, -share, rtol=1e-12, atol=0)
+
+    def test_a_neurons_raw_gradient_moves_fastest_along_sign_w(self, images):
+        """The importance map always sums to 1; a constant column beside the gradient keeps its size measurable."""
+        model, labels = Neuron().double().eval(), torch.tensor([0, 0])
+
+        def raw(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            slope = simple_gradient(network, x, y)
+            return torch.cat([slope, torch.ones_like(slope[..., :1])], 3)
+
+        def size(maps: Tensor, reference: Tensor) -> Tensor:
+            return -maps[..., :-1].sum((1, 2)) / maps[..., -1].mean(1)
+
+        found = iterative(
+            model, images, labels, attribution=raw, objective=size, epsilon=0.01, step_size=0.01, iterations=1
+        )  # fmt: skip
+        signs = model.weight.sign().view(3, 8, 8)
+        # tanh bends down where its argument is positive: there the gradient shrinks along +sign(w).
+        way = model(images)[:, 0].sign().view(-1, 1, 1, 1)
+        torch.testing.assert_close(found.images - images, 0.01 * way * signs.expand(2, 3, 8, 8), rtol=0, atol=1e-15)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_a_neurons_normalised_map_does_not_move(self, attack, images, dtype, objective):
+        model, noisy = Neuron().to(dtype).eval(), random_sign(images.to(dtype), 0.05)
+        maps = importance(
+            simple_gradient(model, torch.cat([images.to(dtype), noisy]), torch.zeros(4, dtype=torch.int64))
+        )
+        torch.testing.assert_close(maps[:2], maps[2:], rtol=8 * torch.finfo(dtype).eps, atol=0)
+        with pytest.raises(ValueError, match=r"zero up to rounding.*single neuron"):
+            attack(model=model, images=noisy, objective=OBJECTIVES[objective], surrogate_beta=None)
+
+
+class TestGradient:
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_finite_differences(self, every_relu, images, labels, method, objective):
+        reference = importance(METHODS[method](every_relu, images, labels))
+
+        def d(x: Tensor) -> Tensor:
+            return OBJECTIVES[objective](importance(METHODS[method](every_relu, x, labels)), reference)
+
+        direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        h = 1e-6
+        with softplus(2.0):
+            slope, _ = gradient(every_relu, images, labels, METHODS[method], OBJECTIVES[objective], reference)
+            expected = (d(images + h * direction) - d(images - h * direction)) / (2 * h)
+        torch.testing.assert_close((slope * direction).sum((1, 2, 3)), expected, rtol=1e-5, atol=1e-8)
+
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_two_passes_equal_one_graph(self, every_relu, images, labels, objective):
+        """Integrated gradients: the library's second pass against plain autograd through the whole sum."""
+        x = images.clone().requires_grad_()
+        path = [0.2 + k / 4 * (x - 0.2) for k in range(1, 5)]
+        with softplus(2.0):
+            scores = [every_relu(point).gather(1, labels[:, None]).sum() for point in path]
+            slopes = [torch.autograd.grad(s, p, create_graph=True)[0] for s, p in zip(scores, path, strict=True)]
+            amounts = ((x - 0.2) * sum(slopes) / 4).abs().sum(1)
+            reference = importance(simple_gradient(every_relu, images, labels))
+            value = OBJECTIVES[objective](amounts / amounts.sum((1, 2), keepdim=True), reference)
+            (expected,) = torch.autograd.grad(value.sum(), x)
+            method = METHODS["integrated gradients"]
+            slope, _ = gradient(every_relu, images, labels, method, OBJECTIVES[objective], reference)
+        torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-13)
+
+    def test_relu_networks_give_exact_zeros_and_are_told_to_take_a_surrogate(self, attack, every_relu, images, labels):
+        reference = importance(simple_gradient(every_relu, images, labels))
+        slope, scale = gradient(every_relu, images, labels, simple_gradient, top_k(6), reference, with_scale=True)
+        assert slope.abs().max() == scale.abs().max() == 0
+        with pytest.raises(ValueError, match=r"Hessian, is exactly zero.*pass surrogate_beta"):
+            attack(surrogate_beta=None)
+
+    def test_a_batch_keeps_going_around_an_image_that_cannot_move(self, attack, images):
+        class Split(nn.Module):
+            """Linear for dark images, curved for bright ones."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.straight, self.curved = linear(), randomise(EveryRelu())
+
+            def forward(self, x: Tensor) -> Tensor:
+                dark = x.mean((1, 2, 3)) < 0.5
+                return torch.where(dark[:, None], self.straight(x), self.curved(x))
+
+        pair = torch.stack([images[0] * 0.5, images[1] * 0.5 + 0.5])
+        found = attack(model=Split().eval(), images=pair, epsilon=0.01, step_size=0.005)
+        assert found.labels_kept.tolist() == [False, True]
+        assert found.iteration[0] == 0
+        assert found.distance[0] == 0
+        assert torch.equal(found.images[0], pair[0])
+
+
+class TestAlgorithm:
+    @pytest.mark.parametrize("objective", ["top-k", "mass centre", "targeted"])
+    @pytest.mark.parametrize("epsilon", [0.05, 0.3])
+    def test_as_by_hand(self, every_relu, images, objective, epsilon):
+        options = {"epsilon": epsilon, "step_size": epsilon / 4, "iterations": 12}
+        function = OBJECTIVES[objective]
+        labels = every_relu(images).argmax(1)
+        found = iterative(
+            every_relu, images, labels, attribution=simple_gradient, objective=function, surrogate_beta=2.0, **options
+        )  # fmt: skip
+        for row, image in enumerate(images):
+            value, x, p = by_hand(every_relu, image.clone(), function, 2.0, **options)
+            torch.testing.assert_close(found.images[row], x, rtol=0, atol=1e-12)
+            assert found.iteration[row] == p
+            assert found.objective[row].item() == pytest.approx(value, abs=1e-12)
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("adaptive", [False, True])
+    def test_batches_and_chunks_do_not_matter(self, attack, images, method, adaptive):
+        x = torch.cat([images, images.flip(3)])
+        y = torch.tensor([1, 3, 0, 2])
+        changes = {"attribution": METHODS[method], "adaptive": adaptive, "iterations": 6}
+        whole = attack(images=x, labels=y, **changes)
+        for row in range(4):
+            rows = slice(row, row + 1)
+            assert same(whole, attack(images=x[rows], labels=y[rows], **changes), rows)
+        if method == "integrated gradients":
+            changes["attribution"] = partial(METHODS[method], chunk=3)
+            assert same(whole, attack(images=x, labels=y, **changes))
+
+    def test_every_result_is_the_best_kept_iterate(self, every_relu, images):
+        """Watched from outside: what the network is asked to explain are the iterates."""
+        seen: list[Tensor] = []
+
+        def watched(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            seen.append(x.detach().clone())
+            return simple_gradient(model, x, y)
+
+        labels = every_relu(images).argmax(1)
+        found = iterative(
+            every_relu, images, labels, attribution=simple_gradient, evaluation=watched, objective=top_k(6),
+            surrogate_beta=2.0, epsilon=0.4, step_size=0.1, iterations=15,
+        )  # fmt: skip
+        reference = importance(simple_gradient(every_relu, images, labels))
+        iterates = torch.stack(seen[1:])
+        assert len(iterates) == 15
+        kept = torch.stack([every_relu(x).argmax(1) == labels for x in iterates])
+        assert not kept.all()  # or the check of labels would not be seen here
+        values = torch.stack(
+            [top_k(6)(importance(simple_gradient(every_relu, x, labels)), reference) for x in iterates]
+        )
+        best = values.where(kept, float("-inf")).max(0)
+        assert found.labels_kept.all()
+        assert found.iteration.tolist() == (best.indices + 1).tolist()
+        assert torch.equal(found.objective, best.values)
+        assert torch.equal(found.images, iterates[best.indices, torch.arange(2)])
+        torch.testing.assert_close(found.distance, (found.images - images).abs().amax((1, 2, 3)), rtol=0, atol=0)
+        chances = [every_relu(x).softmax(1)[torch.arange(2), labels] for x in (images, found.images)]
+        torch.testing.assert_close([found.confidence_before, found.confidence_after], chances)
+
+    @pytest.mark.parametrize("adaptive", [False, True])
+    def test_the_best_so_far_never_falls(self, attack, adaptive):
+        trace: list[tuple[int, Tensor]] = []
+        found = attack(callback=lambda *news: trace.append(news), iterations=12, restarts=1, adaptive=adaptive)
+        assert [count for count, _ in trace] == list(range(1, 25))
+        values = torch.stack([best for _, best in trace])
+        assert (values[1:] >= values[:-1]).all()
+        assert torch.equal(values[-1], found.objective)
+
+    def test_restarts_only_help(self, attack):
+        generator = torch.Generator().manual_seed(0)
+        results = [attack(restarts=n, generator=generator.manual_seed(0)) for n in (0, 4)]
+        assert (results[1].objective >= results[0].objective).all()
+        assert (results[1].objective > results[0].objective).any()
+
+    def test_a_seed_fixes_everything(self, attack, every_relu, images):
+        def runs(seed: int) -> tuple[Perturbation, Perturbation, Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            walk = random_walk(
+                every_relu, images, every_relu(images).argmax(1), attribution=simple_gradient, objective=top_k(6),
+                generator=generator, **STEPS,
+            )  # fmt: skip
+            return (
+                attack(restarts=2, adaptive=True, generator=generator),
+                walk,
+                random_sign(images, 0.1, generator=generator),
+            )
+
+        first, again, other = runs(1), runs(1), runs(2)
+        assert same(first[0], again[0])
+        assert same(first[1], again[1])
+        assert torch.equal(first[2], again[2])
+        assert not torch.equal(first[1].images, other[1].images)
+        assert not torch.equal(first[2], other[2])
+
+    def test_no_kept_iterate_gives_the_original_back(self, attack, images):
+        found = attack(min_confidence=1 - 1e-12)
+        assert torch.equal(found.images, images)
+        assert found.labels_kept.tolist() == [False, False]
+        assert found.iteration.tolist() == [0, 0]
+        assert found.objective.isnan().all()
+        assert found.distance.tolist() == [0, 0]
+        assert torch.equal(found.confidence_after, found.confidence_before)
+
+    def test_confidence_constraint(self, attack, every_relu, images):
+        free = attack(epsilon=0.3, step_size=0.1, iterations=10)
+        floor = free.confidence_after.max().item() + 1e-3
+        bound = attack(epsilon=0.3, step_size=0.1, iterations=10, min_confidence=floor)
+        assert (bound.confidence_after[bound.labels_kept] >= floor).all()
+        assert bound.labels_kept.any()
+        assert (bound.objective < free.objective)[bound.labels_kept].all()
+
+    def test_another_class_may_be_explained(self, attack, every_relu, images):
+        labels = every_relu(images).argmin(1)
+        found = attack(labels=labels)
+        assert found.labels_kept.all()
+        assert torch.equal(every_relu(found.images).argmax(1), every_relu(images).argmax(1))
+        reference = importance(simple_gradient(every_relu, images, labels))
+        after = importance(simple_gradient(every_relu, found.images, labels))
+        torch.testing.assert_close(found.objective, top_k(6)(after, reference), rtol=1e-12, atol=0)
+
+    def test_selection_and_evaluation(self, attack, every_relu, images):
+        labels = every_relu(images).argmax(1)
+        fine = partial(integrated_gradients, steps=9)
+        found = attack(
+            attribution=partial(integrated_gradients, steps=2),
+            evaluation=fine,
+            selection=lambda maps, reference: -top_k_intersection(maps, reference, 6),
+        )
+        before, after = (importance(fine(every_relu, x, labels)) for x in (images, found.images))
+        assert torch.equal(found.objective, -top_k_intersection(before, after, 6))
+
+    def test_a_plain_function_is_an_objective(self, attack, every_relu, images):
+        def corner(maps: Tensor, reference: Tensor) -> Tensor:
+            return (maps[:, :4, :4] - reference[:, :4, :4]).sum((1, 2))
+
+        found = attack(objective=corner)
+        assert (found.objective > 0).all()
+        as_region = attack(objective=targeted(box((8, 8), 0, 0, 4, 4)))
+        torch.testing.assert_close(found.images, as_region.images, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", DEVICES)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("adaptive", [False, True])
+    def test_devices_and_dtypes(self, attack, every_relu, images, device, dtype, adaptive):
+        model, x = every_relu.to(device, dtype), images.to(device, dtype)
+        labels = model(x).argmax(1)
+        found = attack(model=model, images=x, labels=labels, adaptive=adaptive, generator=torch.Generator(), restarts=1)
+        assert found.images.dtype == dtype
+        assert all(part.device == x.device for part in vars(found).values())
+        before, after = (importance(simple_gradient(model, y, labels)) for y in (x, found.images))
+        assert (top_k(6)(after, before) > top_k(6)(before, before)).all()
+
+    def test_inside_no_grad(self, attack):
+        with torch.no_grad():
+            inside = attack()
+        assert same(attack(), inside)
+
+    def test_progress_bar(self, attack, capsys):
+        attack(progress=True)
+        assert "5/5" in capsys.readouterr().err
+        attack()
+        assert capsys.readouterr().err == ""
+
+
+class TestBall:
+    @settings(max_examples=300)
+    @given(
+        st.lists(st.floats(0, 1), min_size=4, max_size=4),
+        st.floats(1e-9, 1.5),
+        st.sampled_from([torch.float32, torch.float64]),
+    )
+    def test_exact_and_tight(self, pixels, epsilon, dtype):
+        x = torch.tensor(pixels, dtype=dtype).clamp(0, 1).view(1, 1, 2, 2)
+        lower, upper = ball(x, epsilon)
+        ulp = Fraction(torch.finfo(dtype).eps)
+        for pixel, low, high in zip(*(part.flatten().tolist() for part in (x, lower, upper)), strict=True):
+            real, radius = Fraction(pixel), Fraction(epsilon)
+            assert max(real - radius, 0) <= Fraction(low) <= real <= Fraction(high) <= min(real + radius, 1)
+            assert Fraction(high) >= min(real + radius, 1) - 3 * ulp
+            assert Fraction(low) <= max(real - radius, 0) + 3 * ulp
+        for bound in (lower, upper):
+            assert ((bound - x).abs() <= epsilon).all()
+            assert ((bound.double() - x.double()).abs() <= epsilon).all()
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.integers(0, 2**31),
+        st.floats(1e-3, 1.2),
+        st.floats(1e-3, 2),
+        st.sampled_from([torch.float32, torch.float64]),
+        st.booleans(),
+    )
+    def test_never_left(self, seed, epsilon, step_size, dtype, adaptive):
+        generator = torch.Generator().manual_seed(seed)
+        model = randomise(EveryRelu()).to(dtype)
+        x = (torch.rand(2, 3, 8, 8, generator=generator, dtype=dtype) * 1.2 - 0.1).clamp(0, 1)
+        labels = torch.tensor([1, 3])
+        seen = [random_sign(x, epsilon, generator=generator)]
+
+        def watched(network: nn.Module, points: Tensor, y: Tensor) -> Tensor:
+            seen.append(points.detach())
+            return simple_gradient(network, points, y)
+
+        options = {"epsilon": epsilon, "step_size": step_size, "iterations": 4, "generator": generator}
+        options |= {"attribution": watched, "objective": mass_center()}
+        iterative(model, x, labels, surrogate_beta=2.0, adaptive=adaptive, restarts=1, **options)
+        random_walk(model, x, labels, **options)
+        for y in seen:
+            assert ((y - x).abs() <= epsilon).all()
+            assert ((y.double() - x.double()).abs() <= epsilon).all()
+            assert (y >= 0).all()
+            assert (y <= 1).all()
+
+
+class TestRandom:
+    def test_one_draw_moves_every_pixel_by_epsilon(self):
+        x = torch.full((4, 3, 50, 50), 0.5, dtype=torch.float64)
+        moved = random_sign(x, 0.1, generator=torch.Generator().manual_seed(0)) - x
+        torch.testing.assert_close(moved.abs(), torch.full_like(x, 0.1), rtol=0, atol=1e-15)
+        share = (moved > 0).double().mean()
+        assert abs(share - 0.5) < 4 * 0.5 / 30_000**0.5  # four standard errors
+        assert (moved[0] != moved[1]).any()
+
+    def test_it_is_clipped(self, images):
+        moved = random_sign(images.round(), 0.25, generator=torch.Generator().manual_seed(0))
+        assert {round(value, 12) for value in moved.unique().tolist()} == {0, 0.25, 0.75, 1}
+
+    def test_the_walk_takes_fresh_signs_and_returns_the_best(self, every_relu, images):
+        seen: list[Tensor] = []
+
+        def watched(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            seen.append(x.clone())
+            return simple_gradient(model, x, y)
+
+        labels = every_relu(images).argmax(1)
+        found = random_walk(
+            every_relu, images, labels, attribution=watched, objective=top_k(6), epsilon=0.05, step_size=0.02,
+            iterations=10, generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        iterates = torch.stack(seen)
+        moves = iterates[1:] - iterates[:-1]
+        clipped = (iterates[1:] - images).abs() > 0.05 - 1e-12
+        torch.testing.assert_close(moves[~clipped].abs(), torch.full_like(moves[~clipped], 0.02))
+        assert 0.1 < clipped.double().mean() < 0.9
+        assert not torch.equal(moves[0].sign(), moves[1].sign())
+        reference = importance(simple_gradient(every_relu, images, labels))
+        values = torch.stack(
+            [
+                top_k(6)(importance(simple_gradient(every_relu, x, labels)), reference).where(
+                    every_relu(x).argmax(1) == labels, float("-inf")
+                )
+                for x in iterates[1:]
+            ]
+        )
+        assert torch.equal(found.objective, values.max(0).values)
+        assert found.iteration.tolist() == (values.argmax(0) + 1).tolist()
+
+
+class TestModelIsLeftAlone:
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_parameters(self, attack, every_relu, method, fails):
+        every_relu.first.weight.requires_grad_(False)
+        before = {name: value.clone() for name, value in every_relu.state_dict().items()}
+        flags = [parameter.requires_grad for parameter in every_relu.parameters()]
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            attack(attribution=METHODS[method], callback=lambda *_: 1 / 0 if fails else None)
+        assert all(torch.equal(value, before[name]) for name, value in every_relu.state_dict().items())
+        assert [parameter.requires_grad for parameter in every_relu.parameters()] == flags
+        assert all(parameter.grad is None for parameter in every_relu.parameters())
+
+    def test_images_that_require_a_gradient_stay_as_they_are(self, attack, images):
+        x = images.clone().requires_grad_()
+        found = attack(images=x)
+        assert torch.equal(x, images)
+        assert x.grad is None
+        assert not any(part.requires_grad for part in vars(found).values())
+
+
+def test_dead_iterates_get_a_uniform_map():
+    attributions = torch.tensor([[[[0.0, 0.0]]], [[[1.0, -3.0]]]])
+    maps, alive = safe_importance(attributions)
+    assert maps.tolist() == [[[0.5, 0.5]], [[0.25, 0.75]]]
+    assert alive.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"epsilon": 0}, ValueError, "epsilon: expected a finite number > 0, got 0"),
+        ({"epsilon": float("nan")}, ValueError, "epsilon: expected a finite number > 0, got nan"),
+        ({"step_size": -0.1}, ValueError, "step_size: expected a finite number > 0, got -0.1"),
+        ({"iterations": 0}, ValueError, "iterations: expected an integer >= 1, got 0"),
+        ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
+        ({"restarts": -1}, ValueError, "restarts: expected an integer >= 1, got -1"),
+        ({"surrogate_beta": 0}, ValueError, "beta: expected a finite number > 0, got 0"),
+        ({"min_confidence": 1.5}, ValueError, "min_confidence: expected a probability between 0 and 1, got 1.5"),
+        ({"objective": lambda maps, _: maps.sum()}, ValueError, r"objective: expected one value per image, \(2,\)"),
+        ({"objective": lambda maps, _: maps.detach().sum((1, 2))}, ValueError, "objective: expected a differentiable"),
+        ({"objective": lambda maps, _: (maps - maps).sum((1, 2)).sqrt()}, ValueError, "objective: expected a finite"),
+        ({"objective": lambda maps, _: maps.sum((1, 2))}, ValueError, "zero up to rounding"),
+        ({"objective": top_k(65)}, ValueError, "k: expected an integer from 1 to 64, got 65"),
+        ({"images": torch.full((2, 3, 8, 8), 1.5)}, ValueError, r"images: expected pixels in \[0, 1\]"),
+        ({"images": torch.full((2, 3, 8, 8), torch.nan)}, ValueError, r"images: expected pixels in \[0, 1\]"),
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float16)}, TypeError, "images: expected float32 or float64"),
+        ({"labels": torch.tensor([0, 4])}, ValueError, r"labels: expected classes in \[0, 4\)"),
+        ({"labels": torch.tensor([0.0, 1.0])}, TypeError, "labels: expected dtype torch.int64"),
+        ({"model": EveryRelu().double()}, ValueError, "model: expected evaluation mode"),
+        ({"model": torch.relu}, TypeError, "model: expected an nn.Module"),
+    ],
+)
+def test_bad_input(attack, changes, error, message):
+    with pytest.raises(error, match=message):
+        attack(**changes)
+
+
+def test_example_on_a_network_never_seen(capsys):
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "attack_torchvision.py"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 9
+    assert all("2/2" in line for line in lines[2:])
