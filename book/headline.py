@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fragility import dataset, network, plot
@@ -42,8 +41,8 @@ def main(target: Path) -> None:
         row = int((photographs.labels == label).nonzero()[0])
         image, labels = photographs.images[row : row + 1], torch.tensor([label])
         found = iterative(
-            model, image, labels, attribution=CHEAP.get(name, method), objective=mass_center(), epsilon=EPSILON, step_size=STEP,
-            iterations=STEPS, surrogate_beta=1.0, progress=True,
+            model, image, labels, attribution=CHEAP.get(name, method), objective=mass_center(), epsilon=EPSILON,
+            step_size=STEP, iterations=STEPS, surrogate_beta=1.0, progress=True,
         )  # fmt: skip
         before, after = importance(method(model, image, labels)), importance(method(model, found.images, labels))
         parts.append((image, before, found.images, after))
@@ -61,9 +60,6 @@ def main(target: Path) -> None:
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110, metadata={"Software": None})
-    with Image.open(target) as drawn:  # a palette of 256 colours: a third of the bytes
-        palette = drawn.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)
-    palette.save(target, optimize=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from fragility.similarity import center_shift, kendall, center_of_mass, spearman, top_k_intersection, top_k_mask
+from fragility.similarity import center_of_mass, center_shift, kendall, spearman, top_k_intersection, top_k_mask
 
 METRICS = [spearman, kendall, center_shift, lambda a, b: top_k_intersection(a, b, 1)]
 
