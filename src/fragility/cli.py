@@ -6,8 +6,9 @@ Heavy modules are imported inside the commands, so that `fragility --help` answe
 import argparse
 import importlib.metadata
 import sys
+from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,6 +107,41 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def attack(arguments: argparse.Namespace) -> int:
+    """Attack the importance map of a photograph; write pictures and a report into a folder.
+
+    Args:
+        arguments: those of `fragility.photograph.attack_photograph`.
+
+    Returns:
+        Exit status 0, or 1 if no iterate kept the label: the pictures then show the original.
+    """
+    from fragility.photograph import attack_photograph
+
+    options = {name: value for name, value in vars(arguments).items() if name != "command"}
+    report = attack_photograph(**options)
+    before, after = report["original"], report["perturbed_png"]
+    print(
+        f"{before['class']} {before['confidence']:.2f} -> {after['class']} {after['confidence']:.2f}; "
+        f"Spearman {after['spearman']:.2f}, centre of mass moved {after['center_shift']:.1f} px; see {arguments.out}"
+    )
+    if not report["label_kept"]:
+        print("fragility: no iterate kept the label, so that nothing was changed", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _pixel_amount(text: str) -> float:
+    """Read a positive amount of the pixel range: `8/255` or `0.03`."""
+    try:
+        amount = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"expected a number such as 8/255 or 0.03, got {text!r}") from error
+    if not 0 < amount <= 1:
+        raise argparse.ArgumentTypeError(f"expected a part of the pixel range, in (0, 1], got {text!r}")
+    return amount
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="fragility",
@@ -144,6 +180,40 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     study.add_argument("--limit-images", type=int, metavar="N", help="only pieces that begin among the first N images")
     study.set_defaults(command=run)
+
+    photograph = commands.add_parser(
+        "attack",
+        help="change the importance map of a photograph of yours, not its label",
+        description="Attack the importance map of a photograph. Writes original.png, perturbed.png, map_original.png, "
+        "map_perturbed.png and report.json.",
+    )
+    # dest as the arguments of fragility.photograph.attack_photograph are called
+    photograph.add_argument("--image", type=Path, required=True, metavar="FILE", help="any format that Pillow reads")
+    photograph.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder for the results")
+    photograph.add_argument("--model", choices=("squeezenet", "inception_v3"), default="squeezenet")
+    methods = ("simple_gradient", "integrated_gradients", "deeplift")
+    photograph.add_argument("--method", choices=methods, default="simple_gradient")
+    photograph.add_argument(
+        "--objective",
+        dest="objective_name",
+        choices=("top_k", "mass_center", "targeted"),
+        default="top_k",
+        help="targeted: into the quadrant away from the centre of mass",
+    )
+    amount: dict[str, Any] = {"type": _pixel_amount, "metavar": "E"}
+    photograph.add_argument("--epsilon", **amount, default=8 / 255, help="radius of the L-inf ball (default: 8/255)")
+    photograph.add_argument("--step-size", **amount, default=1 / 255, help="size of a step (default: 1/255)")
+    photograph.add_argument("--iterations", type=int, default=60, metavar="P", help="number of steps (default: 60)")
+    photograph.add_argument("--adaptive", action="store_true", help="adapt the step size; begin with --step-size 8/255")
+    photograph.add_argument("--label", type=int, metavar="N", help="the class explained (default: the prediction)")
+    photograph.add_argument("--k", type=int, default=1000, help="pixels that count as most important (default: 1000)")
+    photograph.add_argument(
+        "--path-steps", type=int, default=25, metavar="M", help="points on integrated gradients' path (default: 25)"
+    )
+    photograph.add_argument(
+        "--surrogate-beta", type=float, metavar="B", help="sharpness of the softplus surrogate (default: a suggestion)"
+    )
+    photograph.set_defaults(command=attack)
     return parser
 
 

@@ -1,0 +1,141 @@
+"""Attack the importance map of one photograph, and leave pictures and a report in a folder."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fragility import network, objective
+from fragility.attack import iterative
+from fragility.attribution import ATTRIBUTIONS, importance
+from fragility.checks import check_count
+from fragility.dataset import imagenet_classes
+from fragility.download import read_image
+from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
+from fragility.surrogate import suggest_beta
+
+# The size a network takes, and the channel-wise mean that is the reference of its attributions.
+MODELS = {"inception_v3": (299, (0.5, 0.5, 0.5)), "squeezenet": (227, network.CAFFE_MEAN)}
+
+
+def attack_photograph(
+    image: Path,
+    out: Path,
+    *,
+    model: str,
+    method: str,
+    objective_name: str,
+    epsilon: float,
+    step_size: float,
+    iterations: int,
+    label: int | None = None,
+    k: int = 1000,
+    path_steps: int = 25,
+    surrogate_beta: float | None = None,
+    adaptive: bool = False,
+) -> dict[str, Any]:
+    """Attack a photograph, squashed to the network's size, and write what came of it.
+
+    The files in `out`: `original.png` and `perturbed.png` (8 bits per channel: the levels nearest to the result inside
+    the ball), `map_original.png` and `map_perturbed.png` (grey, white from the 99th percentile of the original's map
+    on; the second is that of the written file) and `report.json`.
+
+    Args:
+        image: a file of any format that Pillow reads.
+        out: the folder; made if it is not there.
+        model: a key of `MODELS`.
+        method: a key of `fragility.attribution.ATTRIBUTIONS`.
+        objective_name: `"top_k"`, `"mass_center"`, or `"targeted"` at the quadrant away from the centre of mass.
+        epsilon: radius of the L-inf ball, in units of the pixel range.
+        step_size: alpha, in the same unit.
+        iterations: number of steps.
+        label: the class explained; None for the prediction.
+        k: how many pixels count as most important.
+        path_steps: points on the path of integrated gradients.
+        surrogate_beta: sharpness of the softplus surrogate; None for a suggestion.
+        adaptive: adapt the step size.
+
+    Returns:
+        The report.
+    """
+    size, mean = MODELS[model]
+    check_count("k", k, size**2)
+    pixels = np.array(read_image(image).resize((size, size), Image.Resampling.BILINEAR))
+    original = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0) / 255
+    out.mkdir(parents=True, exist_ok=True)
+    net = network.PRETRAINED[model]()
+    labels = net(original).argmax(1) if label is None else torch.tensor([label])
+    options: dict[str, Any] = {} if method == "simple_gradient" else {"baseline": torch.tensor(mean).view(3, 1, 1)}
+    if method == "integrated_gradients":
+        options["steps"] = path_steps
+    attribution = partial(ATTRIBUTIONS[method], **options)
+    before = importance(attribution(net, original, labels))
+    beta = suggest_beta(net, original, labels) if surrogate_beta is None else surrogate_beta
+    objectives = {"mass_center": objective.mass_center(), "top_k": objective.top_k(k)}
+    found = iterative(
+        net,
+        original,
+        labels,
+        attribution=attribution,
+        objective=objectives.get(objective_name) or objective.targeted(objective.opposite_quadrant),
+        epsilon=epsilon,
+        step_size=step_size,
+        iterations=iterations,
+        surrogate_beta=beta,
+        adaptive=adaptive,
+        progress=True,
+    )
+    level, reach = (255 * original).round(), int(255 * epsilon + 1e-6)
+    written = (255 * found.images).round().clamp(level - reach, level + reach) / 255
+
+    def describe(x: Tensor) -> dict[str, Any]:
+        probabilities = net(x).softmax(1)[0]
+        best = int(probabilities.argmax())
+        maps = importance(attribution(net, x, labels))
+        return {
+            "prediction": best,
+            "class": imagenet_classes()[best],
+            "confidence": probabilities[best].item(),
+            "largest_change": (x - original).abs().max().item(),
+            f"top_{k}_intersection": top_k_intersection(maps, before, k).item(),
+            "spearman": spearman(maps, before).item(),
+            "kendall": kendall(maps, before).item(),
+            "center_shift": center_shift(maps, before).item(),
+        }
+
+    kept = bool(found.labels_kept)
+    report = {
+        "image": str(image),
+        "model": model,
+        "explained_class": int(labels),
+        "method": method,
+        **({"path_steps": path_steps} if "steps" in options else {}),
+        "objective": objective_name,
+        "epsilon": epsilon,
+        "step_size": step_size,
+        "iterations": iterations,
+        "adaptive": adaptive,
+        "surrogate_beta": beta,
+        "label_kept": kept,
+        "best_iteration": int(found.iteration),
+        "best_objective": found.objective.item() if kept else None,
+        "original": describe(original),
+        "perturbed": describe(found.images),
+        "perturbed_png": describe(written),
+    }
+    after = importance(attribution(net, written, labels))
+    white = before.flatten().quantile(0.99).clamp(min=torch.finfo(before.dtype).tiny)
+    for name, tensor in {
+        "original": original[0].permute(1, 2, 0),
+        "perturbed": written[0].permute(1, 2, 0),
+        "map_original": before[0] / white,
+        "map_perturbed": after[0] / white,
+    }.items():
+        Image.fromarray((255 * tensor.clamp(0, 1)).round().byte().numpy()).save(out / f"{name}.png")
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
