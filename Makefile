@@ -10,10 +10,10 @@ PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow check-site screenshots notebooks lint types lock serve clean force
+.PHONY: help book test test-slow check-notebooks check-site screenshots notebooks lint types lock serve clean force
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: PYTHON=python3.12 (which Python makes .venv), PROFILE=fast|laptop|paper (how much 'make book' computes)"
 
 book: $(SITE)/index.html  ## execute the notebooks and build the site: the first command to try
@@ -24,6 +24,9 @@ test: lint types  ## lint, types and tests
 
 test-slow: $(READY)  ## the tests that need the real data or minutes
 	$(BIN)/pytest -m slow
+
+check-notebooks: build/executed/.done  ## run the executed notebooks once more and compare the cells tagged nbval-check-output
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -W default -p no:cacheprovider build/executed
 
 check-site: $(SITE)/index.html  ## read the built site in a headless Chromium
 	SITE=$(SITE) $(BIN)/pytest -m site
