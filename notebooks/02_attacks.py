@@ -11,7 +11,7 @@
 # - explain why a ReLU network has to be attacked through a smooth surrogate, and check that the surrogate is faithful;
 # - attack the maps of your own network and report the result honestly: noise as the yardstick, labels kept, intervals.
 #
-# In class: 60 minutes. To run: about a minute at `fast`, about twenty minutes at `laptop` on two cores.
+# In class: 60 minutes. To run: about a minute at `fast`; on two cores at `laptop`, plan an hour or two.
 
 # %% tags=["remove-cell"]
 # On Colab this installs the package and keeps Colab's own PyTorch; elsewhere it does nothing.
@@ -45,6 +45,7 @@ from fragility.surrogate import suggest_beta, surrogate_fidelity
 if profile not in ("fast", "laptop", "paper"):
     raise ValueError(f"profile: expected fast, laptop or paper, got {profile}")
 plot.use_style()
+torch.set_flush_denormal(True)  # denormal numbers make a softplus several times slower on a CPU
 device = "cuda" if torch.cuda.is_available() else "cpu"
 print("device:", device)
 
