@@ -72,7 +72,7 @@ if profile == "fast":
     training, test = dataset.digits("train"), dataset.digits("test")
     model = network.digits_cnn(seed=seed)
     train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
-    calibration, candidates = training.images[:16], dataset.sample(test, 30, seed=seed)
+    calibration, candidates = training.images[:16], dataset.sample(test, 24, seed=seed)
     epsilons, iterations, k, unit = [0.1, 0.2, 0.3], 10, 100, 1.0
     reference, attack_steps, steps = training.images.mean(0), 5, 10
 else:
@@ -83,7 +83,7 @@ else:
     attack_steps, steps = (5, 20) if profile == "laptop" else (100, 100)
 
 model, reference = model.to(device), reference.to(device)
-right = (model(candidates.images.to(device)).argmax(1).cpu() == candidates.labels).nonzero().flatten()[:20]
+right = (model(candidates.images.to(device)).argmax(1).cpu() == candidates.labels).nonzero().flatten()[:16]
 images, labels = candidates.images[right].to(device), candidates.labels[right].to(device)
 epsilon, pictured = epsilons[1], 2
 print(f"{len(images)} correctly classified images, {candidates.source}")

@@ -1,0 +1,54 @@
+"""The paper's CIFAR-10 network, trained: with ReLU, and retrained from there with softplus [Ghorbani2019, appendix B]."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fragility import train
+from fragility.dataset import ImageDataset
+from fragility.network import cifar_cnn
+from fragility.substitution import softplus
+
+EPOCHS, SOFTPLUS_EPOCHS, BATCH_SIZE = 5, 2, 128  # Adam with its defaults, as in the paper, which names no epochs
+
+
+def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, progress: bool = False) -> nn.Module:
+    """Train the network, or load it from the data folder; on two cores half an hour, on a GPU a minute.
+
+    Products are computed in bfloat16, weights are kept in float32.
+
+    Args:
+        training: `dataset.cifar10("train")`, or part of it.
+        smooth: retrain from the ReLU weights with softplus (beta = 1) in place of ReLU. Use the network inside
+            `fragility.substitution.softplus(1.0)` then.
+        seed: of the initial weights and of the order of the batches.
+        progress: show progress bars.
+
+    Returns:
+        The network in evaluation mode, with its parameters frozen, on the processor.
+    """
+    model = cifar_cnn(seed=seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    settings = {"batch_size": BATCH_SIZE, "seed": seed, "progress": progress}
+    train.fit_cached(model, training.images, training.labels, half_precision_loss, epochs=EPOCHS, **settings)
+    if smooth:
+        with softplus(1.0):
+            train.fit_cached(
+                model, training.images, training.labels, half_precision_loss, epochs=SOFTPLUS_EPOCHS, **settings
+            )
+    return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return, call-overload]
+
+
+def half_precision_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy, with the network's products in bfloat16.
+
+    Args:
+        model: Maps images to logits (B, K).
+        images: (B, C, H, W) in [0, 1].
+        labels: int64 (B,).
+
+    Returns:
+        A scalar, float32.
+    """
+    with torch.autocast(images.device.type, torch.bfloat16):
+        logits = model(images.contiguous(memory_format=torch.channels_last))
+    return F.cross_entropy(logits.float(), labels)
