@@ -13,13 +13,15 @@ import torch
 
 from fragility import dataset, network, objective, train
 from fragility.attack import iterative, random_walk
-from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
+from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
 from fragility.cli import main
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study import STUDIES, attack_sweep, run
-from fragility.study.profile import ATTACK_SWEEP, Profile, Sweep
-from fragility.study.setup import NETWORKS
+from fragility.study.profile import ATTACK_SWEEP, CIFAR_SWEEP, SENSITIVITY, Profile, Sweep
+from fragility.study.setup import NETWORKS, RECIPES, prepare
 from fragility.study.store import Row, provenance, read
+from fragility.substitution import softplus
+from fragility.surrogate import suggest_beta
 
 SETUPS = ATTACK_SWEEP["fast"].setups
 
@@ -49,7 +51,14 @@ def sample(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor, list[str
     return drawn.images[right], drawn.labels[right], [drawn.files[row] for row in right]
 
 
-@pytest.mark.parametrize("attack", ["top_k", "mass_center"])
+OBJECTIVES = {
+    "top_k": objective.top_k(100),
+    "mass_center": objective.mass_center(),
+    "targeted": objective.targeted(objective.opposite_quadrant),
+}
+
+
+@pytest.mark.parametrize("attack", OBJECTIVES)
 @pytest.mark.parametrize("method", ["simple_gradient", "deeplift", "integrated_gradients"])
 def test_rows_are_what_the_library_says(model, sample, method: str, attack: str) -> None:  # type: ignore[no-untyped-def]
     images, labels, files = sample
@@ -62,7 +71,7 @@ def test_rows_are_what_the_library_says(model, sample, method: str, attack: str)
     rows = rows_of(Sweep("digits", attack, (method,), (51.0,), 4, 4, 6, 10.0, attack_steps=3, evaluation_steps=7))
     settings = {
         "attribution": attacked,
-        "objective": objective.top_k(100) if attack == "top_k" else objective.mass_center(),
+        "objective": OBJECTIVES[attack],
         "epsilon": 51 / 255,
         "step_size": 10 / 255,
         "surrogate_beta": 4.0,
@@ -83,11 +92,45 @@ def test_rows_are_what_the_library_says(model, sample, method: str, attack: str)
             assert [row["objective"] for row in rows] == pytest.approx(found.objective.tolist(), rel=1e-5)
             assert [row["iteration"] for row in rows] == found.iteration.tolist()
             assert [row["confidence_after"] for row in rows] == pytest.approx(found.confidence_after.tolist())
+            _check_gains(rows, attack, lambda x: importance(judged(model, x, labels)), images, found.images)
     assert [(row["image"], row["label"]) for row in rows] == list(zip(files, labels.tolist(), strict=True))
     common = {name: rows[0][name] for name in ("method", "attack", "epsilon", "step_size", "iterations", "k", "seed")}
     assert common == dict(zip(common, (method, attack, 51.0, 10.0, 6, 100, 0), strict=True))
     integrated = method == "integrated_gradients"
     assert (rows[0]["attack_steps"], rows[0]["evaluation_steps"]) == ((3, 7) if integrated else (None, None))
+
+
+def _check_gains(  # type: ignore[no-untyped-def]
+    rows: list[Row], attack: str, maps, images: torch.Tensor, changed: torch.Tensor
+) -> None:
+    """What D gained, by its definition, and how much importance lies in the quadrant opposite the centre of mass."""
+
+    def masked(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        if attack == "mass_center":
+            return center_shift(before, after)
+        if attack == "top_k":
+            region = before >= before.flatten(1).topk(100).values[:, -1].view(-1, 1, 1)
+            return ((before - after) * region).sum((1, 2))
+        return ((after - before) * quadrant(before)).sum((1, 2))
+
+    def quadrant(before: torch.Tensor) -> torch.Tensor:
+        above, left = ((before * torch.arange(32.0).view(shape)).sum((1, 2)) < 15.5 for shape in ((-1, 1), (1, -1)))
+        region = torch.zeros_like(before)
+        for one, up, aside in zip(region, above, left, strict=True):
+            one[slice(16, None) if up else slice(16), slice(16, None) if aside else slice(16)] = 1
+        return region
+
+    before, after = maps(images), maps(changed)
+    assert [row["gain"] for row in rows] == pytest.approx(masked(before, after).tolist(), rel=1e-4, abs=1e-6)
+    with softplus(4.0):
+        smooth = masked(maps(images), maps(changed))
+    assert [row["surrogate_gain"] for row in rows] == pytest.approx(smooth.tolist(), rel=1e-4, abs=1e-6)
+    targets = [[row["target_before"], row["target_after"]] for row in rows]
+    if attack == "targeted":
+        expected = [(part * quadrant(before)).sum((1, 2)) for part in (before, after)]
+        assert targets == pytest.approx(torch.stack(expected, 1), rel=1e-5)
+    else:
+        assert all(value != value for pair in targets for value in pair)
 
 
 def test_one_draw_moves_every_pixel_and_counts_as_unchanged_where_the_label_is_lost() -> None:
@@ -146,30 +189,64 @@ def test_images_are_classified_correctly_and_more_of_them_begin_with_the_same(mo
 
 def test_a_plan_that_cannot_be_is_refused() -> None:
     sweep = Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 4, 2, 3, 10.0)
-    with pytest.raises(ValueError, match=r"every condition once, got \('digits', 'top_k', .* 51.0\) twice"):
-        plan(sweep, replace(sweep, images=8, batch=4))
+    with pytest.raises(ValueError, match=r"every condition once per image, got \('digits', .* 51.0, 2\) twice"):
+        plan(sweep, replace(sweep, images=8, start=2))
     with pytest.raises(ValueError, match="expected 400 correctly classified images among 24, got"):
         plan(replace(sweep, images=400))
     with pytest.raises(ValueError, match="images: expected a multiple of the batch of 3, got 4"):
         replace(sweep, batch=3)
+    with pytest.raises(ValueError, match="images: expected a multiple of the batch of 2, got -1"):
+        replace(sweep, start=5)
 
 
-@pytest.mark.parametrize("name", ["laptop", "paper"])
-def test_profiles_at_scale_name_what_there_is(name: str) -> None:
+AT_SCALE = {
+    f"{study}-{name}": profiles[name]
+    for study, profiles in (("attack", ATTACK_SWEEP), ("cifar", CIFAR_SWEEP), ("sensitivity", SENSITIVITY))
+    for name in ("laptop", "paper")
+}
+
+
+@pytest.mark.parametrize("profile", AT_SCALE.values(), ids=AT_SCALE)
+def test_profiles_at_scale_name_what_there_is(profile: Profile) -> None:
     # Without the data no plan can be made of them; what they name can be checked.
-    from fragility.attribution import ATTRIBUTIONS
-
-    profile = ATTACK_SWEEP[name]
-    conditions = [(s.setup, s.attack, m, e) for s in profile.sweeps for m in s.methods for e in s.epsilons]
+    conditions = list(attack_sweep.conditions(profile))
     assert len(set(conditions)) == len(conditions)
     for sweep in profile.sweeps:
         setup = profile.setups[sweep.setup]
         assert setup.data in dataset.LOADERS
-        assert setup.network in NETWORKS
+        assert setup.network in NETWORKS | RECIPES
         assert setup.candidates > sweep.images
         assert set(sweep.methods) <= set(ATTRIBUTIONS)
-        assert sweep.attack in ("random", "random_walk", "top_k", "mass_center")
+        assert sweep.attack in ("random", "random_walk", *attack_sweep.GRADIENT_ATTACKS)
         assert (sweep.step_size is None) == (sweep.attack == "random")
+        assert sweep.step_size is None or sweep.step_size * sweep.iterations >= max(sweep.epsilons)
+
+
+def test_a_later_sweep_continues_an_earlier_one() -> None:
+    sweep = Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 8, 2, 3, 10.0)
+    whole, parts = plan(sweep), plan(replace(sweep, images=4), replace(sweep, start=4))
+    assert whole.pieces == parts.pieces
+
+
+def test_what_a_setup_leaves_open_is_found_on_the_training_images(model) -> None:  # type: ignore[no-untyped-def]
+    ready = prepare(replace(SETUPS["digits"], baseline=None, surrogate_beta=None), 4, 0, "cpu")
+    training = dataset.digits("train")
+    assert torch.allclose(ready.baseline, training.images.mean(0), atol=1e-6)
+    few = dataset.sample(training, 16, seed=0)
+    assert ready.surrogate_beta == suggest_beta(model, few.images, few.labels)
+    assert set(ready.measured) == {"baseline", "surrogate_beta"}
+    open_setup = {"digits": replace(SETUPS["digits"], baseline=None, surrogate_beta=None)}
+    sweep = Sweep("digits", "top_k", ("deeplift",), (51.0,), 2, 2, 3, 10.0)
+    (piece,) = attack_sweep.plan(Profile(0, open_setup, (sweep,))).pieces
+    assert {name: piece[name] for name in ready.measured} == ready.measured
+
+
+def test_a_network_with_a_recipe_is_trained_on_the_training_split(model, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    seen = []
+    monkeypatch.setitem(RECIPES, "digits_recipe", lambda training: seen.append(training.files) or model)
+    ready = prepare(replace(SETUPS["digits"], network="digits_recipe", training_epochs=None), 4, 0, "cpu")
+    assert ready.model is model
+    assert seen == [dataset.digits("train").files]
 
 
 KILLER = """
@@ -204,7 +281,7 @@ def test_twice_is_once_and_killed_is_undisturbed(tmp_path: Path) -> None:
         return subprocess.run(shown, capture_output=True, text=True, check=True, env=one_thread)
 
     run_it = ("-m", "fragility", "run", "attack_sweep", "--profile", "fast", "--results")
-    assert "148 rows; 26 pieces computed now, 0 still missing" in command(*run_it, str(whole)).stdout
+    assert "156 rows; 28 pieces computed now, 0 still missing" in command(*run_it, str(whole)).stdout
     table = whole / "attack_sweep-fast.csv"
     before = table.read_bytes(), table.stat().st_mtime_ns
     assert main(["run", "attack_sweep", "--profile", "fast", "--results", str(whole)]) == 0
@@ -213,18 +290,18 @@ def test_twice_is_once_and_killed_is_undisturbed(tmp_path: Path) -> None:
     counts = [int(line) for line in command("-c", KILLER, str(killed)).stdout.splitlines() if line.isdigit()]
     assert len(counts) == 5
     assert counts == sorted(counts)
-    assert 0 < counts[0] <= counts[-1] < 148
+    assert 0 < counts[0] <= counts[-1] < 156
     assert "0 still missing" in command(*run_it, str(killed)).stdout
     assert (killed / table.name).read_bytes() == table.read_bytes()
     story = provenance("attack_sweep", "fast", killed)
-    assert len({name for session in story["sessions"] for name in session["seconds"]}) == 26
-    assert sum(len(session["seconds"]) for session in story["sessions"]) == 26
+    assert len({name for session in story["sessions"] for name in session["seconds"]}) == 28
+    assert sum(len(session["seconds"]) for session in story["sessions"]) == 28
 
 
 def test_a_limited_run_tells_its_story_and_is_summarised(tmp_path: Path) -> None:
     outcome = run("attack_sweep", "fast", folder=tmp_path, limit_images=1)
     rows = read("attack_sweep", "fast", tmp_path)
-    assert (outcome.rows, outcome.computed, outcome.missing) == (len(rows), 13, 13)
+    assert (outcome.rows, outcome.computed, outcome.missing) == (len(rows), 14, 14)
     story = provenance("attack_sweep", "fast", tmp_path)
     assert story["complete"] is False
     assert list(story["columns"]) == list(attack_sweep.COLUMNS) == list(rows[0])
@@ -245,7 +322,7 @@ def test_a_limited_run_tells_its_story_and_is_summarised(tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (["run"], "required: STUDY, --profile"),
-        (["run", "attack_sweeps", "--profile", "fast"], "study: expected one of attack_sweep, got 'attack_sweeps'"),
+        (["run", "attack_sweeps", "--profile", "fast"], "study: expected one of attack_sweep, "),
         (["run", "attack_sweep", "--profile", "slow"], "profile: expected one of fast, laptop, paper, got 'slow'"),
         (["run", "attack_sweep", "--profile", "fast", "--device", "tpu9"], "device: expected one that PyTorch can use"),
         (["run", "attack_sweep", "--profile", "fast", "--limit-images", "0"], "limit_images: expected an integer >= 1"),

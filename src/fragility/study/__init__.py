@@ -30,7 +30,11 @@ class Study(NamedTuple):
     plan: Callable[[Any, str], Plan]
 
 
-STUDIES = {"attack_sweep": Study(profile.ATTACK_SWEEP, attack_sweep.plan)}
+STUDIES = {
+    "attack_sweep": Study(profile.ATTACK_SWEEP, attack_sweep.plan),
+    "cifar_sweep": Study(profile.CIFAR_SWEEP, attack_sweep.plan),
+    "sensitivity": Study(profile.SENSITIVITY, attack_sweep.plan),
+}
 
 
 class Outcome(NamedTuple):

@@ -4,9 +4,11 @@ The class explained is the prediction; all images are classified correctly by th
 iterate leaves with its label counts as unchanged (1, 1, 0 pixels): the means are intention-to-treat.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,7 +22,10 @@ from fragility.study.profile import Profile, Sweep
 from fragility.study.setup import Ready, prepare
 from fragility.study.store import Columns, Piece, Plan, Row
 from fragility.study.summary import summarise
+from fragility.substitution import softplus
 
+GRADIENT_ATTACKS = ("top_k", "mass_center", "targeted")  # those of Algorithm 1
+NONE = float("nan")
 VERSION = 1  # to be raised with any change of what a row means; older rows then never mix with new ones
 
 METRICS = ("top_k_intersection", "spearman", "center_shift")
@@ -32,7 +37,11 @@ COLUMNS: Columns = {
     "network": (str, "the network under test"),
     "pooling": (str, "how max-pooling treats an incomplete last window"),
     "method": (str, "the attribution"),
-    "attack": (str, "random: one draw; random_walk: the best of P random steps, by D of top_k; else Algorithm 1"),
+    "attack": (
+        str,
+        "random: one draw; random_walk: the best of P random steps, by D of top_k; else Algorithm 1; "
+        "targeted: into the quadrant away from the centre of mass",
+    ),
     "epsilon": (float, "radius of the L-inf ball, of 255"),
     "step_size": (float, "alpha, of 255"),
     "iterations": (int, "P"),
@@ -53,6 +62,10 @@ COLUMNS: Columns = {
     "first_top_k_intersection": (float, "after the first step alone, label kept or not (random: of the draw)"),
     "first_spearman": (float, "likewise"),
     "first_center_shift": (float, "likewise"),
+    "gain": (float, "D of the best iterate less D of the original, on the network itself; none for random"),
+    "surrogate_gain": (float, "the same on the softplus surrogate, its own original map being the reference"),
+    "target_before": (float, "targeted: the original's importance inside the region, a quadrant; else none"),
+    "target_after": (float, "the same for the best iterate"),
 }
 
 
@@ -67,16 +80,14 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
         The plan.
 
     Raises:
-        ValueError: if two sweeps share a condition, or too few images are classified correctly.
+        ValueError: if two sweeps share a condition and an image, or too few images are classified correctly.
     """
     ready = {
         name: prepare(setup, max(s.images for s in profile.sweeps if s.setup == name), profile.seed, device)
         for name, setup in profile.setups.items()
     }
-    conditions = [(s.setup, s.attack, method, e) for s in profile.sweeps for method in s.methods for e in s.epsilons]
-    if len(set(conditions)) < len(conditions):
-        twice = next(condition for condition in conditions if conditions.count(condition) > 1)
-        raise ValueError(f"sweeps: expected every condition once, got {twice} twice")
+    if twice := [condition for condition, count in Counter(conditions(profile)).items() if count > 1]:
+        raise ValueError(f"sweeps: expected every condition once per image, got {twice[0]} twice")
     inputs = {
         name: {"data": part.data.source, "images_sha256": train.fingerprint(part.data.images), "weights": part.weights}
         for name, part in ready.items()
@@ -89,6 +100,20 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
         compute=lambda piece: _compute(piece, ready[piece["setup"]]),
         cost=_cost,
     )
+
+
+def conditions(profile: Profile) -> Iterator[tuple[str, str, str, float, int]]:
+    """Go through what a profile measures.
+
+    Args:
+        profile: of the study.
+
+    Yields:
+        Setup, attack, method, epsilon and number of the image.
+    """
+    for sweep in profile.sweeps:
+        images = range(sweep.start, sweep.images)
+        yield from product((sweep.setup,), (sweep.attack,), sweep.methods, sweep.epsilons, images)
 
 
 def summary(rows: Sequence[Row], *, kept_only: bool = False) -> list[dict[str, Any]]:
@@ -110,7 +135,7 @@ def _pieces(sweep: Sweep, ready: Ready, seed: int) -> list[Piece]:
     pieces = []
     for epsilon in sweep.epsilons:
         for method in sweep.methods:
-            for first in range(0, sweep.images, sweep.batch):
+            for first in range(sweep.start, sweep.images, sweep.batch):
                 rows = slice(first, first + sweep.batch)
                 piece = {
                     "version": VERSION,
@@ -123,9 +148,9 @@ def _pieces(sweep: Sweep, ready: Ready, seed: int) -> list[Piece]:
                     "epsilon": epsilon,
                 }
                 rest = asdict(sweep) | asdict(ready.setup)
-                for name in ("methods", "epsilons", "images", "batch", "candidates"):
+                for name in ("methods", "epsilons", "start", "images", "batch", "candidates"):
                     del rest[name]
-                pieces.append(piece | rest)
+                pieces.append(piece | rest | ready.measured)
     return pieces
 
 
@@ -136,14 +161,19 @@ def _compute(piece: Piece, ready: Ready) -> list[Row]:
     attribution = _attribution(piece, ready, piece["attack_steps"])
     evaluation = _attribution(piece, ready, piece["evaluation_steps"])
     first, found = _perturb(piece, ready, images, labels, attribution)
-    before = importance(evaluation(model, images, labels))
+    before, after, after_first = (importance(evaluation(model, x, labels)) for x in (images, found.images, first))
 
-    def metrics(changed: Tensor) -> list[list[float]]:
-        maps = importance(evaluation(model, changed, labels))
+    def metrics(maps: Tensor) -> list[list[float]]:
         parts = (top_k_intersection(before, maps, setup.k), spearman(before, maps), center_shift(before, maps))
         return torch.stack(parts, 1).tolist()
 
-    integrated, gradient = piece["method"] == "integrated_gradients", piece["attack"] in ("top_k", "mass_center")
+    integrated, gradient = piece["method"] == "integrated_gradients", piece["attack"] in GRADIENT_ATTACKS
+    score = _objective(piece)
+    rise = score(after, before) - score(before, before)
+    if gradient:
+        with softplus(ready.surrogate_beta):
+            smooth, smooth_after = (importance(evaluation(model, x, labels)) for x in (images, found.images))
+        smooth_rise = score(smooth_after, smooth) - score(smooth, smooth)
     common: Row = {
         **{name: piece[name] for name in ("setup", "network", "method", "attack", "epsilon", "seed", "k")},
         "pooling": setup.network_options.get("pooling"),
@@ -152,9 +182,9 @@ def _compute(piece: Piece, ready: Ready) -> list[Row]:
         "adaptive": piece["adaptive"],
         "attack_steps": piece["attack_steps"] if integrated and piece["attack"] != "random" else None,
         "evaluation_steps": piece["evaluation_steps"] if integrated else None,
-        "surrogate_beta": setup.surrogate_beta if gradient else None,
+        "surrogate_beta": ready.surrogate_beta if gradient else None,
     }
-    table = zip(metrics(found.images), metrics(first), strict=True)
+    table = zip(metrics(after), metrics(after_first), strict=True)
     return [
         {
             **common,
@@ -168,6 +198,10 @@ def _compute(piece: Piece, ready: Ready) -> list[Row]:
             "confidence_after": float(found.confidence_after[index]),
             **dict(zip(METRICS, best, strict=True)),
             **dict(zip((f"first_{name}" for name in METRICS), step, strict=True)),
+            "gain": NONE if piece["attack"] == "random" else float(rise[index]),
+            "surrogate_gain": float(smooth_rise[index]) if gradient else NONE,
+            "target_before": float(score(before, before)[index]) if piece["attack"] == "targeted" else NONE,
+            "target_after": float(score(after, before)[index]) if piece["attack"] == "targeted" else NONE,
         }
         for index, (best, step) in enumerate(table)
     ]
@@ -180,6 +214,15 @@ def _attribution(piece: Piece, ready: Ready, steps: int) -> Callable[[nn.Module,
     return partial(ATTRIBUTIONS[piece["method"]], **options)
 
 
+def _objective(piece: Piece) -> objective.Objective:
+    """What an attack maximises, and what the random walk, which maximises nothing, is judged by."""
+    if piece["attack"] == "mass_center":
+        return objective.mass_center()
+    if piece["attack"] == "targeted":
+        return objective.targeted(objective.opposite_quadrant)
+    return objective.top_k(piece["k"])
+
+
 def _perturb(
     piece: Piece,
     ready: Ready,
@@ -188,7 +231,7 @@ def _perturb(
     attribution: Callable[[nn.Module, Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Perturbation]:
     """The first iterate, whatever its label, and the best one."""
-    model, setup, epsilon = ready.model, ready.setup, piece["epsilon"] / 255
+    model, epsilon = ready.model, piece["epsilon"] / 255
     if piece["attack"] == "random":
         # One generator per image: its noise is the same for all methods and epsilons, and in a batch of any size.
         draws = [
@@ -214,7 +257,7 @@ def _perturb(
             images,
             labels,
             attribution=judge,
-            objective=objective.top_k(setup.k),
+            objective=_objective(piece),
             generator=_generator(piece["seed"], *piece["images"]),
             **options,
         )
@@ -225,8 +268,8 @@ def _perturb(
             labels,
             attribution=attribution,
             evaluation=judge,
-            objective=objective.top_k(setup.k) if piece["attack"] == "top_k" else objective.mass_center(),
-            surrogate_beta=setup.surrogate_beta,
+            objective=_objective(piece),
+            surrogate_beta=ready.surrogate_beta,
             adaptive=piece["adaptive"],
             **options,
         )
@@ -264,4 +307,5 @@ def _cost(piece: Piece) -> float:
         return {"simple_gradient": 1, "deeplift": 8, "integrated_gradients": steps}[piece["method"]]
 
     steps = {"random": 0, "random_walk": 2}.get(piece["attack"], 6) * piece["iterations"]
-    return float(len(piece["images"]) * (steps * one(piece["attack_steps"]) + 3 * one(piece["evaluation_steps"])))
+    maps = 5 if piece["attack"] in GRADIENT_ATTACKS else 3
+    return float(len(piece["images"]) * (steps * one(piece["attack_steps"]) + maps * one(piece["evaluation_steps"])))

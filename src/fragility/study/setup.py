@@ -1,19 +1,25 @@
 """A profile's setup made ready: the network with its weights, and the images that it gets right."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fragility import network, train
-from fragility.dataset import ImageDataset, load
+from fragility.dataset import ImageDataset, load, sample
+from fragility.study import cifar
 from fragility.study.profile import Setup
+from fragility.surrogate import suggest_beta
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": network.digits_cnn,
     "squeezenet": network.squeezenet,
 }
+RECIPES: dict[str, Callable[[ImageDataset], nn.Module]] = {"cifar_cnn": cifar.trained}
+CALIBRATION = 16  # training images by which a surrogate is chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +32,9 @@ class Ready:
         data: the images used, in the order of the draw, in main memory.
         weights: checksum of the network.
         device: where the network is.
+        baseline: the reference x0, (C, 1, 1) or (C, H, W), on the device.
+        surrogate_beta: of the attacks' softplus.
+        measured: what the setup leaves to be found on the training images, as plain data.
     """
 
     setup: Setup
@@ -33,11 +42,9 @@ class Ready:
     data: ImageDataset
     weights: str
     device: torch.device
-
-    @property
-    def baseline(self) -> Tensor:
-        """The reference x0, (C, 1, 1), on the device."""
-        return torch.tensor(self.setup.baseline, device=self.device).view(-1, 1, 1)
+    baseline: Tensor
+    surrogate_beta: float
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(setup: Setup, count: int, seed: int, device: str) -> Ready:
@@ -55,12 +62,36 @@ def prepare(setup: Setup, count: int, seed: int, device: str) -> Ready:
     Raises:
         ValueError: if too few of the candidates are classified correctly.
     """
-    model = NETWORKS[setup.network](**setup.network_options)
+
+    @cache
+    def training() -> ImageDataset:
+        return load(setup.data, **{**setup.data_options, "split": "train"})
+
+    if setup.network in RECIPES:
+        model = RECIPES[setup.network](training())
+    else:
+        model = NETWORKS[setup.network](**setup.network_options)
     if setup.training_epochs is not None:
-        training = load(setup.data, **{**setup.data_options, "split": "train"})
-        train.fit_cached(model, training.images, training.labels, epochs=setup.training_epochs, progress=False)
+        known = training()
+        train.fit_cached(model, known.images, known.labels, epochs=setup.training_epochs, progress=False)
     weights = train.fingerprint(model)  # before it moves: the same on every device
     model = model.to(device)
+    measured: dict[str, Any] = {}
+    if setup.baseline is None:
+        baseline = training().images.sum(0, dtype=torch.float64).div(len(training())).float()
+        measured["baseline"] = train.fingerprint(baseline)
+    else:
+        baseline = torch.tensor(setup.baseline).view(-1, 1, 1)
+    beta = setup.surrogate_beta
+    if beta is None:
+        few = sample(training(), CALIBRATION, seed=seed)
+        beta = measured["surrogate_beta"] = suggest_beta(model, few.images.to(device), few.labels.to(device))
+    data = _right(setup, model, count, seed, device)
+    return Ready(setup, model, data, weights, torch.device(device), baseline.to(device), beta, measured)
+
+
+def _right(setup: Setup, model: nn.Module, count: int, seed: int, device: str) -> ImageDataset:
+    """The first images of the draw that the network gets right."""
     drawn = load(setup.data, **setup.data_options, limit=setup.candidates, seed=seed)
     with torch.no_grad():
         predicted = torch.cat([model(batch.to(device)).argmax(1).cpu() for batch in torch.split(drawn.images, 8)])
@@ -70,5 +101,4 @@ def prepare(setup: Setup, count: int, seed: int, device: str) -> Ready:
             f"candidates: expected {count} correctly classified images among {len(drawn)}, got {len(rows)}"
         )
     files = tuple(drawn.files[row] for row in rows)
-    data = replace(drawn, images=drawn.images[rows], labels=drawn.labels[rows], files=files)
-    return Ready(setup, model, data, weights, torch.device(device))
+    return replace(drawn, images=drawn.images[rows], labels=drawn.labels[rows], files=files)
