@@ -1,0 +1,114 @@
+"""Steadier explanations of a network as it is: gradients averaged over a neighbourhood, ReLU computed as softplus."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fragility.checks import check_count, check_images, check_labels, check_logits, check_model, check_positive
+from fragility.substitution import softplus
+
+Draw = Callable[[torch.Size, torch.Generator, torch.dtype], Tensor]
+
+
+def smooth_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor, *, sigma: float, samples: int = 16, seed: int = 0
+) -> Tensor:
+    """SmoothGrad: the gradient averaged over Gaussian noise [Smilkov2017].
+
+    The noise is a function of `seed`, the same for every image and every call, so that the result can be differentiated
+    and attacked like any attribution. Judge an attack with another seed: it may have fitted the noise.
+
+    Args:
+        model: images to logits (B, K), in evaluation mode; it also sees pixels outside [0, 1].
+        images: (B, C, H, W) in [0, 1].
+        labels: int64 (B,), the classes explained.
+        sigma: standard deviation of the noise, in units of the pixel range.
+        samples: how many noisy copies.
+        seed: of the noise.
+
+    Returns:
+        Signed attributions (B, C, H, W); they carry a graph exactly when `images.requires_grad`.
+    """
+    check_positive("sigma", sigma)
+
+    def draw(shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return sigma * torch.randn(shape, generator=generator, dtype=dtype)
+
+    return _averaged(model, images, labels, draw, samples, seed)
+
+
+def uniform_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor, *, radius: float, samples: int = 16, seed: int = 0
+) -> Tensor:
+    """The gradient averaged over the cube of pixels that differ by at most `radius` [Wang2020].
+
+    Args:
+        model: images to logits (B, K), in evaluation mode; it also sees pixels outside [0, 1].
+        images: (B, C, H, W) in [0, 1].
+        labels: int64 (B,), the classes explained.
+        radius: half the edge of the cube, in units of the pixel range.
+        samples: how many points of it.
+        seed: of the points; see `smooth_gradient`.
+
+    Returns:
+        Signed attributions (B, C, H, W); they carry a graph exactly when `images.requires_grad`.
+    """
+    check_positive("radius", radius)
+
+    def draw(shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return radius * (2 * torch.rand(shape, generator=generator, dtype=dtype) - 1)
+
+    return _averaged(model, images, labels, draw, samples, seed)
+
+
+class SoftplusNetwork(nn.Module):
+    """A network whose every ReLU is computed as a softplus: for explanations without retraining [Dombrowski2019].
+
+    Unlike the context manager `fragility.substitution.softplus` it is a model of its own, for training, explaining and
+    attacking; an attack's own surrogate does not reach inside.
+    """
+
+    def __init__(self, model: nn.Module, beta: float) -> None:
+        super().__init__()
+        check_positive("beta", beta)
+        self.model, self.beta = model, beta
+        self.train(model.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the softplus network's logits.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            (B, K).
+        """
+        with softplus(self.beta):
+            output: Tensor = self.model(images)
+        return output
+
+    def extra_repr(self) -> str:
+        """Name beta, by which one network differs from another.
+
+        Returns:
+            For example `beta=10`.
+        """
+        return f"beta={self.beta:g}"
+
+
+def _averaged(model: nn.Module, images: Tensor, labels: Tensor, draw: Draw, samples: int, seed: int) -> Tensor:
+    check_model(model)
+    check_images(images)
+    check_count("samples", samples)
+    generator = torch.Generator().manual_seed(seed)
+    noise = draw(torch.Size((samples, 1, *images.shape[1:])), generator, images.dtype).to(images.device)
+    with torch.enable_grad():
+        points = (images + noise).flatten(0, 1)
+        points = points if points.requires_grad else points.requires_grad_()
+        logits = check_logits(model(points), len(points))
+        targets = labels.repeat(samples)
+        check_labels(targets, len(points), logits.shape[1])
+        scores = logits.gather(1, targets.unsqueeze(1)).sum()
+        (gradient,) = torch.autograd.grad(scores, points, create_graph=images.requires_grad)
+        return gradient.view(samples, *images.shape).mean(0)
