@@ -1,0 +1,266 @@
+"""Influence for whole networks: H^-1 v by iterations that only need Hessian-vector products [Koh2017, sec. 3].
+
+H is the Hessian of (1/n) sum_i CE(f(x_i), y_i) + l2/2 |theta|^2 with respect to all parameters. It need not be positive
+definite away from a minimum, hence the explicit damping: H + damping I is what is inverted, and a solver that does not
+get there says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.functional import cross_entropy
+
+from fragility.checks import check_count, check_labels, check_model, check_positive
+
+Product = Callable[[Tensor], Tensor]
+"""Rows (M, D) to their products with a symmetric matrix (M, D)."""
+
+CHUNK = 64  # how many rows are multiplied at once
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a solver found.
+
+    Attributes:
+        x: (M, D).
+        residual: (M,), |A x - b| / |b| of each row, computed from x.
+        iterations: how many products each row took.
+        converged: whether every residual is within the tolerance.
+    """
+
+    x: Tensor
+    residual: Tensor
+    iterations: int
+    converged: bool
+
+
+Solver = Callable[[Product, Tensor], Solution]
+
+
+def direct(product: Product, rhs: Tensor, *, tolerance: float = 1e-8) -> Solution:
+    """Solve A x = b by building A, for small networks and as the yardstick of the others.
+
+    Args:
+        product: multiplication by A.
+        rhs: b, (M, D).
+        tolerance: largest relative residual that counts as solved.
+
+    Returns:
+        The solution; D products.
+    """
+    rows = torch.eye(rhs.shape[1]).to(rhs)
+    matrix = torch.cat([product(part) for part in rows.split(CHUNK)])
+    x = torch.linalg.solve((matrix + matrix.T) / 2, rhs.T).T
+    return _solution(product, x, rhs, rhs.shape[1], tolerance)
+
+
+def conjugate_gradient(
+    product: Product, rhs: Tensor, *, tolerance: float = 1e-8, max_iterations: int | None = None
+) -> Solution:
+    """Solve A x = b for positive definite A by conjugate gradients, all rows of b at a time [Martens2010].
+
+    Args:
+        product: multiplication by A.
+        rhs: b, (M, D).
+        tolerance: relative residual at which a row is solved.
+        max_iterations: None for 10 D.
+
+    Returns:
+        The solution, converged or not.
+
+    Raises:
+        ValueError: if A is found not to be positive definite.
+    """
+    check_positive("tolerance", tolerance)
+    x, r = torch.zeros_like(rhs), rhs.clone()
+    p, rr = r, r.square().sum(1)
+    goal = tolerance**2 * rr
+    iterations, most = 0, max_iterations or 10 * rhs.shape[1]
+    while iterations < most and (rr > goal).any():
+        iterations += 1
+        ap = product(p)
+        curvature = (p * ap).sum(1)
+        active = rr > goal
+        if (curvature[active] <= 0).any():
+            worst = float((curvature / p.square().sum(1))[active].min())
+            raise ValueError(
+                f"product: expected a positive definite matrix, found a direction of curvature {worst:.3g}; "
+                "the parameters are at no minimum, raise the damping above that"
+            )
+        alpha = torch.where(active, rr / curvature, 0.0).unsqueeze(1)
+        x, r = x + alpha * p, r - alpha * ap
+        last, rr = rr, r.square().sum(1)
+        p = r + torch.where(rr > goal, rr / last, 0.0).unsqueeze(1) * p
+    return _solution(product, x, rhs, iterations, 2 * tolerance)
+
+
+def lissa(
+    product: Product,
+    rhs: Tensor,
+    *,
+    scale: float,
+    iterations: int,
+    repeats: int = 1,
+    sampled: Product | None = None,
+    tolerance: float = 1e-2,
+) -> Solution:
+    """Solve A x = b by LiSSA: h <- b + (I - A_j / scale) h with a fresh sample A_j each time, x = h / scale.
+
+    From [Agarwal2017], as used in [Koh2017]. Without sampling it is the Neumann series, whose error shrinks by
+    1 - lambda_min / scale in every iteration.
+
+    Args:
+        product: multiplication by A, for the residual.
+        rhs: b, (M, D).
+        scale: has to exceed half the largest eigenvalue of every A_j; the nearer to 1 / 2 of it, the faster.
+        iterations: length of the recursion.
+        repeats: how many independent recursions are averaged.
+        sampled: multiplication by a fresh random A_j at each call, unbiased for A; None for A itself.
+        tolerance: largest relative residual that counts as solved.
+
+    Returns:
+        The solution, converged or not.
+
+    Raises:
+        ValueError: if the recursion diverges.
+    """
+    check_positive("scale", scale)
+    check_count("iterations", iterations)
+    check_count("repeats", repeats)
+    total = torch.zeros_like(rhs)
+    for _ in range(repeats):
+        h = rhs
+        for _ in range(iterations):
+            h = rhs + h - (sampled or product)(h) / scale
+        if not h.isfinite().all() or h.norm() > 1e6 * iterations * rhs.norm():
+            raise ValueError(
+                f"scale: the recursion diverges; expected more than half the largest eigenvalue, got {scale}"
+            )
+        total += h / scale
+    return _solution(product, total / repeats, rhs, iterations * repeats, tolerance)
+
+
+def parameter_product(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    l2: float,
+    damping: float = 0.0,
+    batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Product:
+    """Multiplication by the Hessian of a network's loss with respect to its parameters, plus damping [Pearlmutter1994].
+
+    Args:
+        model: inputs to logits (B, K), in evaluation mode.
+        images: inputs (N, ...).
+        labels: int64 (N,).
+        l2: strength of the penalty in the loss.
+        damping: added to the Hessian's diagonal.
+        batch_size: take a fresh random batch at every call, for LiSSA; None for all inputs.
+        generator: source of randomness for the batches; None for PyTorch's own.
+
+    Returns:
+        Rows (M, D), parameters flattened in the order of `model.parameters()`, to rows.
+
+    Raises:
+        ValueError: if the damping is negative or not finite.
+    """
+    check_model(model)
+    check_labels(labels, len(images))
+    if not 0 <= damping < float("inf"):
+        raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
+    point = flat_parameters(model)
+
+    def multiply(rows: Tensor) -> Tensor:
+        x, y = images, labels
+        if batch_size is not None:
+            chosen = torch.randint(len(images), (batch_size,), generator=generator)
+            x, y = images[chosen], labels[chosen]
+
+        def loss(flat: Tensor) -> Tensor:
+            return cross_entropy(_call(model, flat, x), y) + l2 / 2 * flat.square().sum()
+
+        def one(row: Tensor) -> Tensor:
+            product: Tensor = jvp(grad(loss), (point,), (row,))[1]
+            return product + damping * row
+
+        return torch.cat([vmap(one)(part) for part in rows.split(CHUNK)])
+
+    return multiply
+
+
+def network_influence(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    *,
+    l2: float,
+    damping: float,
+    solve: Solver = conjugate_gradient,
+) -> tuple[Tensor, Solution]:
+    """Influence through all parameters of a network: g_t^T (H + damping I)^-1 g_i / n [Koh2017].
+
+    Args:
+        model: inputs to logits (B, K), in evaluation mode, at a minimum of the loss or near one.
+        images: training inputs (N, ...), of the parameters' dtype.
+        labels: int64 (N,).
+        test_images: (T, ...).
+        test_labels: int64 (T,).
+        l2: strength of the penalty in the training loss.
+        damping: added to the Hessian's diagonal.
+        solve: `direct`, `conjugate_gradient` or `lissa`, options set by `functools.partial`.
+
+    Returns:
+        Influence (T, N), positive where the training image helps, and how the solver fared.
+    """
+    check_labels(test_labels, len(test_images), name="test_labels")
+    product = parameter_product(model, images, labels, l2=l2, damping=damping)
+    point = flat_parameters(model)
+
+    def one_loss(flat: Tensor, image: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(_call(model, flat, image.unsqueeze(0)), label.unsqueeze(0))
+
+    gradients = vmap(grad(one_loss), in_dims=(None, 0, 0))(point, test_images, test_labels)
+    solution = solve(product, gradients)
+
+    def losses(flat: Tensor) -> Tensor:
+        return cross_entropy(_call(model, flat, images), labels, reduction="none")
+
+    def along(direction: Tensor) -> Tensor:  # the derivative of every training loss: no gradient per example
+        change: Tensor = jvp(losses, (point,), (direction,))[1]
+        return change
+
+    return torch.cat([vmap(along)(part) for part in solution.x.split(CHUNK)]) / len(images), solution
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    """Return all parameters of a network in one vector.
+
+    Args:
+        model: the network.
+
+    Returns:
+        (D,), without a graph.
+    """
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def _call(model: nn.Module, flat: Tensor, images: Tensor) -> Tensor:
+    named = dict(model.named_parameters())
+    parts = flat.split([parameter.numel() for parameter in named.values()])
+    values = {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
+    logits: Tensor = functional_call(model, values, (images,))
+    return logits
+
+
+def _solution(product: Product, x: Tensor, rhs: Tensor, iterations: int, tolerance: float) -> Solution:
+    residual = (product(x) - rhs).norm(dim=1) / rhs.norm(dim=1)
+    return Solution(x, residual, iterations, bool((residual <= tolerance).all()))

@@ -1,0 +1,321 @@
+"""Last-layer influence against dense autograd, closed forms, retraining, finite differences and Captum."""
+
+from functools import partial
+
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from torch.utils.data import TensorDataset
+
+from fragility.influence import LastLayerInfluence
+from fragility.similarity import spearman
+
+SHAPES = [(60, 7, 2), (60, 7, 4), (12, 20, 2), (12, 20, 3)]  # n, p, K
+
+
+def problem(n: int, p: int, classes: int, tests: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n + p + classes)
+    features = torch.randn(n + tests, p, generator=generator, dtype=torch.float64) + 0.5
+    labels = torch.cat([torch.arange(classes), torch.randint(classes, (n + tests - classes,), generator=generator)])
+    return features[:n], labels[:n], features[n:], labels[n:]
+
+
+def dense(layer: LastLayerInfluence, test: Tensor, test_labels: Tensor) -> Tensor:
+    """Influence from the full K (P + 1) Hessian and per-example gradients, all by autograd."""
+    inputs, labels = pad(layer.features, (0, 1), value=1.0), layer.labels
+
+    def mean_loss(flat: Tensor) -> Tensor:
+        theta = flat.view_as(layer.theta)
+        return cross_entropy(inputs @ theta.T, labels) + layer.l2 / 2 * flat.square().sum()
+
+    def one(x: Tensor, y: Tensor) -> Tensor:
+        theta = layer.theta.clone().requires_grad_()
+        return torch.autograd.grad(cross_entropy(theta @ x, y), theta)[0].flatten()
+
+    matrix = torch.autograd.functional.hessian(mean_loss, layer.theta.flatten())
+    training = torch.stack([one(x, y) for x, y in zip(inputs, labels, strict=True)])
+    tests = pad(test, (0, 1), value=1.0)
+    target = torch.stack([one(x, y) for x, y in zip(tests, test_labels, strict=True)])
+    return target @ torch.linalg.solve(matrix, training.T) / len(labels)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("form", ["primal", "dual", None])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_influence_is_that_of_the_dense_hessian(shape: tuple[int, int, int], form: str | None) -> None:
+    features, labels, test, test_labels = problem(*shape)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=shape[2], form=form)
+    assert layer.form == form or form is None
+    assert relative(layer.influence(test, test_labels), dense(layer, test, test_labels)) < 1e-10
+    assert layer.theta.sum(0).abs().max() < 1e-12
+
+
+def test_the_dual_form_is_chosen_where_it_is_cheaper_and_agrees_with_the_textbooks_gram_matrices() -> None:
+    features, labels, test, test_labels = problem(12, 20, 2)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=2)
+    assert layer.form == "dual"
+    assert LastLayerInfluence(*problem(60, 7, 2)[:2], l2=0.03, num_classes=2).form == "primal"
+    # Binary, in u = theta_1 - theta_0: H^-1 by Woodbury's identity, from inner products of features alone.
+    x, t = (pad(part, (0, 1), value=1.0) for part in (features, test))
+    p, q = layer.logits(features).softmax(1)[:, 1], layer.logits(test).softmax(1)[:, 1]
+    gram, mixed, weight = x @ x.T, t @ x.T, (p * (1 - p)).sqrt()
+    half = 12 * layer.l2 / 2  # |theta|^2 = |u|^2 / 2
+    inner = half * torch.eye(12).double() + weight.outer(weight) * gram
+    projected = torch.linalg.solve(inner, weight.unsqueeze(1) * gram)
+    expected = (q - test_labels).outer(p - labels) * (mixed - mixed * weight @ projected) / half
+    assert relative(layer.influence(test, test_labels), expected) < 1e-10
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_layer_is_scipys_minimum(shape: tuple[int, int, int]) -> None:
+    features, labels, _, _ = problem(*shape)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=shape[2])
+    inputs = pad(features, (0, 1), value=1.0)
+
+    def loss(flat):  # type: ignore[no-untyped-def]
+        theta = torch.from_numpy(flat).view_as(layer.theta).requires_grad_()
+        value = cross_entropy(inputs @ theta.T, labels) + 0.015 * theta.square().sum()
+        value.backward()
+        return value.item(), theta.grad.numpy().ravel()
+
+    found = minimize(loss, layer.theta.numpy().ravel() + 0.1, jac=True, options={"gtol": 1e-9})
+    assert abs(found.fun - loss(layer.theta.numpy().ravel())[0]) < 1e-12
+    assert torch.allclose(torch.from_numpy(found.x).view_as(layer.theta), layer.theta, atol=1e-6)
+
+
+def test_the_number_of_test_images_does_not_matter() -> None:
+    features, labels, test, test_labels = problem(60, 7, 4, tests=300)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=4)
+    whole = layer.influence(test, test_labels)
+    single = torch.cat([layer.influence(test[i : i + 1], test_labels[i : i + 1]) for i in (0, 255, 256, 299)])
+    assert relative(whole[[0, 255, 256, 299]], single) < 1e-13
+
+
+@pytest.mark.parametrize("form", ["primal", "dual"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_feature_gradient_is_that_of_finite_differences(shape: tuple[int, int, int], form: str) -> None:
+    features, labels, test, test_labels = problem(*shape)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=shape[2], form=form)
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randint(shape[0], (5, 3), generator=generator)
+    weights = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+
+    def total(points: Tensor) -> Tensor:
+        return (weights * layer.influence(points, test_labels).gather(1, indices)).sum(1)
+
+    step = 1e-5 * torch.eye(shape[1], dtype=torch.float64)
+    columns = [(total(test + row) - total(test - row)) / 2e-5 for row in step]
+    mine = layer.feature_gradient(test, test_labels, indices, weights=weights)
+    assert relative(mine, torch.stack(columns, 1)) < 1e-8
+    plain = layer.feature_gradient(test, test_labels, indices)
+    assert relative(plain, layer.feature_gradient(test, test_labels, indices, weights=torch.ones(5, 3))) < 1e-14
+
+
+def test_a_parameter_change_is_the_first_order_effect_of_leaving_images_out() -> None:
+    features, labels, test, test_labels = problem(60, 7, 3)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
+    indices = torch.tensor([[4, 9], [0, 1]])
+    change = layer.parameter_change(indices)
+    gradient = torch.autograd.functional.jacobian(
+        lambda theta: cross_entropy(pad(test, (0, 1), value=1.0) @ theta.T, test_labels, reduction="none"), layer.theta
+    )
+    expected = layer.influence(test, test_labels)[:, [4, 9]].sum(1)
+    assert relative((gradient * change[0]).sum((1, 2)), expected) < 1e-12
+    # the same number from the other side: the response of a test loss to a training gradient
+    response = layer.sensitivity(test, test_labels)
+    mine = torch.einsum("nk,np,tkp->tn", training_residuals(layer), pad(features, (0, 1), value=1.0), response)
+    assert relative(mine, layer.influence(test, test_labels)) < 1e-12
+
+
+def training_residuals(layer: LastLayerInfluence) -> Tensor:
+    one_hot = torch.nn.functional.one_hot(layer.labels, layer.num_classes)
+    return layer.logits(layer.features).softmax(1) - one_hot
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_self_influence_and_leverage(shape: tuple[int, int, int]) -> None:
+    features, labels, _, _ = problem(*shape)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=shape[2])
+    diagonal = layer.influence(features, labels).diagonal()
+    assert relative(layer.self_influence(), diagonal) < 1e-11
+    assert relative(layer.relative_influence(features, labels).diagonal(), diagonal.sqrt()) < 1e-11
+    # The leverages sum to the effective number of parameters, sum lambda / (lambda + l2).
+    inputs = pad(features, (0, 1), value=1.0)
+
+    def loss(flat: Tensor) -> Tensor:
+        return cross_entropy(inputs @ flat.view_as(layer.theta).T, labels)
+
+    values = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, layer.theta.flatten())).clamp(min=0)
+    assert layer.leverage().sum().item() == pytest.approx((values / (values + 0.03)).sum().item(), rel=1e-10)
+    assert (layer.leverage() >= 0).all()
+
+
+def test_binary_leverages_are_the_hat_values_of_weighted_least_squares() -> None:
+    features, labels, _, _ = problem(60, 7, 2)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=2)
+    p = layer.logits(features).softmax(1)[:, 1]
+    x = (p * (1 - p)).sqrt().unsqueeze(1) * pad(features, (0, 1), value=1.0)
+    hat = x @ torch.linalg.solve(x.T @ x + 60 * 0.03 / 2 * torch.eye(8).double(), x.T)
+    assert relative(layer.leverage(), hat.diagonal()) < 1e-11
+
+
+@pytest.mark.parametrize("shape", [(60, 7, 2), (60, 7, 4)])
+def test_corrected_influence_is_one_newton_step_of_the_problem_without_the_image(shape: tuple[int, int, int]) -> None:
+    features, labels, test, test_labels = problem(*shape)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=shape[2])
+    inputs, without = pad(features, (0, 1), value=1.0), 11
+    weights = torch.ones(shape[0], dtype=torch.float64)
+    weights[without] = 0
+
+    def loss(flat: Tensor) -> Tensor:
+        entropy = cross_entropy(inputs @ flat.view_as(layer.theta).T, labels, reduction="none")
+        return (weights * entropy).mean() + 0.015 * flat.square().sum()
+
+    point = layer.theta.flatten()
+    gradient = torch.autograd.functional.jacobian(loss, point)
+    step = -torch.linalg.solve(torch.autograd.functional.hessian(loss, point), gradient).view_as(layer.theta)
+    by_theta = torch.autograd.functional.jacobian(
+        lambda theta: cross_entropy(pad(test, (0, 1), value=1.0) @ theta.T, test_labels, reduction="none"), layer.theta
+    )
+    expected = (by_theta * step).sum((1, 2))
+    assert relative(layer.influence(test, test_labels, corrected=True)[:, without], expected) < 1e-10
+
+
+@pytest.mark.parametrize(("n", "p", "classes"), [(300, 10, 2), (300, 10, 3), (100, 200, 2)])
+def test_influence_predicts_retraining_with_slope_one_once_corrected(n: int, p: int, classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(classes, p, generator=generator, dtype=torch.float64) / 2
+    labels = torch.arange(n + 20) % classes
+    features = centres[labels] + torch.randn(n + 20, p, generator=generator, dtype=torch.float64)
+    layer = LastLayerInfluence(features[:n], labels[:n], l2=0.01, num_classes=classes)
+    test, test_labels, indices = features[n:], labels[n:], torch.arange(0, n, 2)
+    truth = layer.leave_one_out(test, test_labels, indices)
+    slopes = {}
+    for corrected in (False, True):
+        predicted = layer.influence(test, test_labels, corrected=corrected)[:, indices]
+        slopes[corrected] = float((truth * predicted).sum() / predicted.square().sum())
+        assert torch.corrcoef(torch.stack([truth.flatten(), predicted.flatten()]))[0, 1] > 0.86
+    assert 0.95 < slopes[True] < 1.05
+    assert slopes[False] > slopes[True]
+    if n < p:
+        assert slopes[False] > 1.5  # the first-order estimate's order is right, its size is not
+
+
+def test_retraining_is_training_without_the_image() -> None:
+    features, labels, _, _ = problem(60, 7, 3)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
+    rest = torch.arange(60) != 17
+    # 59 images of weight 1/60: the penalty counts 60/59 times as much where the mean is over 59.
+    fresh = LastLayerInfluence(features[rest], labels[rest], l2=0.03 * 60 / 59, num_classes=3)
+    assert relative(layer.retrained(17), fresh.theta) < 1e-11
+
+
+def test_the_regularisers_gradient_adds_a_constant_so_that_ranks_stay_and_signs_do_not() -> None:
+    features, labels, test, test_labels = problem(60, 7, 2)
+    layer = LastLayerInfluence(features, labels, l2=0.3, num_classes=2)
+    mine = layer.influence(test, test_labels)
+    # l2 theta in g_i alone; in g_t it would change the question, the test loss.
+    inputs = pad(features, (0, 1), value=1.0)
+
+    def loss(flat: Tensor) -> Tensor:
+        return cross_entropy(inputs @ flat.view(2, 8).T, labels) + 0.15 * flat.square().sum()
+
+    matrix = torch.autograd.functional.hessian(loss, layer.theta.flatten())
+    by_theta = torch.autograd.functional.jacobian(
+        lambda theta: cross_entropy(pad(test, (0, 1), value=1.0) @ theta.T, test_labels, reduction="none"), layer.theta
+    ).flatten(1)
+    shift = by_theta @ torch.linalg.solve(matrix, 0.3 * layer.theta.flatten()) / 60
+    other = mine + shift.unsqueeze(1)
+    assert spearman(mine, other).min() == pytest.approx(1)
+    assert ((mine > 0) != (other > 0)).any()
+    # With it, the training gradients sum to zero, and so do the influences.
+    assert other.sum(1).abs().max() < 1e-12 < mine.sum(1).abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients:UserWarning")
+def test_captums_influence_functions_agree(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from captum.influence._core.influence_function import NaiveInfluenceFunction
+
+    features, labels, test, test_labels = problem(60, 7, 3)
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
+    model = nn.Sequential(nn.Linear(7, 3)).double()
+    model.load_state_dict({"0.weight": layer.theta[:, :-1].clone(), "0.bias": layer.theta[:, -1].clone()})
+    path = tmp_path / "model.pt"
+    torch.save(model.state_dict(), path)
+
+    def load(network: nn.Module, file: str) -> float:
+        network.load_state_dict(torch.load(file, weights_only=True))
+        return 1.0
+
+    other = NaiveInfluenceFunction(
+        model,
+        TensorDataset(features, labels),
+        str(path),
+        load,
+        loss_fn=nn.CrossEntropyLoss(reduction="sum"),
+        batch_size=60,
+        projection_dim=24,
+        hessian_reg=60 * 0.03,  # its Hessian is a sum
+        hessian_inverse_tol=1e-12,
+        sample_wise_grads_per_batch=True,
+    )
+    theirs = other.influence((test, test_labels), show_progress=False)
+    assert relative(layer.influence(test, test_labels), theirs) < 1e-6
+
+
+def test_single_precision_agrees_where_the_hessian_is_well_conditioned() -> None:
+    features, labels, test, test_labels = problem(60, 7, 3)
+    double = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
+    single = LastLayerInfluence(features.float(), labels, l2=0.03, num_classes=3, dtype=torch.float32)
+    assert single.theta.dtype == torch.float32
+    assert relative(single.influence(test.float(), test_labels).double(), double.influence(test, test_labels)) < 1e-4
+
+
+def test_half_precision_features_and_gradients_pass_through() -> None:
+    features, labels, test, test_labels = problem(60, 7, 2)
+    layer = LastLayerInfluence(features.half(), labels, l2=0.03, num_classes=2)
+    points = test.half().requires_grad_()
+    layer.influence(points, test_labels).sum().backward()
+    assert points.grad is not None
+    assert points.grad.abs().max() > 0
+
+
+def test_singular_systems_are_refused_with_an_explanation() -> None:
+    features, labels, _, _ = problem(12, 20, 2)
+    with pytest.raises(ValueError, match=r"l2: the Hessian of 12 images has rank 12 .* 21 features"):
+        LastLayerInfluence(features, labels, l2=0.0, num_classes=2)
+    features, labels, _, _ = problem(60, 7, 2)
+    twice = torch.cat([features, features[:, :1]], 1)
+    with pytest.raises(ValueError, match=r"l2: the Hessian is singular up to rounding"):
+        LastLayerInfluence(twice, labels, l2=0.0, num_classes=2)
+    with pytest.raises(ValueError, match=r"singular up to rounding .*torch\.float32"):
+        LastLayerInfluence(twice, labels, l2=1e-12, num_classes=2, dtype=torch.float32)
+    assert LastLayerInfluence(features, labels, l2=0.0, num_classes=2).condition < 1e6
+
+
+def test_bad_input_is_refused() -> None:
+    features, labels, test, test_labels = problem(60, 7, 2)
+    build = partial(LastLayerInfluence, features, labels, l2=0.1, num_classes=2)
+    layer = build()
+    cases = [
+        (lambda: LastLayerInfluence(features, labels, l2=-1.0, num_classes=2), ValueError, "l2: expected"),
+        (lambda: LastLayerInfluence(features, labels, l2=0.1, num_classes=1), ValueError, "num_classes: expected >= 2"),
+        (lambda: LastLayerInfluence(features, labels + 1, l2=0.1, num_classes=2), ValueError, "labels: expected"),
+        (lambda: LastLayerInfluence(features * torch.nan, labels, l2=0.1, num_classes=2), ValueError, "features: "),
+        (lambda: build(form="both"), ValueError, "form: expected 'primal', 'dual' or None, got 'both'"),
+        (lambda: build(dtype=torch.float16), TypeError, "dtype: expected"),
+        (lambda: layer.influence(test[:, :3], test_labels), ValueError, r"test_features: expected shape \(B, 7\)"),
+        (lambda: layer.influence(test, test_labels + 5), ValueError, "test_labels: expected classes"),
+        (lambda: layer.parameter_change(torch.tensor([[60]])), ValueError, "train_indices: expected"),
+        (lambda: layer.parameter_change(torch.tensor([3])), ValueError, r"train_indices: expected shape \(T, k\)"),
+        (lambda: layer.logits(torch.zeros(2, 7).long()), TypeError, "features: expected a floating-point tensor"),
+        (lambda: layer.parameter_change(torch.tensor([[3]]), weights=torch.ones(2)), ValueError, "weights: expected"),
+    ]
+    for call, error, message in cases:
+        with pytest.raises(error, match=message):
+            call()
