@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Compute what is missing of a study's results.
 
     Args:
-        arguments: `study`, `profile`, `results`, `device` and `limit_images`, as `fragility.study.run` takes them.
+        arguments: `study`, `profile`, `results`, `device`, `limit_images` and `scheduler`, as `fragility.study.run`
+            takes them.
 
     Returns:
         Exit status 0.
@@ -101,9 +102,65 @@ def run(arguments: argparse.Namespace) -> int:
         folder=arguments.results,
         device=arguments.device,
         limit_images=arguments.limit_images,
+        scheduler=arguments.scheduler,
         progress=True,
     )
     print(f"{table}: {rows} rows; {computed} pieces computed now, {missing} still missing")
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Compute a random sample of the stored rows again and compare.
+
+    Args:
+        arguments: `study`, `profile`, `rows`, `results`, `device` and `seed`, as `fragility.study.verify.verify` takes
+            them.
+
+    Returns:
+        Exit status 0 if all sampled rows agree, 1 if some do not, 3 if none disagrees but some could not be verified.
+    """
+    from fragility.study.verify import verify as verify_tables
+
+    wrong = unknown = 0
+    for report in verify_tables(
+        arguments.study,
+        arguments.profile,
+        rows=arguments.rows,
+        folder=arguments.results,
+        device=arguments.device,
+        seed=arguments.seed,
+    ):
+        print(
+            f"{report.table}: of {report.stored} rows {report.verified} computed again, "
+            f"{report.unverifiable} not verifiable here; {len(report.problems) or 'no'} differences"
+        )
+        if report.reason:
+            print(f"  not verifiable: {report.reason}")
+        for problem in report.problems:
+            print(f"  {problem}")
+        wrong += len(report.problems)
+        unknown += report.unverifiable
+    return 1 if wrong else 3 if unknown else 0
+
+
+def claims(arguments: argparse.Namespace) -> int:
+    """Evaluate every claim of the ledger from the stored results.
+
+    Args:
+        arguments: `write`, whether to write the book's page; `results`, the folder.
+
+    Returns:
+        Exit status 0, whatever the verdicts.
+    """
+    from fragility.study import claims as ledger
+
+    for claim, finding, verdict in ledger.judge(arguments.results):
+        n = "exact" if finding.exact else f"n = {finding.n}"
+        print(f"{claim.id}  {verdict:<15}{n:<9} {claim.text}")
+        for measure in finding.measures:
+            print(f"      {measure.name}: {ledger.shown(measure, finding.exact)}, {measure.threshold}")
+    if arguments.write:
+        print(f"written: {ledger.write(arguments.results)}")
     return 0
 
 
@@ -179,7 +236,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     study.add_argument("--limit-images", type=int, metavar="N", help="only pieces that begin among the first N images")
+    study.add_argument(
+        "--scheduler", metavar="ADDRESS", help="hand the pieces to the workers of this dask.distributed cluster"
+    )
     study.set_defaults(command=run)
+
+    again = commands.add_parser(
+        "verify",
+        help="compute a random sample of the stored results again",
+        description="Compute a random sample of the stored rows again and compare. Exit status: 0 all agree, 1 some "
+        "differ, 3 some could not be verified here, for want of data or weights.",
+    )
+    again.add_argument("study", nargs="?", metavar="STUDY", help="default: all that have results")
+    again.add_argument("--profile", metavar="P", help="default: all that have results")
+    again.add_argument("--rows", type=int, default=8, metavar="N", help="of each table, at least (default: 8)")
+    again.add_argument("--results", type=Path, metavar="DIR", help="default: the results that came with the package")
+    again.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    again.add_argument("--seed", type=int, metavar="N", help="of the sample (default: another one every time)")
+    again.set_defaults(command=verify)
+
+    scores = commands.add_parser(
+        "claims",
+        help="what the stored results say about every claim of the paper",
+        description="Evaluate every claim of the ledger from the stored results, by rules fixed beforehand.",
+    )
+    scores.add_argument("--write", action="store_true", help="write the book's page, book/claims.md")
+    scores.add_argument("--results", type=Path, metavar="DIR", help="default: the results that came with the package")
+    scores.set_defaults(command=claims)
 
     photograph = commands.add_parser(
         "attack",

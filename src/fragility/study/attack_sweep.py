@@ -20,7 +20,7 @@ from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.profile import Profile, Sweep
 from fragility.study.setup import Ready, prepare
-from fragility.study.store import Columns, Piece, Plan, Row
+from fragility.study.store import Columns, Piece, Plan, Recomputable, Row
 from fragility.study.summary import summarise
 from fragility.substitution import softplus
 
@@ -67,6 +67,22 @@ COLUMNS: Columns = {
     "target_before": (float, "targeted: the original's importance inside the region, a quadrant; else none"),
     "target_after": (float, "the same for the best iterate"),
 }
+
+RECOMPUTABLE = Recomputable(
+    within={"first_top_k_intersection": 0.02, "first_spearman": 0.02, "first_center_shift": 0.5},
+    means={
+        "labels_kept": 0.05,
+        "iteration": 2,
+        "objective": 0.02,
+        "top_k_intersection": 0.02,
+        "spearman": 0.02,
+        "center_shift": 0.5,
+        "confidence_after": 0.02,
+        "gain": 0.02,
+        "surrogate_gain": 0.02,
+        "target_after": 0.02,
+    },
+)
 
 
 def plan(profile: Profile, device: str = "cpu") -> Plan:

@@ -14,7 +14,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,22 @@ class Plan:
     cost: Callable[[Piece], float]
 
 
+@dataclass(frozen=True)
+class Recomputable:
+    """How closely the columns of a study come out again on another machine, for `fragility verify`.
+
+    Where neither says anything, numbers have to agree to 1e-4 (relative beyond 1), everything else exactly.
+
+    Attributes:
+        within: column -> the largest difference allowed, absolute; a text of numbers is compared number by number.
+        means: column -> by how much the mean of some rows may leave the stored interval of that mean, for what an
+            iterative attack ends in: rounding flips signs of gradients, and the paths part.
+    """
+
+    within: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, float] = field(default_factory=dict)
+
+
 def checkout() -> Path | None:
     """Return the root of the checkout that the package is imported from, or None for an installed package."""
     root = Path(fragility.__file__).parents[2]
@@ -76,6 +92,20 @@ def read(study: str, profile: str, folder: Path | None = None) -> list[Row]:
 
     Returns:
         One dict per row, with the values of the right types; an empty number is NaN (float) or None (int).
+    """
+    return [row for rows in read_pieces(study, profile, folder).values() for row in rows]
+
+
+def read_pieces(study: str, profile: str, folder: Path | None = None) -> dict[str, list[Row]]:
+    """Read the stored rows of a study, piece by piece.
+
+    Args:
+        study: as for `read`.
+        profile: as for `read`.
+        folder: as for `read`.
+
+    Returns:
+        The rows of every piece, by the piece's name.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -87,11 +117,13 @@ def read(study: str, profile: str, folder: Path | None = None) -> list[Row]:
     sound, complaint = _load_table(table, columns, stored)
     if complaint:
         raise ValueError(f"{complaint}; `fragility run {study} --profile {profile}` repairs it")
-    fields = csv.reader(line for lines in sound.values() for line in lines)
-    return [
-        {name: _read_value(text, kind) for (name, kind), text in zip(columns.items(), row[:-2], strict=True)}
-        for row in fields
-    ]
+    return {
+        piece: [
+            {name: _read_value(text, kind) for (name, kind), text in zip(columns.items(), row[:-2], strict=True)}
+            for row in csv.reader(lines)
+        ]
+        for piece, lines in sound.items()
+    }
 
 
 def provenance(study: str, profile: str, folder: Path | None = None) -> dict[str, Any]:

@@ -1,0 +1,270 @@
+"""The rules of the claims about influence, dimension, orthogonality and defenses that rest on stored rows."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from fragility.study import angles
+from fragility.study.evidence import KEPT, Finding, Results, at_least, at_most, positive
+from fragility.study.store import Row
+
+L2 = 1e-2  # damping at which influence is judged
+LARGE = 8.0  # epsilon, of 255
+COST = 0.02  # of accuracy, what counts as small, and within which two accuracies match
+ATTACKED = 500  # images of a seed
+
+
+def untested(results: Results) -> Finding:
+    """A claim for which no study stores rows.
+
+    Args:
+        results: not needed.
+
+    Returns:
+        Nothing.
+    """
+    return Finding()
+
+
+def influence_attack(results: Results) -> Finding:
+    """I1: noise keeps a rank correlation of .95, the attack loses .2 and 2 of the top 5 more, and beats confidence.
+
+    Args:
+        results: stored.
+
+    Returns:
+        What they say.
+    """
+    rows, where = results.rows("influence_attack")
+    table = _influence(rows)
+    names = ("random", "eq2", "confidence")
+    ranks, overlap = (
+        _paired([table.get(name, {}) for name in names], column) for column in ("spearman", "top5_overlap")
+    )
+    measures = [
+        at_least("rank correlation after random signs", ranks[0], 0.95),
+        at_least("that less the one after the attack", ranks[0] - ranks[1], 0.2),
+        at_least("of the top 5, lost by the attack more than by random signs", 5 * (overlap[0] - overlap[1]), 2),
+        positive("rank correlation after raising confidence only, less after the attack", ranks[2] - ranks[1]),
+    ]
+    return Finding(measures if rows else (), doubts=_few_kept(table.get("eq2", {}).values()), where=where)
+
+
+def influence_reversed(results: Results) -> Finding:
+    """I2: some images with a kept label end at a rank correlation of at most .1, some at most -.5, in either precision.
+
+    Args:
+        results: stored.
+
+    Returns:
+        What they say.
+    """
+    rows, where = results.rows("influence_attack")
+    kept = {name: row for name, row in _influence(rows).get("eq2", {}).items() if row["labels_kept"]}
+    double, single = (_paired([kept], column)[0] for column in ("spearman", "spearman_float32"))
+    measures = [
+        positive("share of images with rank correlation <= .1", (double <= 0.1).double()),
+        positive("share of images with rank correlation <= -.5", (double <= -0.5).double()),
+        at_most("difference between single and double precision", (double - single).abs(), 0.05),
+    ]
+    return Finding(measures if rows else (), where=where)
+
+
+def leave_one_out(results: Results) -> Finding:
+    """I3: influence and leave-one-out retraining correlate by .86 and have a slope from .9 to 1.1.
+
+    Args:
+        results: stored.
+
+    Returns:
+        What they say, with the leverage correction apart.
+    """
+    rows, where = results.rows("leave_one_out")
+    r, slope, r_corrected, slope_corrected = (
+        _column(rows, name) for name in ("r", "slope", "r_corrected", "slope_corrected")
+    )
+    doubts, notes = [], []
+    for name, values in (("first order", slope), ("with the leverage correction", slope_corrected)):
+        low, high = at_least("", values, 0.9), at_most("", values, 1.1)
+        text = f"slope {name}: {low.value:.2f} [{low.low:.2f}, {low.high:.2f}]"
+        notes.append(text)
+        if not (low.holds and high.holds) and values is slope:
+            doubts.append(f"{text}, not within .9 and 1.1")
+    measures = [
+        at_least("correlation, first order", r, 0.86),
+        at_least("correlation, with the leverage correction", r_corrected, 0.86),
+    ]
+    return Finding(measures if rows else (), doubts=doubts, notes=notes[1:] if rows else (), where=where)
+
+
+def dimension(results: Results) -> Finding:
+    """H2: the relative change of a neuron's raw gradient grows like the square root of d.
+
+    Args:
+        results: stored.
+
+    Returns:
+        Slopes of log change against log d, one per draw.
+    """
+    rows, where = results.rows("dimension")
+    measures, notes = [], []
+    for activation in sorted({str(row["activation"]) for row in rows if row["network"] == "neuron"} - {"identity"}):
+        slopes = {arm: _slopes(rows, activation, arm) for arm in ("fixed_epsilon", "fixed_relative")}
+        name = f"slope of log relative change against log d, {activation}"
+        measures += [at_least(name, slopes["fixed_epsilon"], 0.4), at_most(name, slopes["fixed_epsilon"], 0.6)]
+        if len(slopes["fixed_relative"]):
+            mean = slopes["fixed_relative"].mean()
+            notes.append(f"{activation}: with |delta| / |x| fixed instead of epsilon the slope is {mean:+.2f}")
+    moved = [float(row["map_change"] or 0) for row in rows if row["network"] == "neuron"]
+    if moved:
+        notes.append(f"normalised maps change by at most {max(moved):.1g}")
+    return Finding(measures, notes=notes, where=where)
+
+
+def orthogonal(results: Results) -> Finding:
+    """O1: the median angle is at least 80 degrees, and the pairs are less aligned than permuted ones.
+
+    Args:
+        results: stored.
+
+    Returns:
+        The share of angles of at least 80 degrees, and where the statistic lies in its null.
+    """
+    rows, where = results.rows("angles")
+    rows = [row for row in rows if row["setup"] == "cifar10"]
+    if not rows:
+        return Finding()
+    values = _column(rows, "angle")
+    null = angles.stored_null(rows)
+    # The median is at least 80 degrees exactly if at least half of the angles are.
+    measures = [at_least("share of angles of at least 80 degrees", (values >= 80).double(), 0.5)]
+    text = (
+        f"median {values.median():.1f} degrees; mean squared cosine {null.statistic:.2e}, of permuted pairs "
+        f"{null.mean:.2e} [{null.low:.2e}, {null.high:.2e}]"
+    )
+    doubts = [] if null.statistic < null.low else ["the pairs are not less aligned than permuted ones"]
+    return Finding(measures, doubts=doubts, notes=[text], where=where)
+
+
+def two_layers(results: Results) -> Finding:
+    """O3: in two layers the Hessian's top direction is one w_k, and not parallel to the gradient.
+
+    Args:
+        results: stored.
+
+    Returns:
+        What they say.
+    """
+    rows, where = results.rows("dimension")
+    measures, notes = [], []
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row["network"] == "two_layer":
+            groups.setdefault((str(row["activation"]), int(row["width"] or 0)), []).append(row)
+    for (activation, width), members in groups.items():
+        misfit, angle = (
+            torch.tensor([float(row[name] or 0) for row in members], dtype=torch.float64)
+            for name in ("misfit", "angle")
+        )
+        name = f"{activation}, h = {width}"
+        measures += [
+            at_most(f"{name}: degrees between the top direction and w_k", misfit, 1e-3),
+            at_least(f"{name}: degrees between it and the gradient", angle, 1.0),
+        ]
+        low, middle, high = angle.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)).tolist()
+        notes.append(f"{name}: median {middle:.0f} degrees, from {low:.0f} to {high:.0f} for nine in ten draws")
+    return Finding(measures, notes=notes, where=where)
+
+
+def robust_attributions(results: Results) -> Finding:
+    """D2: IG-NORM and IG-SUM-NORM beat natural and adversarial training at a cost of at most 2 points.
+
+    Args:
+        results: stored.
+
+    Returns:
+        What they say.
+    """
+    rows, where = results.rows("defense_table")
+    table = _defenses(rows)
+    measures = []
+    for name in ("ig_norm", "ig_sum_norm"):
+        for other in ("natural", "adversarial"):
+            for metric, shown in (("top_k_intersection", "top-k intersection"), ("kendall", "Kendall's tau")):
+                ours, theirs = _paired([table.get(name, {}), table.get(other, {})], metric)
+                measures.append(positive(f"{shown}: {name} less {other}", ours - theirs))
+        ours, theirs = _paired([table.get(name, {}), table.get("natural", {})], "natural_accuracy")
+        measures.append(at_most(f"accuracy lost by {name}", theirs - ours, COST))
+    return Finding(measures if rows else (), where=where)
+
+
+def discretised_or_smooth(results: Results) -> Finding:
+    """D6: discretised inputs or a softplus raise the intersection by .05 under the adaptive attack, accuracy matched.
+
+    Args:
+        results: stored.
+
+    Returns:
+        What they say.
+    """
+    rows, where = results.rows("defense_table")
+    table = _defenses(rows)
+    measures = []
+    for name in ("discretized", "softplus"):
+        pair = [table.get(name, {}), table.get("natural", {})]
+        ours, theirs = _paired(pair, "top_k_intersection")
+        measures.append(at_least(f"top-k intersection: {name} less natural", ours - theirs, 0.05))
+        ours, theirs = _paired(pair, "natural_accuracy")
+        measures.append(at_most(f"accuracies of {name} and natural, difference", (ours - theirs).abs(), COST))
+    return Finding(measures if rows else (), where=where)
+
+
+def _influence(rows: Iterable[Row]) -> dict[str, dict[object, Row]]:
+    """Rows at the damping and epsilon where influence is judged, by condition and image."""
+    table: dict[str, dict[object, Row]] = {}
+    for row in rows:
+        if (row["l2"], row["epsilon"]) == (L2, LARGE):
+            table.setdefault(str(row["condition"]), {})[row["image"]] = row
+    return table
+
+
+def _defenses(rows: Iterable[Row]) -> dict[str, dict[object, Row]]:
+    """Rows of one budget and enough images, by defense and seed."""
+    table: dict[str, dict[object, Row]] = {}
+    for row in rows:
+        if row["budget"] == 1 and int(row["images"] or 0) >= ATTACKED:
+            table.setdefault(str(row["defense"]), {})[row["seed"]] = row
+    return table
+
+
+def _paired(tables: Sequence[dict[object, Row]], column: str) -> Tensor:
+    """A column of several conditions for the images, or seeds, that all of them have: (conditions, n)."""
+    keys = [key for key in tables[0] if all(key in table for table in tables)]
+    numbers = [[float(table[key][column] or 0) for key in keys] for table in tables]
+    return torch.tensor(numbers, dtype=torch.float64).view(len(tables), -1)
+
+
+def _column(rows: Iterable[Row], name: str) -> Tensor:
+    return torch.tensor([float(row[name] or 0) for row in rows], dtype=torch.float64)
+
+
+def _few_kept(rows: Iterable[Row]) -> list[str]:
+    kept = [bool(row["labels_kept"]) for row in rows]
+    share = sum(kept) / len(kept) if kept else 1.0
+    return [f"few labels kept ({share:.0%})"] if share < KEPT else []
+
+
+def _slopes(rows: Iterable[Row], activation: str, arm: str) -> Tensor:
+    """Of log relative change against log d by least squares, one per draw that has all d."""
+    points: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if (row["network"], row["activation"], row["arm"]) == ("neuron", activation, arm):
+            points.setdefault(str(row["image"]), {})[int(row["dimension"] or 0)] = float(row["relative_change"] or 0)
+    dimensions = sorted({d for found in points.values() for d in found})
+    if len(dimensions) < 2:
+        return torch.zeros(0, dtype=torch.float64)
+    whole = [[found[d] for d in dimensions] for found in points.values() if len(found) == len(dimensions)]
+    x = torch.tensor(dimensions, dtype=torch.float64).log()
+    x = x - x.mean()
+    return (torch.tensor(whole, dtype=torch.float64).log() * x).sum(1) / x.square().sum()
