@@ -1,0 +1,143 @@
+"""The networks of the table of defenses, trained: all of a seed begin with the same naturally trained weights."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fragility import train
+from fragility.cost import forward_equivalents
+from fragility.dataset import ImageDataset
+from fragility.defense import (
+    Discretized,
+    adversarial_loss,
+    curvature_loss,
+    ig_norm_loss,
+    ig_sum_norm_loss,
+    input_gradient_loss,
+    operator_norm_loss,
+    parseval_loss,
+)
+from fragility.smoothing import SoftplusNetwork
+from fragility.study.defense_profile import Defense, Profile
+
+
+def small_cnn(*, size: int, stride: int, seed: int) -> nn.Module:
+    """Return an untrained network of two convolutions and two dense layers, without pooling.
+
+    Args:
+        size: height and width of the images, 28 or 32.
+        stride: of the first convolution, 2 or 4.
+        seed: of the initial weights; the global random state is left alone.
+
+    Returns:
+        A network from (B, 1, size, size) to logits (B, 10).
+    """
+    width, side = 4 * stride, size // stride // 2
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        layers = nn.Sequential(
+            nn.Conv2d(1, width, 4, stride=stride, padding=(4 - stride) // 2),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * side * side, 64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+    return layers.requires_grad_(False).eval()
+
+
+def madry_cnn(*, seed: int) -> nn.Module:
+    """Return the untrained MNIST network of [Madry2018], which [Chen2019] also takes.
+
+    Args:
+        seed: of the initial weights; the global random state is left alone.
+
+    Returns:
+        A network from (B, 1, 28, 28) to logits (B, 10).
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        layers = nn.Sequential(
+            nn.Conv2d(1, 32, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * 7 * 7, 1024),
+            nn.ReLU(),
+            nn.Linear(1024, 10),
+        )
+    return layers.requires_grad_(False).eval()
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"small_cnn": small_cnn, "madry_cnn": madry_cnn}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": train.cross_entropy,
+    "adversarial": adversarial_loss,
+    "ig_norm": ig_norm_loss,
+    "ig_sum_norm": ig_sum_norm_loss,
+    "input_gradient": input_gradient_loss,
+    "curvature": curvature_loss,
+    "operator_norm": operator_norm_loss,
+    "parseval": parseval_loss,
+}
+
+
+def trained(profile: Profile, name: str, seed: int, training: ImageDataset, device: str) -> tuple[nn.Module, float]:
+    """Train the network of a defense, or take up its training, or load it.
+
+    Args:
+        profile: of the study.
+        name: a key of its defenses.
+        seed: of weights and training.
+        training: the training images.
+        device: where.
+
+    Returns:
+        The network in evaluation mode, and the mean loss of the last epoch (NaN without training of its own).
+    """
+    defense = profile.defenses[name]
+    model = NETWORKS[profile.network](**profile.network_options, seed=seed).to(device)
+    settings: dict[str, Any] = {
+        "batch_size": profile.batch_size, "learning_rate": profile.learning_rate, "seed": seed, "progress": False,
+    }  # fmt: skip
+    if profile.natural_epochs:
+        train.fit_cached(model, training.images, training.labels, epochs=profile.natural_epochs, **settings)
+    if defense.beta is not None:
+        model = SoftplusNetwork(model, defense.beta)
+    if defense.levels is not None:
+        model = Discretized(model, levels=defense.levels)
+    if defense.loss is None:
+        return model, float("nan")
+    loss = partial(LOSSES[defense.loss], **defense.options)
+    history = train.fit_cached(model, training.images, training.labels, loss, epochs=profile.epochs, **settings)
+    return model, history.losses[-1]
+
+
+def training_cost(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Count what one training step of a defense costs.
+
+    Args:
+        defense: of a profile.
+        model: its network.
+        images: (B, C, H, W) in [0, 1].
+        labels: int64 (B,).
+
+    Returns:
+        Forward passes of the batch; 0 without training of its own.
+    """
+    if defense.loss is None:
+        return 0.0
+    loss = partial(LOSSES[defense.loss], **defense.options)
+    try:
+        model.requires_grad_(True)
+        return forward_equivalents(model, loss, images[:8], labels[:8])
+    finally:
+        model.requires_grad_(False)
