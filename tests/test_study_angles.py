@@ -27,7 +27,7 @@ def test_angles_are_those_of_the_dense_hessian(few: tuple[angles.Plan, list[Row]
     assert [row["label"] for row in rows] == [0, 0, 1, 1, 2, 2]
     assert list(rows[0].keys() ^ angles.COLUMNS.keys()) == []
     drawn = dataset.digits("test", limit=60, seed=0)
-    model = angles.NETWORKS["digits"](True)
+    model = angles.NETWORKS["digits"]()[1]
     gradients: list[Tensor] = []
     directions: list[Tensor] = []
     for row in rows[:2]:

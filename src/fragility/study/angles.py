@@ -62,11 +62,11 @@ ANGLES = {
     "laptop": Profile(
         0,
         {
-            "digits": Setup(candidates=540, images=400, block=20, steps=40),
-            "cifar10": Setup(candidates=3000, images=1000, block=20, steps=30),
+            "digits": Setup(candidates=360, images=200, block=20, steps=40),
+            "cifar10": Setup(candidates=3000, images=1000, block=20, steps=25),
         },
     ),
-    "paper": Profile(0, {"cifar10": Setup(candidates=10000, images=1000, block=20, steps=60)}),
+    "paper": Profile(0, {"cifar10": Setup(candidates=9000, images=1000, block=20, steps=60)}),
 }
 
 COLUMNS: Columns = {
@@ -198,25 +198,27 @@ class _Ready(NamedTuple):
     device: str
 
 
-def _digits(smooth: bool) -> nn.Module:
+def _digits() -> tuple[nn.Module, nn.Module]:
     training = dataset.digits("train")
-    model = network.digits_cnn()
-    train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
-    if smooth:
-        with softplus(1.0):
-            train.fit_cached(model, training.images, training.labels, epochs=6, progress=False)
-    return model
+    relu, smooth = network.digits_cnn(), network.digits_cnn()
+    for model in (relu, smooth):
+        train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
+    with softplus(1.0):
+        train.fit_cached(smooth, training.images, training.labels, epochs=6, progress=False)
+    return relu, smooth
 
 
-def _cifar10(smooth: bool) -> nn.Module:
-    return cifar.trained(dataset.cifar10("train"), smooth=smooth)
+def _cifar10() -> tuple[nn.Module, nn.Module]:
+    training = dataset.cifar10("train")
+    return cifar.trained(training), cifar.trained(training, smooth=True)
 
 
-NETWORKS: dict[str, Callable[[bool], nn.Module]] = {"digits": _digits, "cifar10": _cifar10}
+# The network trained with ReLU, and the one retrained from there with softplus (beta = 1).
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {"digits": _digits, "cifar10": _cifar10}
 
 
 def _prepare(name: str, setup: Setup, seed: int, device: str) -> _Ready:
-    relu, smooth = (NETWORKS[name](kind) for kind in (False, True))
+    relu, smooth = NETWORKS[name]()
     weights = {"relu": train.fingerprint(relu), "softplus": train.fingerprint(smooth)}
     relu, smooth = relu.to(device), smooth.to(device)
     drawn = dataset.load(name, split="test", limit=setup.candidates, seed=seed)
