@@ -156,6 +156,7 @@ def newton(
         entropy = torch.nn.functional.cross_entropy(inputs @ point.T @ basis.T, labels, reduction="none")
         return (weight * entropy).mean() + l2 / 2 * point.square().sum()
 
+    last = float("inf")
     for _ in range(100):
         logits = inputs @ beta.T @ basis.T
         residual = weight.unsqueeze(1) * (residuals(logits, labels) @ basis)
@@ -168,6 +169,10 @@ def newton(
         lower = factor(hessian(inputs, curvature, l2))
         step = torch.cholesky_solve(gradient.view(-1, 1), lower).view_as(beta)
         value, slope, length = loss(beta), (gradient * step).sum(), 1.0
+        # Near the minimum the decrement squares itself in every step; where it no longer falls, rounding is all it is.
+        if slope <= eps * value and slope >= last / 4:
+            return beta
+        last = float(slope)
         while loss(beta - length * step) > value - length / 4 * slope + 8 * eps * value and length > 1e-8:
             length /= 2
         beta = beta - length * step

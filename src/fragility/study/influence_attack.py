@@ -145,14 +145,14 @@ def prepare(profile: Profile, device: str = "cpu") -> Ready:
     backbone = NETWORKS[profile.network]()
     weights = train.fingerprint(backbone)
     backbone = backbone.to(device)
-    training = _split(profile, "train")
+    training = part(profile, "train")
     features = _features(backbone, training.images, device)
     pixels, labels = train.fingerprint(training.images, training.labels), training.labels.to(device)
     source = training.source
     del training  # half a gigabyte
-    validation = _split(profile, "validation")
+    validation = part(profile, "validation")
     validation_features = _features(backbone, validation.images, device)
-    test = _split(profile, "test")
+    test = part(profile, "test")
     test = dataset.sample(test, profile.tests, seed=profile.seed)
     return Ready(
         backbone=backbone,
@@ -289,20 +289,29 @@ def _compute(piece: Piece, ready: Ready, layer: LastLayerInfluence, single: Last
     ]
 
 
-def _split(profile: Profile, split: str) -> ImageDataset:
+def part(profile: Profile, split: str) -> ImageDataset:
+    """Load the images of a profile's training, test or validation part.
+
+    Args:
+        profile: which.
+        split: `"train"`, `"test"` or `"validation"`.
+
+    Returns:
+        Images of two classes, labelled 0 and 1.
+    """
     if profile.classes is None:
         return dataset.flowers(split, size=profile.size)
     # Digits have no third part: every other test image validates.
-    part = dataset.digits("train" if split == "train" else "test", size=profile.size)
-    kept = (part.labels.unsqueeze(1) == torch.tensor(profile.classes)).any(1).nonzero().flatten()
+    whole = dataset.digits("train" if split == "train" else "test", size=profile.size)
+    kept = (whole.labels.unsqueeze(1) == torch.tensor(profile.classes)).any(1).nonzero().flatten()
     if split != "train":
         kept = kept[int(split == "validation") :: 2]
     return replace(
-        part,
-        images=part.images[kept],
-        labels=(part.labels[kept] == profile.classes[1]).long(),
-        class_names=tuple(part.class_names[digit] for digit in profile.classes),
-        files=tuple(part.files[row] for row in kept),
+        whole,
+        images=whole.images[kept],
+        labels=(whole.labels[kept] == profile.classes[1]).long(),
+        class_names=tuple(whole.class_names[digit] for digit in profile.classes),
+        files=tuple(whole.files[row] for row in kept),
     )
 
 
