@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,22 +19,45 @@ from tqdm import tqdm
 
 from fragility.checks import check_count
 from fragility.download import data_folder
-from fragility.study import attack_sweep, profile
-from fragility.study.store import Piece, Plan, Row, Store, checkout, piece_name
+from fragility.study import (
+    angles,
+    attack_sweep,
+    defense_profile,
+    defense_table,
+    dimension,
+    influence_attack,
+    leave_one_out,
+    profile,
+)
+from fragility.study.store import Piece, Plan, Recomputable, Row, Store, checkout, piece_name
 
 
 class Study(NamedTuple):
-    """A study's profiles, and how one becomes a plan on a device."""
+    """A study's profiles, how one becomes a plan on a device, and how closely its rows can be computed again."""
 
     profiles: dict[str, Any]
     plan: Callable[[Any, str], Plan]
+    recomputable: Recomputable = Recomputable()
 
 
 STUDIES = {
-    "attack_sweep": Study(profile.ATTACK_SWEEP, attack_sweep.plan),
-    "cifar_sweep": Study(profile.CIFAR_SWEEP, attack_sweep.plan),
-    "sensitivity": Study(profile.SENSITIVITY, attack_sweep.plan),
+    "attack_sweep": Study(profile.ATTACK_SWEEP, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
+    "cifar_sweep": Study(profile.CIFAR_SWEEP, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
+    "sensitivity": Study(profile.SENSITIVITY, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
+    "angles": Study(angles.ANGLES, angles.plan),
+    "dimension": Study(dimension.DIMENSION, dimension.plan),
+    "influence_attack": Study(influence_attack.PROFILES, influence_attack.plan, influence_attack.RECOMPUTABLE),
+    "leave_one_out": Study(leave_one_out.PROFILES, leave_one_out.plan),
+    "defense_table": Study(defense_profile.DEFENSE_TABLE, defense_table.plan, defense_table.RECOMPUTABLE),
 }
+
+
+class Computed(NamedTuple):
+    """A piece with its rows, and how long they took."""
+
+    piece: Piece
+    rows: list[Row]
+    seconds: float
 
 
 class Outcome(NamedTuple):
@@ -53,6 +76,7 @@ def run(
     folder: Path | None = None,
     device: str = "cpu",
     limit_images: int | None = None,
+    scheduler: str | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Compute what is missing of a study and store it piece by piece; killed at any moment, it resumes.
@@ -66,6 +90,8 @@ def run(
         folder: where the results go; None for `results` of the checkout, or of the present folder where there is none.
         device: `"cpu"`, `"cuda"` or another of PyTorch's.
         limit_images: leave out all pieces that begin beyond the first so many images; a later run adds them.
+        scheduler: address of a `dask.distributed` cluster whose workers compute the pieces, each on its `device`; None
+            to compute them here.
         progress: show a progress bar with the time left.
 
     Returns:
@@ -73,25 +99,55 @@ def run(
 
     Raises:
         BlockingIOError: if another process is computing the same table.
+        ImportError: if `scheduler` is given and `dask.distributed` is not installed.
         ValueError: if the study, the profile or the device is unknown, or the table was made with other parameters.
     """
-    if study not in STUDIES:
-        raise ValueError(f"study: expected one of {', '.join(STUDIES)}, got {study!r}")
-    profiles = STUDIES[study].profiles
-    if profile not in profiles:
-        raise ValueError(f"profile: expected one of {', '.join(profiles)}, got {profile!r}")
+    chosen = find(study, profile)
     if limit_images is not None:
         check_count("limit_images", limit_images)
     _check_device(device)
     if folder is None:
         folder = (checkout() or Path()) / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / f"{study}-{profile}"), _repeatable():
-        plan = STUDIES[study].plan(profiles[profile], device)
-        return complete(Store(study, profile, plan, folder, _session(device)), plan, limit_images, progress)
+    with _alone(folder / f"{study}-{profile}"), repeatable():
+        plan = chosen.plan(chosen.profiles[profile], device)
+        session = describe(device)
+        if scheduler is None:
+            return complete(Store(study, profile, plan, folder, session), plan, limit_images, progress)
+        from fragility.study.cluster import Cluster  # an optional extra
+
+        with Cluster(scheduler, study, profile, device) as cluster:
+            store = Store(study, profile, plan, folder, session | {"workers": cluster.workers()})
+            return complete(store, plan, limit_images, progress, cluster.compute)
 
 
-def complete(store: Store, plan: Plan, limit_images: int | None = None, progress: bool = False) -> Outcome:
+def find(study: str, profile: str) -> Study:
+    """Look a study up.
+
+    Args:
+        study: a key of `STUDIES`.
+        profile: one of the study's profiles.
+
+    Returns:
+        Its entry.
+
+    Raises:
+        ValueError: if there is no such study or profile.
+    """
+    if study not in STUDIES:
+        raise ValueError(f"study: expected one of {', '.join(STUDIES)}, got {study!r}")
+    if profile not in STUDIES[study].profiles:
+        raise ValueError(f"profile: expected one of {', '.join(STUDIES[study].profiles)}, got {profile!r}")
+    return STUDIES[study]
+
+
+def complete(
+    store: Store,
+    plan: Plan,
+    limit_images: int | None = None,
+    progress: bool = False,
+    compute: Callable[[Sequence[Piece]], Iterable[Computed]] | None = None,
+) -> Outcome:
     """Compute the missing pieces of a plan and store each.
 
     Args:
@@ -99,6 +155,7 @@ def complete(store: Store, plan: Plan, limit_images: int | None = None, progress
         plan: what to compute.
         limit_images: as for `run`.
         progress: as for `run`.
+        compute: computes pieces in any order; None for one after the other, here.
 
     Returns:
         The table and how much of it is there.
@@ -108,12 +165,27 @@ def complete(store: Store, plan: Plan, limit_images: int | None = None, progress
     total = done + sum(map(plan.cost, todo))
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=total, initial=done, desc=store.table.stem, bar_format=form, disable=not progress) as bar:
-        for index, piece in enumerate(todo):
-            bar.set_postfix_str(f"piece {index + 1} of {len(todo)}", refresh=False)
-            start = time.perf_counter()
-            store.add(piece, within_memory(plan.compute, piece), time.perf_counter() - start)
+        bar.set_postfix_str(f"{len(todo)} pieces to go", refresh=False)
+        computed = (timed(plan.compute, piece) for piece in todo) if compute is None else compute(todo)
+        for count, (piece, rows, seconds) in enumerate(computed, 1):
+            store.add(piece, rows, seconds)
+            bar.set_postfix_str(f"{len(todo) - count} pieces to go", refresh=False)
             bar.update(plan.cost(piece))
     return Outcome(store.table, store.rows(), len(todo), len(store.missing()))
+
+
+def timed(compute: Callable[[Piece], list[Row]], piece: Piece) -> Computed:
+    """Compute a piece, within the memory there is, and measure how long it takes.
+
+    Args:
+        compute: piece -> rows.
+        piece: with its list `images`.
+
+    Returns:
+        The piece, its rows and the seconds.
+    """
+    start = time.perf_counter()
+    return Computed(piece, within_memory(compute, piece), time.perf_counter() - start)
 
 
 def within_memory(compute: Callable[[Piece], list[Row]], piece: Piece) -> list[Row]:
@@ -155,7 +227,12 @@ def _alone(table: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _repeatable() -> Iterator[None]:
+def repeatable() -> Iterator[None]:
+    """Compute in full single precision and the same at every time; denormal numbers count as zero.
+
+    Yields:
+        Nothing.
+    """
     torch.set_flush_denormal(True)
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
@@ -171,8 +248,15 @@ def _check_device(device: str) -> None:
         raise ValueError(f"device: expected one that PyTorch can use here, got {device!r} ({error})") from error
 
 
-def _session(device: str) -> dict[str, Any]:
-    """Who computes: time, code, machine."""
+def describe(device: str) -> dict[str, Any]:
+    """Say who computes.
+
+    Args:
+        device: where.
+
+    Returns:
+        Time, code and machine, as plain data.
+    """
     name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from fragility.study.evidence import KEPT, Cells, Finding, Measure, Results, at_least, at_most, equality
+from fragility.study.evidence import KEPT, Cells, Finding, Measure, Results, at_least, at_most, equality, positive
 from fragility.study.store import Row
 
 N = 64  # images
@@ -125,7 +125,7 @@ def integrated_is_sturdiest(results: Results) -> Finding:
             simple, deep, integrated = chosen
             better = simple if simple.numel() and simple.mean() > deep.mean() else deep
             measures.append(
-                at_least(f"{SHOWN[metric]} at {epsilon:g}/255: lead of integrated gradients", integrated - better, 0)
+                positive(f"{SHOWN[metric]} at {epsilon:g}/255: lead of integrated gradients", integrated - better)
             )
         return measures
 
@@ -232,7 +232,7 @@ def surrogates_fool_the_network(results: Results) -> Finding:
             ours, walk = cells.paired((key, "gain"), ((*key[:2], "random_walk", LARGE), "gain"))
             return [
                 at_least(f"{setup}: gain of D less half of the surrogate's", gain - on_surrogate / 2, 0),
-                at_least(f"{setup}: gain of D less that of the random walk", ours - walk, 0),
+                positive(f"{setup}: gain of D less that of the random walk", ours - walk),
             ]
 
         cells = Cells(rows)
