@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fragility import dataset
-from fragility.study import STUDIES, angles, dimension, run
+from fragility.influence import LastLayerInfluence
+from fragility.study import STUDIES, angles, dimension, influence_angles, influence_attack, run
 from fragility.study.angles import ANGLES, Profile, Setup, permutation_null, stored_null
 from fragility.study.dimension import DIMENSION
 from fragility.study.store import Row, provenance, read
@@ -120,7 +121,7 @@ def test_profiles_at_scale_can_be_planned_as_far_as_their_numbers_go() -> None:
             assert name in angles.NETWORKS
             assert setup.images % (10 * setup.block) == 0
             assert setup.candidates > setup.images
-    assert {"angles", "dimension"} <= STUDIES.keys()
+    assert {"angles", "dimension", "influence_angles"} <= STUDIES.keys()
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +167,32 @@ def test_two_layers_have_the_angle_of_the_formula(closed: list[Row]) -> None:
         cosine = (model.v * slope)[k].abs() / (model.v * slope).norm()
         assert row["angle"] == pytest.approx(math.degrees(math.acos(float(cosine))), abs=1e-6)
         assert row["misfit"] < 1e-6  # type: ignore[operator]
+
+
+def test_influence_angles_are_those_of_differences(tmp_path: Path) -> None:
+    run("influence_angles", "fast", folder=tmp_path)
+    rows = read("influence_angles", "fast", tmp_path)
+    assert len(rows) == 24
+    assert rows[0].keys() == influence_angles.COLUMNS.keys()
+    ready = influence_attack.prepare(influence_attack.PROFILES["fast"])
+    ready.backbone.double()
+    layer = LastLayerInfluence(ready.features, ready.labels, l2=1e-2, num_classes=2)
+    for row in (rows[0], rows[-1]):
+        image = ready.test.images[ready.test.files.index(str(row["image"]))].double()
+        label, best = torch.tensor([row["label"]]), int(str(row["training_image"]))
+
+        def loss(x: Tensor, label: Tensor = label) -> Tensor:
+            return torch.nn.functional.cross_entropy(layer.logits(ready.backbone(x[None])), label)
+
+        def influence(x: Tensor, label: Tensor = label, best: int = best) -> Tensor:
+            return layer.influence(ready.backbone(x[None]), label)[0, best]
+
+        assert row["influence"] == pytest.approx(float(influence(image)), rel=1e-3)
+        assert int(layer.influence(ready.backbone(image[None]), label).argmax()) == best
+        # Autograd through the whole of it, where the study takes the closed form of the last layer.
+        a, b = (torch.func.grad(f)(image).flatten() for f in (loss, influence))
+        degrees = math.degrees(math.acos(min(1.0, float((a @ b).abs() / a.norm() / b.norm()))))
+        assert row["angle"] == pytest.approx(degrees, abs=0.05)
+    by_label = [[row for row in rows if row["label"] == label] for label in (0, 1)]
+    assert [len({row["block"] for row in part}) for part in by_label] == [1, 1]
+    assert stored_null(rows).statistic == pytest.approx(sum(row["cos2"] for row in rows) / 24, rel=1e-3)  # type: ignore[misc]

@@ -19,7 +19,7 @@ from fragility.attribution import simple_gradient
 from fragility.checks import check_count
 from fragility.curvature import angle, top_directions
 from fragility.study import cifar
-from fragility.study.store import Columns, Piece, Plan, Row
+from fragility.study.store import Columns, Piece, Plan, Recomputable, Row
 from fragility.substitution import softplus
 
 VERSION = 1  # to be raised with any change of what a row means
@@ -90,6 +90,10 @@ COLUMNS: Columns = {
     "margin": (float, "logit of the label minus the next largest"),
     "confidence": (float, "softmax probability of the label"),
 }
+# Rounding moves a direction by about its size over the gap.
+RECOMPUTABLE = Recomputable(
+    within={"angle": 0.5, "cos2": 0.01, "mismatched": 0.005, "cos2_block": 0.02, "gap": 1e-3, "residual": 1e-3}
+)
 
 
 class Null(NamedTuple):
