@@ -170,10 +170,11 @@ def newton(
         step = torch.cholesky_solve(gradient.view(-1, 1), lower).view_as(beta)
         value, slope, length = loss(beta), (gradient * step).sum(), 1.0
         # Near the minimum the decrement squares itself in every step; where it no longer falls, rounding is all it is.
-        if slope <= eps * value and slope >= last / 4:
+        slack = 8 * eps * (value + logits.abs().amax())  # a loss near zero is no better known than the logits
+        if slope <= slack and slope >= last / 2:
             return beta
         last = float(slope)
-        while loss(beta - length * step) > value - length / 4 * slope + 8 * eps * value and length > 1e-8:
+        while loss(beta - length * step) > value - length / 4 * slope + slack and length > 1e-8:
             length /= 2
         beta = beta - length * step
     raise ValueError(
