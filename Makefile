@@ -10,7 +10,7 @@ PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow check-notebooks check-site screenshots notebooks lint types lock serve clean force
+.PHONY: help book test test-slow check-notebooks check-site check-colab screenshots student notebooks lint types lock serve clean force
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,12 @@ check-site: $(SITE)/index.html  ## read the built site in a headless Chromium
 
 screenshots: $(SITE)/index.html  ## every page, desktop and phone, light and dark, into build/screenshots
 	$(BIN)/python book/browser.py $(SITE) build/screenshots
+
+check-colab: $(READY)  ## execute the last commit's notebooks in an environment like Colab's
+	$(BIN)/python book/colab.py build/colab
+
+student: $(READY)  ## the notebooks without solutions, into build/student
+	$(BIN)/python book/student.py build/student
 
 notebooks: $(READY)  ## execute again and refresh the committed pages (only one: NOTEBOOK=01_methods)
 	$(BIN)/python book/pages.py refresh $(NOTEBOOK)
@@ -82,4 +88,5 @@ $(SITE)/index.html: build/executed/.done $(PROSE)
 	@mkdir -p build/book/notebooks
 	@cp -R _config.yml book build/book
 	@cp build/executed/*.ipynb build/book/notebooks
+	@$(BIN)/python book/status.py build/executed build/book/book/status.md
 	@cd build/book && ../../$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet > ../site.log || { cat ../site.log; exit 1; }

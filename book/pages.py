@@ -210,11 +210,22 @@ def sources(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
 
 
 def execute_all(chosen: list[Path], output: Path, values: Mapping[str, Any]) -> None:
-    """Execute several notebooks side by side, one per core, and report each as it ends."""
+    """Execute several notebooks side by side, one per core, and report each as it ends.
+
+    Args:
+        chosen: the sources.
+        output: folder of the pages. Unless it is that of the committed ones, the times go there as `seconds.json`.
+        values: parameters.
+    """
+    times: dict[str, float] = {}
     with ProcessPoolExecutor(max_workers=max(1, min(len(chosen), os.cpu_count() or 1))) as pool:
         targets = [output / f"{source.stem}.ipynb" for source in chosen]
         for target, seconds in zip(targets, pool.map(partial(execute, values=values), chosen, targets), strict=True):
+            times[target.stem] = round(seconds, 1)
             print(f"  {target.stem} executed in {seconds:.0f} s", flush=True)
+    if output != NOTEBOOKS:
+        story = {"profile": values.get("profile", "fast"), "notebooks": times}
+        (output / "seconds.json").write_text(json.dumps(story, indent=1), encoding="utf-8")
 
 
 def _value(text: str) -> Any:

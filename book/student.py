@@ -1,0 +1,48 @@
+"""Write the students' versions of the notebooks: without outputs, and without the cells tagged `solution`.
+
+python book/student.py build/student
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from pages import read_source, sources
+
+TAG = "solution"
+PLACE = "# Your turn."
+
+
+def student(source: Path) -> NotebookNode:
+    """Return a notebook in which an empty cell stands where a solution was.
+
+    Args:
+        source: the `.py` file of a notebook.
+
+    Returns:
+        The notebook, without outputs; the cells that belong to one solution leave a single empty one.
+    """
+    notebook = read_source(source)
+    cells: list[NotebookNode] = []
+    for cell in notebook.cells:
+        if TAG not in cell.metadata.get("tags", []):
+            cells.append(cell)
+        elif cells and cells[-1].source != PLACE:
+            cells.append(nbformat.v4.new_code_cell(PLACE, id=f"turn-{cell.id}"))
+    notebook.cells = cells
+    return notebook
+
+
+def main(folder: Path) -> None:
+    """Write the student's version of every notebook into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources([]):
+        nbformat.write(student(source), folder / f"{source.stem}.ipynb")
+        print(folder / f"{source.stem}.ipynb")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
