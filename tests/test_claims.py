@@ -161,17 +161,13 @@ class TestSweepRules:
         assert outcome("A8", attack_sweep=sweep(8), cifar_sweep=sweep(setup="cifar")) == "reproduced"
 
 
-def influence(spearman: dict[str, float], overlap: dict[str, float], n: int = 200) -> list[Row]:
+OVERLAP = {"random": 1.0, "eq2": 0.2, "confidence": 0.5}
+
+
+def influence(**spearman: float) -> list[Row]:
     return [
-        {
-            "image": f"{i}",
-            "condition": name,
-            "l2": 1e-2,
-            "epsilon": 8.0,
-            "labels_kept": True,
-            "top5_overlap": overlap[name],
-        }
-        | {"spearman": value + shift, "spearman_float32": value + shift + 1e-6}
+        {"image": f"{i}", "condition": name, "l2": 1e-2, "epsilon": 8.0, "labels_kept": True}
+        | {"top5_overlap": OVERLAP[name], "spearman": value + shift, "spearman_float32": value + shift + 1e-6}
         for name, value in spearman.items()
         for i, shift in enumerate(jitter(200, 0.02))
     ]
@@ -225,7 +221,7 @@ class TestOtherRules:
             | {"cos2_block": " ".join(f"{own if j == i % 20 else other:g}" for j, other in enumerate(others))}
             for i, shift in enumerate(jitter(200))
         ]
-        assert outcome("O1", angles=rows) == expected
+        assert outcome("O1", angles=rows) == outcome("O2", influence_angles=rows) == expected
         assert outcome("O1", angles=[row | {"setup": "digits"} for row in rows]) == "not yet tested"
 
     @pytest.mark.parametrize(

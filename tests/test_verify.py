@@ -158,6 +158,12 @@ def test_what_counts_as_a_difference() -> None:
 TABLES = sorted(path.stem for path in results_folder().glob("*-*.csv"))
 
 
+def test_stored_rows_that_need_no_data_are_verified_everywhere() -> None:
+    (report,) = verify("dimension", "laptop", rows=4, seed=0)
+    assert report.verified >= 4
+    assert (report.unverifiable, report.problems) == (0, ())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_the_stored_results_are_verified_where_their_data_are(table: str) -> None:

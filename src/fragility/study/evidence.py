@@ -21,6 +21,7 @@ MARGINS = {"top_k_intersection": 0.10, "spearman": 0.10}
 SHIFT_MARGIN = (2.0, 0.20)  # pixels, or this share of the published shift, whichever is more
 AGREEING = 0.8  # share of the published means that have to be matched
 KEPT = 0.8  # share of images with a kept label below which a verdict is at most "direction only"
+Key = tuple[str, str, str, float]  # setup, method, attack, epsilon
 PROFILES = ("paper", "laptop")  # the larger first; digits are no evidence for a claim about photographs
 
 
@@ -33,8 +34,9 @@ class Measure(NamedTuple):
     high: float
     n: int
     threshold: str
-    holds: bool
-    refuted: bool
+    right: bool  # the number itself is on the right side
+    holds: bool  # so is the whole interval
+    refuted: bool  # the whole interval is on the wrong side
 
 
 class Equality(NamedTuple):
@@ -151,18 +153,19 @@ def exact(name: str, value: float, limit: float) -> Measure:
     Returns:
         A measure without an interval.
     """
-    return Measure(name, value, value, value, 1, f"<= {limit:g}", value <= limit, not value <= limit)
+    holds = value <= limit  # not so if it is NaN
+    return Measure(name, value, value, value, 1, f"<= {limit:g}", holds, holds, not holds)
 
 
 def _measure(name: str, samples: Tensor, threshold: float, shown: str, side: int) -> Measure:
     values = samples[~samples.isnan()].double()
     if len(values) < 2:
         mean = values.mean().item() if len(values) else float("nan")
-        return Measure(name, mean, float("nan"), float("nan"), len(values), shown, False, False)
+        return Measure(name, mean, float("nan"), float("nan"), len(values), shown, False, False, False)
     mean, low, high = (end.item() for end in mean_interval(values))
     near, far = (low, high) if side > 0 else (-high, -low)
     limit = side * threshold
-    return Measure(name, mean, low, high, len(values), shown, near >= limit, far < limit)
+    return Measure(name, mean, low, high, len(values), shown, side * mean >= limit, near >= limit, far < limit)
 
 
 class Cells:
@@ -174,14 +177,14 @@ class Cells:
     """
 
     def __init__(self, rows: Iterable[Row], *, kept_only: bool = False) -> None:
-        self._cells: dict[tuple[Any, ...], dict[str, Row]] = {}
+        self._cells: dict[Key, dict[str, Row]] = {}
         for row in rows:
             if row["labels_kept"] or not kept_only:
-                key = (row["setup"], row["method"], row["attack"], row["epsilon"])
-                self._cells.setdefault(key, {})[str(row["image"])] = row
-        self.used: set[tuple[Any, ...]] = set()
+                names = (str(row["setup"]), str(row["method"]), str(row["attack"]))
+                self._cells.setdefault((*names, float(row["epsilon"] or 0)), {})[str(row["image"])] = row
+        self.used: set[Key] = set()
 
-    def paired(self, *columns: tuple[tuple[str, str, str, float], str]) -> Tensor:
+    def paired(self, *columns: tuple[Key, str]) -> Tensor:
         """Take columns of conditions for the images that all of these have.
 
         Args:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise, product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,11 @@ from fragility.curvature import saliency_lipschitz_bound, top_direction
 from fragility.defense import adversarial_loss, ig_norm_loss, input_gradient_loss, robust_attribution_loss
 from fragility.loss_attribution import l1_norm, loss_attributions
 from fragility.study.dimension import draw_neuron
-from fragility.study.evidence import Finding, Measure, Results, exact
+from fragility.study.evidence import Finding, Results, exact
 
 LIMIT = 1e-10
 CHAINS = 1000  # random networks for the Lipschitz bounds
-BALL = {"epsilon": 0.1, "step_size": 0.04, "iterations": 4}
+BALL: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.04, "iterations": 4}
 
 
 def axioms(results: Results) -> Finding:
@@ -31,7 +32,7 @@ def axioms(results: Results) -> Finding:
     """
     model, x, y = _smooth(1), _images(2, 3, 8, 8), torch.tensor([1, 3])
     x0 = torch.full((3, 1, 1), 0.4, dtype=torch.float64)
-    few = {"steps": 20, "baseline": x0}
+    few: dict[str, Any] = {"steps": 20, "baseline": x0}
     rectified = _network(nn.ReLU(), 2)
     gap = _score(rectified, x, y) - _score(rectified, x0.expand_as(x), y)
     combined, mirrored, rewritten = (
@@ -136,9 +137,8 @@ def lipschitz_bounds(results: Results) -> Finding:
             return z
 
         largest = torch.func.vmap(torch.func.grad(torch.func.grad(chain)))(grid).abs().max().item()
-        name = f"eq. 7, {layers} softplus units with weight 1: max |S''| over the bound"
-        measures.append(Measure(name, *[largest / 0.25**layers] * 3, 1, "<= 1", largest <= 0.25**layers, True))
-    measures = [part._replace(refuted=not part.holds) for part in measures]
+        ratio = largest / 0.25**layers
+        measures.append(exact(f"eq. 7, {layers} softplus units with weight 1: max |S''| over the bound", ratio, 1.0))
     over = _worst_over_corrected()
     notes.append(
         f"corrected, a sum over the layers: the Hessian's norm is at most {over:.2f} of the bound on {CHAINS} random "
@@ -157,9 +157,9 @@ def adversarial_training(results: Results) -> Finding:
         By how much losses and gradients differ.
     """
     model, x, y = _smooth(3).requires_grad_(True), _images(2, 3, 8, 8), torch.tensor([1, 3])
-    rule = {"steps": 40, "inner_steps": 40, "rule": "gauss"}
-    rar = robust_attribution_loss(model, x, y, size=_total, generator=_seeded(), **rule, **BALL)  # type: ignore[arg-type]
-    other = adversarial_loss(model, x, y, generator=_seeded(), **BALL)  # type: ignore[arg-type]
+    rule: dict[str, Any] = {"steps": 40, "inner_steps": 40, "rule": "gauss"}
+    rar = robust_attribution_loss(model, x, y, size=_total, generator=_seeded(), **rule, **BALL)
+    other = adversarial_loss(model, x, y, generator=_seeded(), **BALL)
     return _same_loss(model, rar, other, "for an exact path integral")
 
 
@@ -174,13 +174,14 @@ def one_layer(results: Results) -> Finding:
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(4)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(5, 2)).double().eval()
+        last = nn.Linear(5, 2)
+    model = nn.Sequential(nn.Flatten(), last).double().eval()
     x, y = 0.3 + 0.4 * _images(6, 1, 1, 5), torch.tensor([0, 1, 0, 1, 1, 0])
     natural = F.cross_entropy(model(x), y, reduction="none")
     corners = torch.tensor(list(product([-0.2, 0.2], repeat=5)), dtype=torch.float64).view(-1, 1, 1, 1, 5)
     paths = [loss_attributions(model, x, x + corner, y, steps=40, rule="gauss").detach() for corner in corners]
     norm, whole = (torch.stack([natural + size(path) for path in paths]).amax(0) for size in (l1_norm, _total))
-    weight = model[1].weight[1] - model[1].weight[0]
+    weight = last.weight[1] - last.weight[0]
     margin = (model(x)[:, 1] - model(x)[:, 0]) * (2 * y - 1)
     closed = F.softplus(-margin + 0.2 * weight.abs().sum())
     measures = [
@@ -245,7 +246,7 @@ def _worst_over_corrected() -> float:
     norms = torch.stack([torch.linalg.matrix_norm(part, 2) for part in weights], 1)
     slopes, bends = (torch.tensor(part, dtype=torch.float64) for part in ([1.0, 1.0, 1.0], [0.25, 0.25, 0.0]))
     bounds = torch.stack([saliency_lipschitz_bound(row, slopes, bends) for row in norms])
-    return (torch.linalg.matrix_norm(hessians, 2) / bounds).max().item()
+    return float((torch.linalg.matrix_norm(hessians, 2) / bounds).max())
 
 
 class _Function(nn.Module):
@@ -294,7 +295,7 @@ def _total(attributions: Tensor) -> Tensor:
 
 def _off(a: Tensor, b: Tensor) -> float:
     """The largest difference, relative to the largest value."""
-    return ((a - b).abs().max() / b.abs().max()).item()
+    return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
 def _lost(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -307,4 +308,4 @@ def _slope(x: list[float], y: list[float]) -> float:
     """Of log y against log x, by least squares."""
     a, b = (torch.tensor(part, dtype=torch.float64).log() for part in (x, y))
     a = a - a.mean()
-    return ((a * b).sum() / a.square().sum()).item()
+    return float((a * b).sum() / a.square().sum())

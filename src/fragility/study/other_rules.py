@@ -132,19 +132,19 @@ def orthogonal(results: Results) -> Finding:
         The share of angles of at least 80 degrees, and where the statistic lies in its null.
     """
     rows, where = results.rows("angles")
-    rows = [row for row in rows if row["setup"] == "cifar10"]
-    if not rows:
-        return Finding()
-    values = _column(rows, "angle")
-    null = angles.stored_null(rows)
-    # The median is at least 80 degrees exactly if at least half of the angles are.
-    measures = [at_least("share of angles of at least 80 degrees", (values >= 80).double(), 0.5)]
-    text = (
-        f"median {values.median():.1f} degrees; mean squared cosine {null.statistic:.2e}, of permuted pairs "
-        f"{null.mean:.2e} [{null.low:.2e}, {null.high:.2e}]"
-    )
-    doubts = [] if null.statistic < null.low else ["the pairs are not less aligned than permuted ones"]
-    return Finding(measures, doubts=doubts, notes=[text], where=where)
+    return _orthogonal([row for row in rows if row["setup"] == "cifar10"], where)
+
+
+def orthogonal_for_influence(results: Results) -> Finding:
+    """O2: the same for the gradients of the loss and of the most helpful training image's influence.
+
+    Args:
+        results: stored.
+
+    Returns:
+        As for O1.
+    """
+    return _orthogonal(*results.rows("influence_angles"))
 
 
 def two_layers(results: Results) -> Finding:
@@ -218,6 +218,21 @@ def discretised_or_smooth(results: Results) -> Finding:
         ours, theirs = _paired(pair, "natural_accuracy")
         measures.append(at_most(f"accuracies of {name} and natural, difference", (ours - theirs).abs(), COST))
     return Finding(measures if rows else (), where=where)
+
+
+def _orthogonal(rows: Sequence[Row], where: str) -> Finding:
+    if not rows:
+        return Finding()
+    values = _column(rows, "angle")
+    null = angles.stored_null(rows)
+    # The median is at least 80 degrees exactly if at least half of the angles are.
+    measures = [at_least("share of angles of at least 80 degrees", (values >= 80).double(), 0.5)]
+    text = (
+        f"median {values.median():.1f} degrees; mean squared cosine {null.statistic:.2e}, of permuted pairs "
+        f"{null.mean:.2e} [{null.low:.2e}, {null.high:.2e}]"
+    )
+    doubts = [] if null.statistic < null.low else ["the pairs are not less aligned than permuted ones"]
+    return Finding(measures, doubts=doubts, notes=[text], where=where)
 
 
 def _influence(rows: Iterable[Row]) -> dict[str, dict[object, Row]]:

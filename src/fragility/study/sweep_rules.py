@@ -270,7 +270,7 @@ def _means(cells: Cells) -> list[str]:
 
 
 def _doubts(rows: Sequence[Row], cells: Cells, core: Core, setup: str) -> list[str]:
-    """The sensitivity analyses: labels kept only, and the other pooling."""
+    """The sensitivity analyses, labels kept only and the other pooling: does a mean change sides?"""
     measures, doubts = core(cells, setup), []
     if cells.kept() < KEPT:
         doubts.append(f"few labels kept ({cells.kept():.0%})")
@@ -278,8 +278,8 @@ def _doubts(rows: Sequence[Row], cells: Cells, core: Core, setup: str) -> list[s
         ("with kept labels only", Cells(rows, kept_only=True), setup, 2),
         ("with the other pooling", Cells(rows), CEIL, SENSITIVITY_N),
     ):
-        again = [part for part in core(others, other_setup) if part.n >= least]
-        if again and all(part.holds for part in again) != all(part.holds for part in measures):
+        again = {part.name: part for part in core(others, other_setup) if part.n >= least}
+        if any(part.holds and part.name in again and not again[part.name].right for part in measures):
             doubts.append(f"otherwise {name}")
     return doubts
 
@@ -313,10 +313,11 @@ def _difference(name: str, a: Tensor, b: Tensor) -> Measure:
     """The difference of the means of two samples of different images, which has to be positive."""
     n = min(len(a), len(b))
     if n < 2:
-        return Measure(name, float("nan"), float("nan"), float("nan"), n, "> 0", False, False)
+        return Measure(name, float("nan"), float("nan"), float("nan"), n, "> 0", False, False, False)
     draws = [_bootstrap(part, seed) for seed, part in enumerate((a, b))]
     low, high = (draws[0] - draws[1]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Measure(name, (a.mean() - b.mean()).item(), low, high, n, "> 0", low > 0, high < 0)
+    mean = (a.mean() - b.mean()).item()
+    return Measure(name, mean, low, high, n, "> 0", mean > 0, low > 0, high < 0)
 
 
 def _bootstrap(samples: Tensor, seed: int, draws: int = 10_000) -> Tensor:
