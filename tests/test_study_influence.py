@@ -10,7 +10,7 @@ from fragility import dataset, network, train
 from fragility.attack import random_sign
 from fragility.influence import LastLayerInfluence
 from fragility.similarity import spearman, top_k_intersection
-from fragility.study import STUDIES, influence_attack, leave_one_out
+from fragility.study import STUDIES, features, influence_attack, leave_one_out
 from fragility.study.store import Plan, Row
 
 PROFILE = influence_attack.PROFILES["fast"]
@@ -106,9 +106,9 @@ def test_an_image_that_loses_its_label_counts_as_unchanged() -> None:
 
 
 def test_training_test_and_validation_images_are_apart() -> None:
-    names = {split: set(influence_attack.part(PROFILE, split).files) for split in ("test", "validation")}
+    names = {split: set(features.part(PROFILE, split).files) for split in ("test", "validation")}
     assert not names["test"] & names["validation"]
-    training = influence_attack.part(PROFILE, "train")
+    training = features.part(PROFILE, "train")
     assert set(training.labels.tolist()) == {0, 1}
     assert training.class_names == ("3", "8")
     assert {str(row["image"]) for row in rows("eq2")} <= names["test"]
@@ -119,7 +119,7 @@ def test_leave_one_out_rows_are_the_librarys() -> None:
     (piece,) = what.pieces
     mine = what.compute(piece)
     backbone, layer, _, _ = by_hand()
-    test = influence_attack.part(PROFILE, "test")
+    test = features.part(PROFILE, "test")
     where = test.files.index(str(mine[0]["image"]))
     feature, label = backbone(test.images[where : where + 1]), test.labels[where : where + 1]
     truth = layer.leave_one_out(feature, label, torch.arange(len(layer.labels)))

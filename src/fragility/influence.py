@@ -113,7 +113,7 @@ class LastLayerInfluence:
         inputs, residual = self._test(test_features, test_labels)
         mine = self._corrected if corrected else self._residuals
         parts = []
-        for z, r in zip(inputs.split(CHUNK), residual.split(CHUNK), strict=True):
+        for z, r in zip(torch.split(inputs, CHUNK), torch.split(residual, CHUNK), strict=True):
             solved = self._solve(r.unsqueeze(2) * z.unsqueeze(1))  # of test images; training gradients are never formed
             parts.append(((solved @ self._inputs.T) * mine.T).sum(1))
         return torch.cat(parts) / len(self.labels)
@@ -276,4 +276,5 @@ class LastLayerInfluence:
     def _corrected(self) -> Tensor:
         """(I - A_i C_i)^-1 r_i, (N, K - 1)."""
         eye = torch.eye(self.num_classes - 1).to(self.theta)
-        return torch.linalg.solve(eye - self._curvature @ self._hats, self._residuals)
+        residual: Tensor = torch.linalg.solve(eye - self._curvature @ self._hats, self._residuals)
+        return residual

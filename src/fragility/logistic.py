@@ -91,7 +91,8 @@ def factor(matrix: Tensor) -> Tensor:
     lower, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         raise ValueError(_singular(float("inf"), matrix.dtype))
-    return lower
+    result: Tensor = lower
+    return result
 
 
 def condition_number(matrix: Tensor, lower: Tensor) -> float:

@@ -53,7 +53,7 @@ def direct(product: Product, rhs: Tensor, *, tolerance: float = 1e-8) -> Solutio
         The solution; D products.
     """
     rows = torch.eye(rhs.shape[1]).to(rhs)
-    matrix = torch.cat([product(part) for part in rows.split(CHUNK)])
+    matrix = torch.cat([product(part) for part in torch.split(rows, CHUNK)])
     x = torch.linalg.solve((matrix + matrix.T) / 2, rhs.T).T
     return _solution(product, x, rhs, rhs.shape[1], tolerance)
 
@@ -190,7 +190,7 @@ def parameter_product(
             product: Tensor = jvp(grad(loss), (point,), (row,))[1]
             return product + damping * row
 
-        return torch.cat([vmap(one)(part) for part in rows.split(CHUNK)])
+        return torch.cat([vmap(one)(part) for part in torch.split(rows, CHUNK)])
 
     return multiply
 
@@ -238,7 +238,7 @@ def network_influence(
         change: Tensor = jvp(losses, (point,), (direction,))[1]
         return change
 
-    return torch.cat([vmap(along)(part) for part in solution.x.split(CHUNK)]) / len(images), solution
+    return torch.cat([vmap(along)(part) for part in torch.split(solution.x, CHUNK)]) / len(images), solution
 
 
 def flat_parameters(model: nn.Module) -> Tensor:
@@ -255,7 +255,7 @@ def flat_parameters(model: nn.Module) -> Tensor:
 
 def _call(model: nn.Module, flat: Tensor, images: Tensor) -> Tensor:
     named = dict(model.named_parameters())
-    parts = flat.split([parameter.numel() for parameter in named.values()])
+    parts = torch.split(flat, [parameter.numel() for parameter in named.values()])
     values = {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
     logits: Tensor = functional_call(model, values, (images,))
     return logits

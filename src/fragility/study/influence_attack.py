@@ -4,21 +4,21 @@ The label explained is the prediction before the attack, for all test images, ri
 image that loses its label counts as unchanged (1, 1, 1): the means are intention-to-treat.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fragility import dataset, network, train
+from fragility import train
 from fragility.attack import random_sign
-from fragility.dataset import ImageDataset
 from fragility.influence import LastLayerInfluence
 from fragility.influence_attack import FeatureObjective, judge, lower_influence, raise_confidence, sign_attack
 from fragility.search import Perturbation
 from fragility.similarity import spearman, top_k_intersection
+from fragility.study.features import Profile as Profile
+from fragility.study.features import Ready as Ready
+from fragility.study.features import prepare as prepare
 from fragility.study.store import Columns, Piece, Plan, Recomputable, Row
 
 VERSION = 1  # to be raised with any change of what a row means
@@ -60,116 +60,12 @@ RECOMPUTABLE = Recomputable(
 )
 
 
-@dataclass(frozen=True)
-class Profile:
-    """Data, features, and what is varied.
-
-    Attributes:
-        data: `"flowers"` (roses, sunflowers) or `"digits"`, of which `classes` are kept.
-        network: a key of `NETWORKS`.
-        size: height and width of the images.
-        tests: how many test images are attacked.
-        sweep: pairs of l2 and the epsilons (of 255) tried with it.
-        batch: how many images make a piece.
-        seed: of the random signs.
-        classes: the digits kept; None for both flowers.
-    """
-
-    data: str
-    network: str
-    size: int
-    tests: int
-    sweep: tuple[tuple[float, tuple[float, ...]], ...]
-    batch: int
-    seed: int = 0
-    classes: tuple[int, int] | None = None
-
-
 ALL = (8.0, 2.0, 4.0, 1.0)  # the most telling first
 PROFILES = {
     "fast": Profile("digits", "digits_cnn", 32, 24, ((1e-2, (26.0, 51.0)), (1e-1, (51.0,))), 12, classes=(3, 8)),
     "laptop": Profile("flowers", "squeezenet", 227, 200, ((1e-2, ALL), (1e-1, (8.0,))), 20),
     "paper": Profile("flowers", "inception_v3", 299, 200, ((1e-2, ALL), (1e-3, ALL), (1e-1, ALL)), 50),
 }
-
-
-def digits_features() -> nn.Module:
-    """Return the features of the small network trained on all ten digits."""
-    training, model = dataset.digits("train"), network.digits_cnn()
-    train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
-    return network.feature_extractor(model)
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "digits_cnn": digits_features,
-    "squeezenet": lambda: network.feature_extractor("squeezenet"),
-    "inception_v3": lambda: network.feature_extractor("inception_v3"),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A profile with its features at hand.
-
-    Attributes:
-        backbone: images to features.
-        labels: of the training images.
-        features: of the training images, (N, P).
-        test: the test images.
-        test_features: theirs, (T, P).
-        validation_features: of images used for nothing else.
-        validation_labels: theirs.
-        inputs: where data and weights come from, with checksums.
-    """
-
-    backbone: nn.Module
-    features: Tensor
-    labels: Tensor
-    test: ImageDataset
-    test_features: Tensor
-    validation_features: Tensor
-    validation_labels: Tensor
-    inputs: dict[str, Any]
-
-
-def prepare(profile: Profile, device: str = "cpu") -> Ready:
-    """Load a profile's images and compute their features.
-
-    Args:
-        profile: which.
-        device: where the network and the last layer live; the test images stay in main memory.
-
-    Returns:
-        The profile made ready.
-    """
-    backbone = NETWORKS[profile.network]()
-    weights = train.fingerprint(backbone)
-    backbone = backbone.to(device)
-    training = part(profile, "train")
-    features = _features(backbone, training.images, device)
-    pixels, labels = train.fingerprint(training.images, training.labels), training.labels.to(device)
-    source = training.source
-    del training  # half a gigabyte
-    validation = part(profile, "validation")
-    validation_features = _features(backbone, validation.images, device)
-    test = part(profile, "test")
-    test = dataset.sample(test, profile.tests, seed=profile.seed)
-    return Ready(
-        backbone=backbone,
-        features=features,
-        labels=labels,
-        test=test,
-        test_features=_features(backbone, test.images, device),
-        validation_features=validation_features,
-        validation_labels=validation.labels.to(device),
-        inputs={
-            "data": source,
-            "training_images": len(labels),
-            "training_sha256": pixels,
-            "test_sha256": train.fingerprint(test.images),
-            "weights": weights,
-        },
-    )
 
 
 def plan(profile: Profile, device: str = "cpu") -> Plan:
@@ -287,37 +183,6 @@ def _compute(piece: Piece, ready: Ready, layer: LastLayerInfluence, single: Last
         {**common, "image": name, **dict(zip(columns, values, strict=True))}
         for name, *values in zip(piece["images"], *(part.tolist() for part in columns.values()), strict=True)
     ]
-
-
-def part(profile: Profile, split: str) -> ImageDataset:
-    """Load the images of a profile's training, test or validation part.
-
-    Args:
-        profile: which.
-        split: `"train"`, `"test"` or `"validation"`.
-
-    Returns:
-        Images of two classes, labelled 0 and 1.
-    """
-    if profile.classes is None:
-        return dataset.flowers(split, size=profile.size)
-    # Digits have no third part: every other test image validates.
-    whole = dataset.digits("train" if split == "train" else "test", size=profile.size)
-    kept = (whole.labels.unsqueeze(1) == torch.tensor(profile.classes)).any(1).nonzero().flatten()
-    if split != "train":
-        kept = kept[int(split == "validation") :: 2]
-    return replace(
-        whole,
-        images=whole.images[kept],
-        labels=(whole.labels[kept] == profile.classes[1]).long(),
-        class_names=tuple(whole.class_names[digit] for digit in profile.classes),
-        files=tuple(whole.files[row] for row in kept),
-    )
-
-
-def _features(backbone: nn.Module, images: Tensor, device: str) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([backbone(batch.to(device)) for batch in images.split(8)])
 
 
 def _generator(*names: object) -> torch.Generator:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from fragility.influence import LastLayerInfluence
+from fragility.study.features import Profile, prepare
 from fragility.study.influence_attack import PROFILES as SETTINGS
-from fragility.study.influence_attack import Profile, prepare
 from fragility.study.store import Columns, Piece, Plan, Row
 
 VERSION = 1  # to be raised with any change of what a row means
