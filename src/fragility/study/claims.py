@@ -204,7 +204,13 @@ LEDGER = (
         _OTHER.orthogonal,
     ),
     Claim(
-        "O2", "The same holds for influence.", "figure 11b", "a figure, 200 images", ORTHOGONALITY, 200, _OTHER.untested
+        "O2",
+        "The same holds for influence.",
+        "figure 11b",
+        "a figure, 200 images",
+        ORTHOGONALITY,
+        200,
+        _OTHER.orthogonal_for_influence,
     ),
     Claim(
         "O3",
