@@ -249,7 +249,8 @@ print(f"operator norm {exact:.2f}, of the reshaped kernel {reshaped:.2f}")
 # All networks of a seed begin with the same naturally trained weights and then train with their own loss. The attack is
 # adaptive in three senses: it takes gradients through the defense (the softplus as it is, rounding by the identity), it adapts its
 # steps, and it is run with two aims, the importance of the leading pixels and the order of all (a smooth stand-in for Kendall's tau); of all iterates
-# with the label unchanged the one with the lowest tau counts. Maps are integrated gradients of the
+# with the label unchanged the one with the lowest tau counts. The second aim is needed: on a map with a black background the first one
+# stalls as soon as the attacked pixels hold all the importance there is, because their share is then 1 whatever it does. Maps are integrated gradients of the
 # predicted class from black. At `fast` the networks see a few hundred digits for seconds, so that this table shows the *procedure*. No
 # verdict follows from it.
 
@@ -538,11 +539,11 @@ plot.grid({"image": outcome[faint, "natural"][4]} | pictures)
 plt.show()
 
 # %% [markdown]
-# The third column is the test: accuracy when bar and digit disagree. The fourth says how often the network then names the bar's class, the last how much
+# The third column is the test: accuracy when bar and digit disagree. The fourth column says how often the network then names the bar's class, the last how much
 # of the map lies on the four rows that hold the bar, an eighth or a seventh of the picture. The map is the simple gradient: integrated gradients carry the picture as
 # a factor, and would call a faint bar unimportant for its faintness.
-# Compare the faint bar with the bright one before believing that robustness cures spurious correlations in general: it cures
-# those that fit into the ball.
+# Help, if there is any, would show as a smaller gap between the second and the third column, at an accuracy worth having; and for the bright bar no such help is
+# promised. Robustness in a ball is no cure for spurious correlations in general: it can reach those that fit into the ball.
 #
 # ## On MNIST, stored
 #

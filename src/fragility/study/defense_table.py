@@ -103,7 +103,7 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
             "defense": name,
             "budget": budget,
             "count": count,
-            "images": list(test.files[: count + count // 5]),
+            "images": list(test.files[: 2 * count]),
             "inputs": inputs,
             "defined": plain["defenses"][name],
             **common,
