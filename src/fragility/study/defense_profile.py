@@ -94,8 +94,8 @@ DEFENSE_TABLE = {
         epsilon=0.1, k_attacked=200, k=100, iterations=5, restarts=0, attack_steps=3, evaluation_steps=10,
         doubled_images=8, defenses=_defenses(0.1, 0.05, 3, 2, 2),
     ),
-    # MNIST on two cores: a sixth of the training images, few epochs, a small network, epsilon 0.2 in place of 0.3 (a
-    # network this small does not leave its plateau at 0.3), and 4 points on the path in place of 50 and 10. The attack
+    # MNIST on two cores: a sixth of the training images, few epochs, a small network, epsilon 0.2 in place of 0.3 (at
+    # which so small a network, trained from scratch, stayed at chance), and 4 points on the path, not 50. The attack
     # pushes at the top 100 in place of 200, which hold all the importance of many a digit: their share cannot change.
     "laptop": Profile(
         data="mnist", training_images=10_000, test_images=2_000, images=500, seeds=(0, 1, 2, 3, 4), network="small_cnn",
