@@ -1,4 +1,6 @@
-"""The paper's CIFAR-10 network, trained: with ReLU, and retrained from there with softplus [Ghorbani2019, appendix B]."""
+"""The paper's CIFAR-10 network, trained: with ReLU, and from there again with softplus [Ghorbani2019, appendix B]."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +30,14 @@ def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, prog
         The network in evaluation mode, with its parameters frozen, on the processor.
     """
     model = cifar_cnn(seed=seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    settings = {"batch_size": BATCH_SIZE, "seed": seed, "progress": progress}
+    settings: dict[str, Any] = {"batch_size": BATCH_SIZE, "seed": seed, "progress": progress}
     train.fit_cached(model, training.images, training.labels, half_precision_loss, epochs=EPOCHS, **settings)
     if smooth:
         with softplus(1.0):
             train.fit_cached(
                 model, training.images, training.labels, half_precision_loss, epochs=SOFTPLUS_EPOCHS, **settings
             )
-    return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return, call-overload]
+    return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return]
 
 
 def half_precision_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
