@@ -445,3 +445,59 @@ plot.Table(
         ]
     ],
 )
+
+# %% [markdown]
+# ## Exercises
+#
+# Solutions follow folded. The student's version of this notebook (`make student`) leaves them out.
+#
+# **Warm-up.** The gradient of one network and the gradient times its input are both called saliency. Compute the map of
+# $x \odot \nabla_x S$ and its Spearman correlation with the two maps it lies between. Which one is it closer to, and why?
+
+# %% tags=["solution", "hide-cell"]
+product = importance(images * simple_gradient(model, images, labels))
+for name in ("simple_gradient", "integrated_gradients"):
+    print(f"{plot.NAMES[name]}: {spearman(product, maps[name]).mean():.2f}")
+# Closer to integrated gradients: both carry the factor x - x0 (black: x), which orders most of the pixels by itself.
+
+# %% [markdown]
+# **Core.** The right Riemann sum errs by order $1/M$. Write integrated gradients with the midpoint rule, evaluating at
+# $(k - \tfrac12)/M$, and compare the completeness errors of both at $M = 10$ and $M = 40$ in double precision. What order would a smooth network
+# show, and what do the kinks of a ReLU network do to it?
+
+# %% tags=["solution", "hide-cell"]
+true_gap = score(x, y, exact) - score(torch.zeros_like(x), y, exact)
+
+
+def midpoint(steps):
+    points = [(k - 0.5) / steps for k in range(1, steps + 1)]
+    return x * torch.stack([simple_gradient(exact, alpha * x, y) for alpha in points]).mean(0)
+
+
+for m in (10, 40):
+    sums = midpoint(m).sum((1, 2, 3)), integrated_gradients(exact, x, y, steps=m).sum((1, 2, 3))
+    middle_error, right_error = (float((part - true_gap).abs().mean()) for part in sums)
+    print(f"M = {m}: midpoint {middle_error:.1e}, right {right_error:.1e}")
+# A smooth network: order 1/M^2. With kinks the gradient jumps along the path, and each jump costs up to its size
+# over M whatever the rule, so that the midpoint rule is better by a factor but not by an order.
+
+# %% [markdown]
+# **Further.** Sanity check (Adebayo et al. 2018): give the last layer random weights and compare the maps before and
+# after. A method that explains the network has to notice.
+
+# %% tags=["solution", "hide-cell"]
+import copy
+
+scrambled = copy.deepcopy(exact)
+last = [part for part in scrambled.modules() if isinstance(part, (nn.Linear, nn.Conv2d))][-1]
+with torch.random.fork_rng([]):
+    torch.manual_seed(seed + 1)
+    nn.init.kaiming_normal_(last.weight)
+rows = []
+for name, method in ATTRIBUTIONS.items():
+    options = {"steps": 20} if name == "integrated_gradients" else {}
+    kept = spearman(importance(method(exact, x, y, **options)), importance(method(scrambled, x, y, **options)))
+    rows.append([plot.NAMES[name], f"{kept.mean():.2f}"])
+# Methods with the factor x - x0 keep a high correlation although the explained function is another one: what
+# they keep is the picture.
+plot.Table(["method", "Spearman, trained against scrambled"], rows)
