@@ -25,9 +25,7 @@ if "google.colab" in sys.modules:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
 
 # %% tags=["parameters"]
-profile: str = (
-    "fast"  # fast: threes and eights; laptop: roses and sunflowers, SqueezeNet; paper: the same, Inception v3
-)
+profile: str = "fast"  # fast: two digits; laptop, paper: roses and sunflowers with a pretrained network
 seed: int = 0  # flipped labels, random signs, small networks
 
 # %% tags=["remove-cell"]
@@ -148,8 +146,9 @@ plot.grid(columns, rows=[test.class_names[k] for k in test_labels[shown].tolist(
 plt.show()
 
 # %% [markdown]
-# Some of the strongest are hard, untypical images near the boundary: large residuals $p_i - e_{y_i}$ and similar features. *Relative* influence
-# (Barshan et al. 2020) divides by how much an image moves its own loss, and gives more typical neighbours.
+# Two factors make a training image influential: a large residual $p_i - e_{y_i}$ and features that $H^{-1}$ finds similar. Hard images near the boundary have
+# the first for every test image, and so come up again and again. *Relative* influence (Barshan et al. 2020) divides by how much an image moves its own loss
+# (last exercise).
 #
 # ## Is it true?
 #
@@ -219,7 +218,7 @@ for trial in seeds:
         found[name].append(hits[(shares * len(labels)).round().long()])
         auc[name].append(hits.mean().item())
 
-# %% mystnb={"figure": {"caption": "Share of the flipped labels found against the share of training images checked, in the order given by four scores. Bands are 95 % intervals over ten draws of flips.", "name": "mislabels"}, "image": {"alt": "Two curves rise steeply and nearly together, for self-influence and training loss; the leverage and chance stay near the diagonal."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Share of the flipped labels found against the share of training images checked, in the order given by four scores. Bands are 95 % intervals over ten draws of flips.", "name": "mislabels"}, "image": {"alt": "Two curves rise steeply and together, for self-influence and training loss; the leverage lies below them, chance on the diagonal."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(5.6, 3.6))
 for name, curves in found.items():
     plot.curve(
