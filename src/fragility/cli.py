@@ -85,27 +85,28 @@ def data_check(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compute what is missing of a study's results.
+    """Compute what is missing of the results of one study or several.
 
     Args:
-        arguments: `study`, `profile`, `results`, `device`, `limit_images` and `scheduler`, as `fragility.study.run`
-            takes them.
+        arguments: `studies`, `profile`, `results`, `device`, `limit_images` and `scheduler`, the rest
+            as `fragility.study.run` takes it.
 
     Returns:
         Exit status 0.
     """
     from fragility.study import run as run_study
 
-    table, rows, computed, missing = run_study(
-        arguments.study,
-        arguments.profile,
-        folder=arguments.results,
-        device=arguments.device,
-        limit_images=arguments.limit_images,
-        scheduler=arguments.scheduler,
-        progress=True,
-    )
-    print(f"{table}: {rows} rows; {computed} pieces computed now, {missing} still missing")
+    for study in arguments.studies:
+        table, rows, computed, missing = run_study(
+            study,
+            arguments.profile,
+            folder=arguments.results,
+            device=arguments.device,
+            limit_images=arguments.limit_images,
+            scheduler=arguments.scheduler,
+            progress=True,
+        )
+        print(f"{table}: {rows} rows; {computed} pieces computed now, {missing} still missing")
     return 0
 
 
@@ -229,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compute what is missing of a study, for example attack_sweep: a table (CSV) and how it came about "
         "(JSON). Killed at any moment, the same command resumes.",
     )
-    study.add_argument("study", metavar="STUDY", help="attack_sweep")
+    study.add_argument("studies", nargs="+", metavar="STUDY", help="one of them or several, for example attack_sweep")
     study.add_argument("--profile", required=True, metavar="P", help="fast, laptop or paper")
     study.add_argument(
         "--results", type=Path, metavar="DIR", help="default: results/ of the checkout or of this folder"
