@@ -276,7 +276,7 @@ kept = attacked.labels_kept
 same = ((by_hand - attacked.images).abs().amax((1, 2, 3)) < 1e-6)[kept].double().mean().item()
 print(f"label kept on {int(kept.sum())} of {len(images)} images;\nsame picture as by hand on {same:.0%} of those")
 
-# %% mystnb={"figure": {"caption": "Two test images before and after the attack, each with the training images that help most. Every prediction is the same before and after; below the test images its probability, below the others their influence in thousandths.", "name": "before-after"}, "image": {"alt": "Four rows: a test picture with its three most helpful training pictures, and the changed picture below it with partly different ones."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Two test images before and after the attack, each with the training images that help most. Every prediction is the same before and after; below the test images its probability, below the others their influence in thousandths.", "name": "influence-before-after"}, "image": {"alt": "Four rows: a test picture with its three most helpful training pictures, and the changed picture below it with partly different ones."}} tags=["hide-input"]
 with torch.no_grad():
     after_features = ready.backbone(attacked.images)
 after = layer.influence(after_features, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,13 @@ def test_every_figure_has_a_caption_and_an_alternative_text() -> None:
                 display = cell.metadata.get("mystnb", {})
                 assert len(display.get("figure", {}).get("caption", "")) > 10, (source.name, cell.source)
                 assert len(display.get("image", {}).get("alt", "")) > 10, (source.name, cell.source)
+
+
+def test_no_two_figures_share_a_name() -> None:
+    texts = [source.read_text(encoding="utf-8") for source in pages.sources([])]
+    names = [name for text in texts for name in re.findall(r'"figure": .*?"name": "([^"]+)"', text)]
+    assert len(names) > 10
+    assert sorted(names) == sorted(set(names))
 
 
 def test_a_second_execution_gives_the_same_bytes(source: Path) -> None:
