@@ -24,10 +24,13 @@ from fragility.study import (
     attack_sweep,
     defense_profile,
     defense_table,
+    depth,
     dimension,
     influence_angles,
     influence_attack,
     leave_one_out,
+    mislabel,
+    poisoning,
     profile,
 )
 from fragility.study.store import Piece, Plan, Recomputable, Row, Store, checkout, piece_name
@@ -50,6 +53,9 @@ STUDIES = {
     "influence_angles": Study(influence_angles.INFLUENCE_ANGLES, influence_angles.plan, influence_angles.RECOMPUTABLE),
     "influence_attack": Study(influence_attack.PROFILES, influence_attack.plan, influence_attack.RECOMPUTABLE),
     "leave_one_out": Study(leave_one_out.PROFILES, leave_one_out.plan),
+    "mislabel": Study(mislabel.PROFILES, mislabel.plan),
+    "poisoning": Study(poisoning.PROFILES, poisoning.plan, poisoning.RECOMPUTABLE),
+    "depth": Study(depth.PROFILES, depth.plan, depth.RECOMPUTABLE),
     "defense_table": Study(defense_profile.DEFENSE_TABLE, defense_table.plan, defense_table.RECOMPUTABLE),
 }
 
