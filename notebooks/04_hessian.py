@@ -622,11 +622,16 @@ plot.Table(
 #
 # **1.** Show that for *two* neurons with orthogonal $w_1$, $w_2$ the normalised map does move, and find a perturbation for which it does
 # not.
-#
-# **Solution.** $\nabla S = v_1 g'(z_1) w_1 + v_2 g'(z_2) w_2$. The map keeps still exactly if both coefficients change by the same factor: to first
-# order $g''(z_1)/g'(z_1)\, w_1^\top\delta = g''(z_2)/g'(z_2)\, w_2^\top\delta$. So choose $\delta = a_1 w_1 + a_2 w_2$ with $a_i = g'(z_i)/g''(z_i)$.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# $\nabla S = v_1 g'(z_1) w_1 + v_2 g'(z_2) w_2$. The map keeps still exactly if both coefficients change by the same factor: to first
+# order $g''(z_1)/g'(z_1)\, w_1^\top\delta = g''(z_2)/g'(z_2)\, w_2^\top\delta$. So choose $\delta = a_1 w_1 + a_2 w_2$ with $a_i = g'(z_i)/g''(z_i)$.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 directions = torch.linalg.qr(torch.randn(50, 2, generator=generator, dtype=torch.float64))[0]
 point = torch.rand(50, generator=generator, dtype=torch.float64)
 
@@ -648,22 +653,32 @@ print(f"the map changes {change['along w_1'] / change['along the solution']:.0e}
 # %% [markdown]
 # **2.** A picture is bounded: pixels lie in $[0, 1]$. Does that change how $\|\delta\|_2/\|x\|_2$ behaves with dimension for real photographs, compared
 # with $\|x\|_2 = 1$?
-#
-# **Solution.** With pixels of order one $\|x\|_2$ grows like $\sqrt d$ too, and a fixed $\epsilon$ *is* a fixed relative size: the second arm. What
-# then grows with dimension is $w^\top x$, unless $\|w\|_2$ shrinks as $1/\sqrt d$, in which case $\epsilon\|w\|_1$ does not grow.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# With pixels of order one $\|x\|_2$ grows like $\sqrt d$ too, and a fixed $\epsilon$ *is* a fixed relative size: the second arm. What
+# then grows with dimension is $w^\top x$, unless $\|w\|_2$ shrinks as $1/\sqrt d$, in which case $\epsilon\|w\|_1$ does not grow.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 for d in (100, 10_000):
     picture = torch.rand(d, generator=generator)
     print(f"d = {d}: |delta| / |x| = {0.01 * d**0.5 / picture.norm():.4f} for epsilon 0.01")
 
 # %% [markdown]
 # **3.** Why does the power iteration fail on a matrix with eigenvalues $1$ and $-0.999$, and how long would it take?
-#
-# **Solution.** After $n$ steps the two components have the ratio $(-0.999)^n$ times the initial one: $n \approx 10^3 \ln 10^2$ steps for one percent.
-# The Krylov space spanned by the same products contains both eigenvectors.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# After $n$ steps the two components have the ratio $(-0.999)^n$ times the initial one: $n \approx 10^3 \ln 10^2$ steps for one percent.
+# The Krylov space spanned by the same products contains both eigenvectors.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 matrix = torch.diag(torch.cat([torch.tensor([1.0, -0.999]), torch.linspace(-0.9, 0.9, 98)]).double())
 vector = torch.ones(100, dtype=torch.float64) / 10
 start, products = vector, [vector]
@@ -677,11 +692,16 @@ print(f"after 40 products: power iteration says {vector @ matrix @ vector:.3f}, 
 # %% [markdown]
 # **4.** The table of spectra divides by the length of the gradient. Which other normalisation would make the numbers comparable between networks
 # whose logits differ by a factor?
-#
-# **Solution.** Any homogeneous one: scaling all logits by $c$ scales gradient and Hessian by $c$. The relative change of the gradient,
-# $\|H\delta\|/\|\nabla S\|$, is invariant, and so is the visible part $\|r\|/\|\nabla S\|$ of the split above, which is the one that a map shows.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# Any homogeneous one: scaling all logits by $c$ scales gradient and Hessian by $c$. The relative change of the gradient,
+# $\|H\delta\|/\|\nabla S\|$, is invariant, and so is the visible part $\|r\|/\|\nabla S\|$ of the split above, which is the one that a map shows.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 with softplus(beta):
     loud = nn.Sequential(model, nn.Linear(10, 10, bias=False).requires_grad_(False)).eval()
     loud[1].weight.copy_(3 * torch.eye(10))

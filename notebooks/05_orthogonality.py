@@ -571,10 +571,15 @@ plot.Table(
 # ## Exercises
 #
 # **1.** Show that $\mathbb E\cos^2\theta = 1/d$ for a random direction, and find the median angle for $d = 3072$ by simulation.
-#
-# **Solution.** By symmetry all coordinates of a random unit vector have the same mean square, and the squares sum to 1.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# By symmetry all coordinates of a random unit vector have the same mean square, and the squares sum to 1.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 random_lines = torch.randn(4000, 3072, generator=generator)
 first_axis = torch.zeros(4000, 3072)
 first_axis[:, 0] = 1
@@ -585,11 +590,16 @@ print(
 
 # %% [markdown]
 # **2.** In the two-layer network, for which $v_j$ and $z_j$ is the angle exactly $\arccos h^{-1/2}$, and can it be larger?
-#
-# **Solution.** If all $|v_j g'(z_j)|\,\|w_j\|$ are equal. It is larger when the unit with the largest curvature has a small slope: a softplus unit bends most at $z =
-# 0$, where $g' = 1/2$, while units at $z \gg 0$ have $g' = 1$ and do not bend at all.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# If all $|v_j g'(z_j)|\,\|w_j\|$ are equal. It is larger when the unit with the largest curvature has a small slope: a softplus unit bends most at $z =
+# 0$, where $g' = 1/2$, while units at $z \gg 0$ have $g' = 1$ and do not bend at all.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 for name, z in {"all alike": torch.zeros(9), "one bends, eight are steep": torch.tensor([0.0] + [6.0] * 8)}.items():
     slope, bend = torch.sigmoid(z), torch.sigmoid(z) * torch.sigmoid(-z)
     print(f"{name}: {math.degrees(math.acos(slope[bend.argmax()] / slope.norm())):.1f} degrees")
@@ -597,11 +607,16 @@ print(f"arccos of 9 to the -1/2: {math.degrees(math.acos(9**-0.5)):.1f} degrees"
 
 # %% [markdown]
 # **3.** The permutation null draws among images of the same class. What would change if it drew among all images?
-#
-# **Solution.** It would also break what images of a class share. Gradients of *different* logits point to different places, so that the null's mean falls and a $T$
-# that is nothing special within its class may look aligned.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# It would also break what images of a class share. Gradients of *different* logits point to different places, so that the null's mean falls and a $T$
+# that is nothing special within its class may look aligned.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 everything = permutation_null([squared_cosines(gradients, directions)], seed=seed)
 print(
     f"mean of the null within classes {live.mean:.3f}, among all images {everything.mean:.3f}; T {live.statistic:.3f}"
@@ -609,11 +624,16 @@ print(
 
 # %% [markdown]
 # **4.** The projected attack holds $g^\top\delta = 0$ at the *original* gradient. Why may the logit change all the same?
-#
-# **Solution.** By curvature: $S(x+\delta) - S(x) = g^\top\delta + \tfrac12\,\delta^\top H\delta + \dots$, and the attack looks for directions in which $H$ is
-# large. The table above gives the change of the logit that is left; here is how well the second-order term accounts for it.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# By curvature: $S(x+\delta) - S(x) = g^\top\delta + \tfrac12\,\delta^\top H\delta + \dots$, and the attack looks for directions in which $H$ is
+# large. The table above gives the change of the logit that is left; here is how well the second-order term accounts for it.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 from fragility.curvature import input_hvp
 
 with softplus(1.0):

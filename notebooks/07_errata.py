@@ -92,11 +92,16 @@ print(
 # The growth with dimension is a statement about the *length* of the gradient. Fragile maps need at least two hidden units.
 #
 # **Exercise.** Two units, $S = g(w_1^\top x) + g(w_2^\top x)$ with $w_1 \perp w_2$. Which $\delta$ leaves the map alone to first order?
-#
-# **Solution.** Both slopes must change by the same factor: $w_1^\top\delta\; g''(z_1)/g'(z_1) = w_2^\top\delta\; g''(z_2)/g'(z_2)$. The set of such $\delta$ is a
-# hyperplane; all others move the map. For $g = \exp$ it is $(w_1 - w_2)^\top\delta = 0$.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# Both slopes must change by the same factor: $w_1^\top\delta\; g''(z_1)/g'(z_1) = w_2^\top\delta\; g''(z_2)/g'(z_2)$. The set of such $\delta$ is a
+# hyperplane; all others move the map. For $g = \exp$ it is $(w_1 - w_2)^\top\delta = 0$.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 w1, w2 = torch.linalg.qr(draw(20, 2))[0].T
 point = draw(20)
 
@@ -213,10 +218,15 @@ plot.Table(
 # comes for free with moving $\phi$. To claim that influence itself was attacked, report the comparison.
 #
 # **Exercise.** Show that raising the confidence until $p = y$ leaves the ranking of helpfulness alone if $\phi$ does not change.
-#
-# **Solution.** Then only the factor $(p-y)$ changes, and it is common to all training images. It keeps its sign, so that even the order is the same.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# Then only the factor $(p-y)$ changes, and it is common to all training images. It keeps its sign, so that even the order is the same.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 similarity = X_test[right[0]] @ solved
 sure, unsure = ((p_t - y_test[right[0]]) * similarity for p_t in (y_test[right[0]] * 0.98 + 0.01, torch.tensor(0.5)))
 print(
@@ -254,11 +264,16 @@ for name, part in {"printed": printed, "with g' delta": corrected}.items():
 # well. With a fixed relative perturbation the growth is gone (see the [Hessian chapter](04_hessian.ipynb), where both arms are measured).
 #
 # **Exercise.** How does the ratio of the lost to the kept term scale with $d$?
-#
-# **Solution.** $\|g'\delta\| = g'\epsilon\sqrt d$ and $\|x\, g''\, w^\top\delta\| = g''\epsilon\|w\|_1 \approx g''\epsilon\sqrt{2d/\pi}$: the ratio does not
-# depend on $d$. It is $\sqrt{\pi/2}\; g'/g''$, above 2 for a softplus at 0.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# $\|g'\delta\| = g'\epsilon\sqrt d$ and $\|x\, g''\, w^\top\delta\| = g''\epsilon\|w\|_1 \approx g''\epsilon\sqrt{2d/\pi}$: the ratio does not
+# depend on $d$. It is $\sqrt{\pi/2}\; g'/g''$, above 2 for a softplus at 0.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 for d in (100, 10_000):
     w = F.normalize(draw(d), dim=0)
     print(
@@ -293,10 +308,15 @@ print(
 # the last formula.
 #
 # **Exercise.** Show by numbers that the printed normaliser does not give a unit vector, and that the corrected one does.
-#
-# **Solution.** With orthonormal $\hat w_j$ and coefficients $c_j = v_j g'(z_j)\|w_j\|$ the length is $(\sum_j c_j^2)^{1/2}$.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# With orthonormal $\hat w_j$ and coefficients $c_j = v_j g'(z_j)\|w_j\|$ the length is $(\sum_j c_j^2)^{1/2}$.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 c = (model.v * torch.exp(model.inputs(x)))[0]
 for name, normaliser in {"printed": c.sum().square(), "corrected": c.square().sum().sqrt()}.items():
     print(f"{name}: length {((c / normaliser) @ model.weights.T).norm():.3f}")
@@ -430,11 +450,16 @@ plot.Table(
 # So the corrected bound holds and is loose, as the paper itself warns ("in practice the Lipschitz bounds are rarely tight"). As a *direction* for training, lower the operator norms, the advice survives.
 #
 # **Exercise.** Find $\mathcal L(fg)$ for $f = g = \sin$ on the real line and compare with footnote 8.
-#
-# **Solution.** $f g = \sin^2$ has the derivative $\sin 2x$: constant 1, and the product of constants is 1 as well. But take $f = g = \sin$ shifted by a constant, $f = 10 + \sin$:
-# the constants stay 1, the product's is above 20.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# $f g = \sin^2$ has the derivative $\sin 2x$: constant 1, and the product of constants is 1 as well. But take $f = g = \sin$ shifted by a constant, $f = 10 + \sin$:
+# the constants stay 1, the product's is above 20.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 x = torch.linspace(0, 2 * math.pi, 10_001)
 for name, shift in {"sin^2": 0.0, "(10 + sin)^2": 10.0}.items():
     print(f"{name}: {(2 * (shift + torch.sin(x)) * torch.cos(x)).abs().max():.2f}, by footnote 8 1.00")
@@ -494,10 +519,15 @@ for classes in (2, 10):
 # convex, non-decreasing $g$. The slide states the theorem without these; for what the paper itself assumes, see Chen et al. (2019).
 #
 # **Exercise.** Where on $z$ does the sigmoid loss obey the theorem?
-#
-# **Solution.** It is convex for $z < 0$. If $z + a \le 0$ everything happens there. A little beyond $0$ still works, as long as the secant from $z$ keeps growing up to $z + a$.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# It is convex for $z < 0$. If $z + a \le 0$ everything happens there. A little beyond $0$ still works, as long as the secant from $z$ keeps growing up to $z + a$.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 for z in (-3.0, -1.5, 0.0):
     norm, total = both_instantiations(torch.sigmoid, torch.tensor(z), 2.4)
     print(f"z = {z:+.1f}: excess {max(0.0, float(norm - total)):.3f}")
@@ -536,10 +566,15 @@ plot.Table(["", "penalty promised", "one step, left end", "one step, right end"]
 # $1/p + 1/q = 1$. So the statement holds at the left end for the *dual* ball: $q = 1$ with $L_\infty$, $q = 2$ with $L_2$. For $q = 2$ and the $L_\infty$ ball one gets $\|\nabla l\|_1^2$ instead.
 #
 # **Exercise.** Which ball belongs to $q = 4$?
-#
-# **Solution.** $p = 4/3$. The maximum is reached at $\delta_i \propto |\partial_i l|^{q-1}$.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# $p = 4/3$. The maximum is reached at $\delta_i \propto |\partial_i l|^{q-1}$.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 best = gradient(x).abs() ** 3
 best = epsilon * best / best.pow(4 / 3).sum().pow(3 / 4)
 print(
@@ -607,11 +642,16 @@ plot.Table(["prediction", "r, change of theta", "slope", "r, test loss retrained
 # A high correlation with a slope far from 1 is the signature of a leverage that was left out. Report slope *and* correlation.
 #
 # **Exercise.** What is the sum of all leverages, and when are they large?
-#
-# **Solution.** $\sum_i h_i = \mathrm{tr}(H^{-1}(H - \lambda I)) = p - \lambda\,\mathrm{tr} H^{-1}$, the effective number of parameters. For small $\lambda$ and $n < p$ it tends to $n$: every $h_i$ tends to 1, and the plain
-# influence is too small by the factor $1 - h_i$.
 
-# %% tags=["nbval-check-output"]
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# $\sum_i h_i = \mathrm{tr}(H^{-1}(H - \lambda I)) = p - \lambda\,\mathrm{tr} H^{-1}$, the effective number of parameters. For small $\lambda$ and $n < p$ it tends to $n$: every $h_i$ tends to 1, and the plain
+# influence is too small by the factor $1 - h_i$.
+#
+# </details>
+
+# %% tags=["solution", "hide-cell", "nbval-check-output"]
 effective = len(theta40) - l2 * torch.linalg.inv(H40).trace()
 print(
     f"sum of the leverages {leverage.sum():.4f}, effective number of parameters {effective:.4f}, mean leverage {leverage.mean():.2f}"
