@@ -10,6 +10,7 @@ import nbformat
 import pages
 import papermill
 import pytest
+import student
 from address import current
 
 SOURCE = """# %% [markdown]
@@ -151,3 +152,18 @@ def test_the_fingerprint_survives_the_publication_under_another_address(source: 
 def test_a_notebook_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected some of .*got \['99_none'\]"):
         pages.sources(["99_none"])
+
+
+def test_the_students_version_has_a_place_where_a_solution_was(source: Path) -> None:
+    source.write_text(
+        f'{SOURCE}\n# %% [markdown] tags=["solution"]\n# Two.\n\n# %% tags=["solution"]\nprint(1 + 1)\n', encoding="utf-8"
+    )
+    cells = student.student(source).cells
+    assert [cell.source for cell in cells[-2:]] == ["print(profile, total(terms))", student.PLACE]
+    assert all(not cell.get("outputs") for cell in cells)
+
+
+def test_every_chapter_has_exercises_whose_solutions_are_code() -> None:
+    for source in pages.sources([]):
+        marked = [cell for cell in pages.read_source(source).cells if student.TAG in cell.metadata.get("tags", [])]
+        assert sum(cell.cell_type == "code" for cell in marked) >= 3, source.name
