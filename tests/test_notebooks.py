@@ -156,7 +156,8 @@ def test_a_notebook_that_does_not_exist_is_refused() -> None:
 
 def test_the_students_version_has_a_place_where_a_solution_was(source: Path) -> None:
     source.write_text(
-        f'{SOURCE}\n# %% [markdown] tags=["solution"]\n# Two.\n\n# %% tags=["solution"]\nprint(1 + 1)\n', encoding="utf-8"
+        f'{SOURCE}\n# %% [markdown] tags=["solution"]\n# Two.\n\n# %% tags=["solution"]\nprint(1 + 1)\n',
+        encoding="utf-8",
     )
     cells = student.student(source).cells
     assert [cell.source for cell in cells[-2:]] == ["print(profile, total(terms))", student.PLACE]

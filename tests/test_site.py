@@ -169,3 +169,27 @@ def test_dark_mode_switches_and_leaves_pictures_alone(
     filters = page.locator(".bd-article img").evaluate_all("all => all.map(e => getComputedStyle(e).filter)")
     page.close()
     assert set(filters) <= {"none"}
+
+
+def test_sliders_follow_the_keyboard(address: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/book/play.html")
+    for player in page.locator("figure.player").all():
+        for control in player.locator("input").all():
+            look = "e => e.querySelector('.player-frame').style.backgroundPosition"
+            before, said = player.evaluate(look), player.locator("figcaption").inner_text()
+            control.focus()
+            page.keyboard.press("Home" if control.input_value() != "0" else "End")
+            assert player.evaluate(look) != before
+            assert player.locator("figcaption").inner_text() != said
+    page.close()
+
+
+def test_sliders_are_pictures_without_javascript(address: str, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/book/play.html")
+    assert page.locator(".player-frame").count() == 3
+    assert not page.locator(".player-controls").first.is_visible()
+    assert page.locator("figure.player figcaption").first.inner_text()
+    context.close()
