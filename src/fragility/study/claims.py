@@ -155,7 +155,7 @@ LEDGER = (
         "a figure",
         INFLUENCE,
         10,
-        _OTHER.untested,
+        _OTHER.wrong_labels,
     ),
     Claim(
         "I5",
@@ -164,7 +164,7 @@ LEDGER = (
         "57 % of 591 images",
         INFLUENCE,
         200,
-        _OTHER.untested,
+        _OTHER.flipped_predictions,
     ),
     Claim(
         "I6",
@@ -173,7 +173,7 @@ LEDGER = (
         "figures",
         INFLUENCE,
         10,
-        _OTHER.untested,
+        _OTHER.deeper_networks,
     ),
     Claim("H1", "A linear score has a constant saliency.", "appendix F", "proved", HESSIAN, 1, _EXACT.linear_scores),
     Claim(
