@@ -175,7 +175,8 @@ def _row(piece: Piece, name: str, profile: Profile, images: Tensor, labels: Tens
     def loss(weights: Tensor) -> Tensor:
         entropy = cross_entropy(model(images[training]), labels[training], reduction="none")
         penalty = torch.cat([parameter.flatten() for parameter in model.parameters()]).square().sum()
-        return (weights * entropy).mean() + decay / 2 * penalty
+        value: Tensor = (weights * entropy).mean() + decay / 2 * penalty
+        return value
 
     def test_losses() -> Tensor:
         with torch.no_grad():
