@@ -10,7 +10,7 @@ PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow check-notebooks check-site check-colab screenshots student notebooks lint types lock serve clean force
+.PHONY: help book test test-slow check-notebooks check-site check-colab screenshots student notebooks bench lint types lock serve clean force
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ student: $(READY)  ## the notebooks without solutions, into build/student
 
 notebooks: $(READY)  ## execute again and refresh the committed pages (only one: NOTEBOOK=01_methods)
 	$(BIN)/python book/pages.py refresh $(NOTEBOOK)
+
+bench: $(READY)  ## measure how fast everything is, store it and write the page book/speed.md (more: BENCH="--strict")
+	$(BIN)/python -m benchmarks.run $(BENCH)
 
 lint: $(READY)  ## style, docstrings, formatting, and the floors of the package
 	$(BIN)/ruff check --quiet

@@ -1,0 +1,1 @@
+"""How fast, measured as ratios: `make bench`, or `python -m benchmarks.run --help`."""
