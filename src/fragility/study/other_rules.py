@@ -139,7 +139,7 @@ def flipped_predictions(results: Results) -> Finding:
             f"average and by {lost.max():.2g} at most"
         )
     measures = [positive("share of test images flipped, 0.5/255", flips)]
-    return Finding(measures if rows else (), Equality(inside, total), notes=notes, where=where)
+    return Finding(measures if rows else (), Equality(inside, total) if rows else None, notes=notes, where=where)
 
 
 def deeper_networks(results: Results) -> Finding:
