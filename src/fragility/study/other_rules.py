@@ -262,6 +262,13 @@ def two_layers(results: Results) -> Finding:
     return Finding(measures, notes=notes, where=where)
 
 
+def _budget(rows: Sequence[Row]) -> list[str]:
+    """Whether the attack behind the table of defenses was shown to be strong enough."""
+    if not rows or any(row["budget"] == 2 for row in rows):
+        return []
+    return ["that the attack's budget is enough has not been shown: twice as much has not been tried"]
+
+
 def robust_attributions(results: Results) -> Finding:
     """D2: IG-NORM and IG-SUM-NORM beat natural and adversarial training at a cost of at most 2 points.
 
@@ -281,7 +288,7 @@ def robust_attributions(results: Results) -> Finding:
                 measures.append(positive(f"{shown}: {name} less {other}", ours - theirs))
         ours, theirs = _paired([table.get(name, {}), table.get("natural", {})], "natural_accuracy")
         measures.append(at_most(f"accuracy lost by {name}", theirs - ours, COST))
-    return Finding(measures if rows else (), where=where)
+    return Finding(measures if rows else (), notes=_budget(rows), where=where)
 
 
 def discretised_or_smooth(results: Results) -> Finding:
@@ -302,7 +309,7 @@ def discretised_or_smooth(results: Results) -> Finding:
         measures.append(at_least(f"top-k intersection: {name} less natural", ours - theirs, 0.05))
         ours, theirs = _paired(pair, "natural_accuracy")
         measures.append(at_most(f"accuracies of {name} and natural, difference", (ours - theirs).abs(), COST))
-    return Finding(measures if rows else (), where=where)
+    return Finding(measures if rows else (), notes=_budget(rows), where=where)
 
 
 def _orthogonal(rows: Sequence[Row], where: str) -> Finding:
