@@ -1,23 +1,35 @@
-"""Figures and tables: one style, and one layout for every row of images with their importance maps."""
+"""How a chapter looks: its opening, one style, one layout for images with their maps, and the table that closes it."""
 
-from collections.abc import Mapping, Sequence
+import ast
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 import seaborn
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from fragility.interval import mean_interval
+from fragility.study.claims import LEDGER, Judged, shown
+from fragility.study.evidence import Results, verdict
+from fragility.study.store import Row
 
+PROFILES = ("fast", "laptop", "paper")
 COLORMAP = "magma"  # perceptually uniform; dark is unimportant
 NAMES = {
     "simple_gradient": "simple gradient",
     "integrated_gradients": "integrated gradients",
     "deeplift": "DeepLIFT",
 }
+
+
+def _numbers(column: Sequence[str]) -> bool:
+    told = [cell for cell in column if cell]
+    return all(any(map(str.isdigit, cell)) and 2 * sum(map(str.isalpha, cell)) < len(cell) for cell in told)
 
 
 @dataclass(frozen=True)
@@ -37,11 +49,109 @@ class Table:
             raise ValueError(f"rows: expected {len(self.header)} cells each, got {wrong[0]}")
 
     def _repr_markdown_(self) -> str:
-        rule = ["---"] + ["--:"] * (len(self.header) - 1)
+        rule = ["---"] + ["--:" if _numbers(column) else "---" for column in list(zip(*self.rows, strict=True))[1:]]
         return "\n".join("| " + " | ".join(row) + " |" for row in (self.header, rule, *self.rows))
 
     def __repr__(self) -> str:
         return self._repr_markdown_()
+
+
+def start(*, profile: object, seed: object, cells: Sequence[str] | None = None) -> str:
+    """Open a chapter: refuse wrong parameters, set the book's style, and say on which device it computes.
+
+    Args:
+        profile: one of `PROFILES`.
+        seed: a whole number, not negative.
+        cells: the source of the cells executed so far; None for those of the notebook that calls. Papermill puts the
+            parameters it was given into a cell of their own, and only warns if a notebook does not know a name; here
+            it is refused.
+
+    Returns:
+        `"cuda"` or `"cpu"`.
+
+    Raises:
+        ValueError: if a parameter has no such value, or was given and does not exist.
+        TypeError: if the seed is no whole number.
+    """
+    known = {"profile", "seed"}
+    cells = vars(sys.modules["__main__"]).get("In", []) if cells is None else cells
+    if unknown := sorted(
+        {name for cell in cells if cell.startswith("# Parameters\n") for name in _assigned(cell)} - known
+    ):
+        raise ValueError(f"{', '.join(unknown)}: expected parameters among {', '.join(sorted(known))}")
+    if profile not in PROFILES:
+        raise ValueError(f"profile: expected {', '.join(PROFILES[:-1])} or {PROFILES[-1]}, got {profile!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected a whole number, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"seed: expected 0 or more, got {seed}")
+    use_style()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"profile {profile}, seed {seed}, device {torch.cuda.get_device_name() if device == 'cuda' else device}")
+    return device
+
+
+def _assigned(cell: str) -> set[str]:
+    lines = [node for node in ast.parse(cell).body if isinstance(node, ast.Assign)]
+    return {target.id for line in lines for target in line.targets if isinstance(target, ast.Name)}
+
+
+@dataclass(frozen=True)
+class _Named(Results):
+    """Stored results of which a page may read only the tables that its source names: its fingerprint follows those."""
+
+    tables: Collection[str] = ()
+
+    def rows(self, study: str) -> tuple[list[Row], str]:
+        rows, where = super().rows(study)
+        name = where.partition(".")[0].strip("`")
+        if name and name not in self.tables:
+            raise ValueError(f"tables: expected {name!r} among them, got {sorted(self.tables)}")
+        return rows, where
+
+
+def ledger(*ids: str, tables: Collection[str] = ()) -> Table:
+    """Close a chapter: what was claimed and published, what the stored results say, and the verdict of the rules.
+
+    Args:
+        *ids: of claims, for instance `"A1"`.
+        tables: the stored tables that the rules may read, for instance `"attack_sweep-laptop"`.
+
+    Returns:
+        One row per claim. Measures that fail their threshold are told; where all hold, the first one.
+
+    Raises:
+        ValueError: if there is no such claim, or a rule reads a table that is not named.
+    """
+    by_id = {claim.id: claim for claim in LEDGER}
+    if unknown := [name for name in ids if name not in by_id]:
+        raise ValueError(f"ids: expected some of {list(by_id)}, got {unknown}")
+    results, rows = _Named(tables=tables), []
+    for claim in (by_id[name] for name in ids):
+        finding = claim.rule(results)
+        one = Judged(claim, finding, verdict(finding, claim.needed))
+        rows.append([f"{claim.id}: {claim.text}", claim.published, _measured(one), f"*{one.verdict}*"])
+    return Table(["claimed", "published", "measured", "verdict"], rows)
+
+
+def _measured(one: Judged) -> str:
+    claim, finding, outcome = one
+    if not finding.measures:
+        return "nothing stored yet"
+    if outcome == "not yet tested":
+        return f"n = {finding.n} of the {claim.needed} that the rule asks for"
+    failing = [measure for measure in finding.measures if not measure.holds]
+    count = len(finding.measures)
+    told = [f"{count - len(failing)} of {count} {'identities' if finding.exact else 'conditions'} hold"]
+    told += [
+        f"{m.name}: {shown(m, finding.exact)} ({'asked' if m.holds else 'misses'} {m.threshold})"
+        for m in failing or finding.measures[:1]
+        if not (m.holds and finding.exact)
+    ]
+    if finding.equality is not None:
+        told.append(f"{finding.equality.inside} of {finding.equality.total} published means matched")
+    told += [*finding.doubts, *finding.notes[:2]]
+    return "; ".join(told).replace("|", "\\|") + ("" if finding.exact else f" (n = {finding.n})")
 
 
 def use_style() -> None:
@@ -121,6 +231,41 @@ def grid(columns: Mapping[str, Tensor], *, rows: Sequence[str] = (), notes: Mapp
             if column == 0 and rows:
                 axes.set_ylabel(rows[row], fontsize=9.5)
     return figure
+
+
+def before_after(
+    images: Tensor,
+    maps: Tensor,
+    changed: Tensor,
+    maps_changed: Tensor,
+    *,
+    epsilon: float,
+    rows: Sequence[str] = (),
+    notes: Mapping[str, Sequence[str]] = {},
+) -> Figure:
+    """Draw what every attack is shown by: image, its map, the changed image, the change, the map of the changed image.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        maps: (N, H, W), their importance maps.
+        changed: (N, C, H, W), the images after the attack.
+        maps_changed: (N, H, W), the maps of those.
+        epsilon: the largest change of a pixel allowed; the change is drawn around grey, black and white being this far.
+        rows: a label for every row; none when empty.
+        notes: a column's title to N short texts, as in `grid`.
+
+    Returns:
+        The figure.
+    """
+    change = ((changed - images) / (2 * epsilon) + 0.5).clamp(0, 1)
+    columns = {
+        "image": images,
+        "map": maps,
+        "changed": changed,
+        "change, magnified": change,
+        "map of changed": maps_changed,
+    }
+    return grid(columns, rows=rows, notes=notes)
 
 
 def curve(axes: Axes, x: Sequence[float], samples: Tensor, *, label: str, **style: Any) -> None:
