@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import floor, growth, page, peers, process, steps
 from benchmarks.harness import ROOT, Point, Row
-from fragility.study import describe
+from fragility.study.machine import describe
 
 GROUPS = {"floor": floor, "peers": peers, "steps": steps, "process": process, "growth": growth}
 RESULTS = ROOT / "results"

@@ -17,7 +17,7 @@ import torch
 from address import ROOT, current
 
 from fragility.source import SOURCES
-from fragility.study import describe
+from fragility.study.machine import describe
 
 PACKAGES = (
     "fragility",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,8 +52,47 @@ def hinge_sum(hinges: Hinges, z: Tensor, hinge: Callable[[Tensor], Tensor]) -> T
 
 def smooth_relu(beta: float) -> Callable[[Tensor], Tensor]:
     """Softplus of sharpness beta, in the place of relu."""
-    # PyTorch's default threshold of 20 makes softplus discontinuous by 2e-9, which float64 sees.
-    return lambda z: functional.softplus(z, beta, 40.0)
+    return lambda z: _Softplus.apply(z, beta)[0]  # type: ignore[no-untyped-call]
+
+
+class _Softplus(torch.autograd.Function):
+    """Softplus and its slope, computed once for all derivatives; PyTorch's own takes the exponentials in each anew."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        # PyTorch's default threshold of 20 makes softplus discontinuous by 2e-9, which float64 sees.
+        return functional.softplus(z, beta, 40.0), torch.sigmoid(z if beta == 1 else beta * z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        # The slope is an output, so that its own derivative is at hand when this backward pass is differentiated.
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+        ctx.beta = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        (slope,) = ctx.saved_tensors
+        by_value, by_slope = grads
+        total = None if by_value is None else by_value * slope
+        if by_slope is not None:
+            bent = _bend(by_slope, slope, ctx.beta)
+            total = bent if total is None else total + bent
+        return total, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor]:
+        (slope,) = ctx.saved_tensors
+        return tangents[0] * slope, _bend(tangents[0], slope, ctx.beta)
+
+
+def _bend(factor: Tensor, slope: Tensor, beta: float) -> Tensor:
+    """Times the derivative of the slope, beta slope (1 - slope)."""
+    scaled = factor * slope if beta == 1 else factor * slope * beta
+    return torch.addcmul(scaled, scaled, slope, value=-1)
 
 
 def _gelu_slope(z: Tensor, approximate: str = "none") -> Tensor:
@@ -80,12 +119,84 @@ SMOOTH: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 }
 
 
-def relu_secant(z: Tensor, z0: Tensor) -> Tensor:
+# Three Gauss-Legendre nodes on [0, 1] with their weights, and up to which distance between z0 and z they are used.
+_NODES = ((0.5 - math.sqrt(0.15), 5 / 18), (0.5, 8 / 18), (0.5 + math.sqrt(0.15), 5 / 18))
+_NEAR = 0.05
+
+
+class Hinge(NamedTuple):
+    """A hinge at z and at its reference z0, and the secant (h(z) - h(z0)) / (z - z0) between them."""
+
+    value: Tensor
+    reference: Tensor
+    secant: Tensor
+
+
+def hinge_secant(hinges: Hinges, z: Tensor, z0: Tensor, one: Callable[[Tensor, Tensor], Hinge]) -> Hinge:
+    """Evaluate `hinges` at z and z0, and their secant, with `one` for a single hinge at 0."""
+    (first, offset), *others = hinges.terms
+    total = _scaled(first, one(z - offset if offset else z, z0 - offset if offset else z0))
+    for coefficient, offset in others:
+        part = _scaled(coefficient, one(z - offset, z0 - offset))
+        total = Hinge(*(a + b for a, b in zip(total, part, strict=True)))
+    constant, slope = hinges.constant, hinges.slope
+    if not constant and not slope:
+        return total
+    value, reference = (h + slope * at + constant for h, at in ((total.value, z), (total.reference, z0)))
+    return Hinge(value, reference, total.secant + slope)
+
+
+def _scaled(coefficient: float, hinge: Hinge) -> Hinge:
+    return hinge if coefficient == 1 else Hinge(*(coefficient * part for part in hinge))
+
+
+def relu_secant(z: Tensor, z0: Tensor) -> Hinge:
     """The secant of relu, exact: 0 or 1 where the kink does not lie between z0 and z."""
-    on = z > 0
-    crossed = (on != (z0 > 0)) & ((z - z0).abs() > vanishing(z.dtype))
-    run = torch.where(crossed, z - z0, 1.0)
-    return torch.where(crossed, (z.clamp(min=0) - z0.clamp(min=0)) / run, on.to(z.dtype))
+    value, reference, on = z.clamp(min=0), z0.clamp(min=0), z > 0
+    run = z - z0
+    crossed = (on != (z0 > 0)) & (run.abs() > vanishing(z.dtype))
+    secant = torch.where(crossed, (value - reference) / torch.where(crossed, run, 1.0), on.to(z.dtype))
+    return Hinge(value, reference, secant)
+
+
+def softplus_secant(z: Tensor, z0: Tensor, beta: float) -> Hinge:
+    """The secant of softplus; z0 is taken as a constant."""
+    value, slope = _Softplus.apply(z, beta)  # type: ignore[no-untyped-call]
+    reference = functional.softplus(z0, beta, 40.0)
+    secant: Tensor = _SoftplusSecant.apply(z, z0, value, reference, slope, beta)  # type: ignore[no-untyped-call]
+    return Hinge(value, reference, secant)
+
+
+class _SoftplusSecant(torch.autograd.Function):
+    """r(z) = (f(z) - f(z0)) / (z - z0) with r' = (f'(z) - r) / (z - z0); f(z) and f'(z) come along as known values.
+
+    Where z and z0 are close both quotients cancel; there r is the mean of f' between them, see `smooth_secant`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, z0: Tensor, value: Tensor, reference: Tensor, slope: Tensor, beta: float
+    ) -> Tensor:
+        run = z - z0
+        near = (run.abs() < _NEAR / beta).nonzero(as_tuple=True)
+        run[near] = 1.0
+        secant = (value - reference).div_(run)
+        a, b = z[near], z0[near]
+        secant[near] = sum(weight * torch.sigmoid(beta * (b + at * (a - b))) for at, weight in _NODES)
+        ctx.save_for_backward(z, z0, run, slope, secant, *near)
+        ctx.beta = beta
+        return secant
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, z0, run, slope, secant, *near = ctx.saved_tensors
+        a, b = z[tuple(near)], z0[tuple(near)]
+        bends = []
+        for at, weight in _NODES:
+            node = torch.sigmoid(ctx.beta * (b + at * (a - b)))
+            bends.append(at * weight * ctx.beta * node * (1 - node))
+        bend = ((slope - secant) / run).index_put(tuple(near), torch.stack(bends).sum(0))
+        return grads[0] * bend, None, None, None, None, None
 
 
 def vanishing(dtype: torch.dtype) -> float:
@@ -98,10 +209,9 @@ def smooth_secant(
 ) -> Tensor:
     """The secant of a smooth activation that bends over a distance `width`."""
     # Where z and z0 are close, the quotient and above all its derivative cancel; there the secant is the mean of the
-    # slope between them, by three Gauss-Legendre nodes (error below 1e-14 within the radius used).
+    # slope between them (error below 1e-14 within the radius used).
     run = z - z0
-    near = run.abs() < 0.05 * width
-    middle, half = (z + z0) / 2, run / 2
-    reach = math.sqrt(3 / 5) * half
-    mean_slope = (5 * slope(middle - reach) + 8 * slope(middle) + 5 * slope(middle + reach)) / 18
+    near = run.abs() < _NEAR * width
+    means = [weight * slope(z0 + at * run) for at, weight in _NODES]
+    mean_slope = sum(means[1:], start=means[0])
     return torch.where(near, mean_slope, (value(z) - value(z0)) / torch.where(near, 1.0, run))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility.checks import check_count, check_images, check_labels, check_logits, check_model
+from fragility.convolution import fixed_weights
 from fragility.substitution import capture, check_substitutable, rescale, substituted
 
 Baseline = float | Tensor | None
@@ -108,7 +109,7 @@ def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Base
         points = images if images.requires_grad else images.detach()
         dummy = torch.zeros_like(points).requires_grad_()
         stacked = torch.cat([points, reference, dummy])
-        with rescale():
+        with rescale(create_graph=images.requires_grad):
             logits = model(stacked)
         third = check_logits(logits, 3 * len(images))[2 * len(images) :]
         multipliers = _gradient(_pick(third, labels), dummy, create_graph=images.requires_grad)
@@ -181,7 +182,7 @@ class _PathMean(torch.autograd.Function):
         into_parameters = [torch.zeros_like(parameter) for parameter in ctx.parameters]
         for alphas in _path(ctx.steps, ctx.chunk, images):
             points, targets = _points(images, reference, labels, alphas)
-            with torch.enable_grad(), ctx.substitution():
+            with torch.enable_grad(), ctx.substitution(), fixed_weights():
                 gradient = _gradient(_scores(ctx.model, points, targets), points, create_graph=True)
                 product = (gradient.view(-1, *images.shape) * grad_mean).sum() / ctx.steps
             if not product.requires_grad:  # a linear model

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fragility.attribution import simple_gradient
 from fragility.checks import check_count, check_images, check_labels, check_logits, check_model
+from fragility.convolution import fixed_weights
 from fragility.substitution import check_substitutable, substituted
 
 MODES = ("double_backward", "forward_over_reverse")
@@ -254,7 +255,8 @@ def _product(model: nn.Module, images: Tensor, labels: Tensor, mode: str) -> Pro
     """Return v -> H v; double backward builds the graph of the gradient once for all products."""
     if mode == "double_backward":
         points = images.detach().requires_grad_()
-        gradient = simple_gradient(model, points, labels)
+        with fixed_weights():
+            gradient = simple_gradient(model, points, labels)
         if not gradient.requires_grad:  # a linear model
             return torch.zeros_like
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fragility.attribution import importance
 from fragility.checks import check_images, check_logits, check_positive
+from fragility.convolution import fixed_weights
 from fragility.objective import Objective
 
 Attribution = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -138,7 +139,7 @@ def gradient(
     Raises:
         ValueError: if D does not depend differentiably on the maps, or has not one value per image.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), fixed_weights():
         points = x.detach().requires_grad_()
         attributions = attribution(model, points, labels)
         leaf = attributions.detach().requires_grad_()

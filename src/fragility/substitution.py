@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from fragility.activation import HINGES, SMOOTH, hinge_sum, relu_secant, smooth_relu, smooth_secant, vanishing
+from fragility.activation import (
+    HINGES,
+    SMOOTH,
+    hinge_secant,
+    hinge_sum,
+    relu_secant,
+    smooth_relu,
+    smooth_secant,
+    softplus_secant,
+    vanishing,
+)
 from fragility.checks import check_positive
 
 _active_beta: ContextVar[float | None] = ContextVar("beta of the active softplus substitution", default=None)
@@ -41,7 +51,7 @@ def softplus(beta: float = 1.0) -> AbstractContextManager[None]:
     return _softplus(beta)
 
 
-def rescale() -> AbstractContextManager[None]:
+def rescale(*, create_graph: bool = True) -> AbstractContextManager[None]:
     """Compute DeepLIFT's Rescale rule [Shrikumar2017] while a model runs on the stacked batch [x; x0; t].
 
     The first two thirds are the images and their reference; the third, which must require a gradient, is carried by
@@ -49,10 +59,13 @@ def rescale() -> AbstractContextManager[None]:
     of the third part's scores with respect to t, whatever t is. Inside `softplus` the secants are the softplus's.
     Whatever has no rule, such as a product of two activations, raises a `ValueError` that names it.
 
+    Args:
+        create_graph: let the multipliers be differentiated with respect to the images; the reference is a constant.
+
     Returns:
         A context manager.
     """
-    return _Rescale(_active_beta.get())
+    return _Rescale(_active_beta.get(), create_graph)
 
 
 def capture() -> Callable[[], AbstractContextManager[None]]:
@@ -117,9 +130,9 @@ class _Softplus(TorchFunctionMode):
 
 
 class _Rescale(TorchFunctionMode):
-    def __init__(self, beta: float | None) -> None:
+    def __init__(self, beta: float | None, create_graph: bool) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.create_graph = beta, create_graph
         # Tensors made of parameters alone (weight norm, say): they may require a gradient but carry no images.
         self.constants: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
         # Tensors whose first dimension is no longer the stacked batch: no activation can take its thirds.
@@ -140,7 +153,7 @@ class _Rescale(TorchFunctionMode):
             if self.moved.get(id(z)) is z:
                 raise ValueError(f"model: {_full_name(func)} meets a batch that was moved out of the first dimension")
             rule = self._rule(name, rest, options)
-            return _deliver(func, options, z, lambda source: _by_thirds(source, rule))
+            return _deliver(func, options, z, lambda source: self._by_thirds(source, rule))
         result = func(*args, **kwargs)
         outputs = list(_tensors(result))
         if name in _CONSTANTS or not outputs:
@@ -157,6 +170,12 @@ class _Rescale(TorchFunctionMode):
         if swapped or unequal or any(self.moved.get(id(tensor)) is tensor for tensor in batches):
             self.moved.update({id(output): output for output in outputs})
         return result
+
+    def _by_thirds(self, stacked: Tensor, rule: Callable[..., tuple[Tensor, ...]]) -> Tensor:
+        if stacked.shape[0] % 3:
+            raise ValueError(f"rescale: expected a stacked batch [x; x0; t], got {stacked.shape[0]} rows")
+        z, z0, t = stacked.chunk(3)
+        return torch.cat(rule(z if self.create_graph else z.detach(), z0.detach(), t))
 
     def _carries_images(self, tensor: Tensor) -> bool:
         return (
@@ -179,35 +198,26 @@ class _Rescale(TorchFunctionMode):
         if name in _MAX_POOLS:
             return lambda z, z0, t: _pool_thirds(name, z, z0, t, rest, options)
         if name in HINGES:
-            hinges = HINGES[name](*rest, **options)
-            hinge = smooth_relu(self.beta) if self.beta else lambda z: z.clamp(min=0)
+            hinges, bent = HINGES[name](*rest, **options), self.beta
+            one = relu_secant if bent is None else lambda z, z0: softplus_secant(z, z0, bent)
 
-            def value(z: Tensor) -> Tensor:
-                return hinge_sum(hinges, z, hinge)
+            def combined(z: Tensor, z0: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+                value, reference, secant = hinge_secant(hinges, z, z0, one)
+                return value, reference, secant * t
 
-            def secant(z: Tensor, z0: Tensor) -> Tensor:
-                parts = [c * self._hinge_secant(z - shift, z0 - shift) for c, shift in hinges.terms]
-                return sum(parts[1:], start=parts[0]) + hinges.slope
+            return combined
+        settings = {key: option for key, option in options.items() if key != "inplace"}
+        beta = settings.get("beta", rest[0] if rest else 1.0) if name == "softplus" else 1.0
 
-        else:
-            settings = {key: option for key, option in options.items() if key != "inplace"}
-            beta = settings.get("beta", rest[0] if rest else 1.0) if name == "softplus" else 1.0
+        function, derivative = SMOOTH[name]
 
-            function, derivative = SMOOTH[name]
+        def value(z: Tensor) -> Tensor:
+            return function(z, *rest, **settings)
 
-            def value(z: Tensor) -> Tensor:
-                return function(z, *rest, **settings)
-
-            def secant(z: Tensor, z0: Tensor) -> Tensor:
-                return smooth_secant(value, lambda s: derivative(s, *rest, **settings), z, z0, 1 / beta)
+        def secant(z: Tensor, z0: Tensor) -> Tensor:
+            return smooth_secant(value, lambda s: derivative(s, *rest, **settings), z, z0, 1 / beta)
 
         return lambda z, z0, t: (value(z), value(z0), secant(z, z0) * t)
-
-    def _hinge_secant(self, z: Tensor, z0: Tensor) -> Tensor:
-        if self.beta is None:
-            return relu_secant(z, z0)
-        beta = self.beta
-        return smooth_secant(smooth_relu(beta), lambda s: torch.sigmoid(beta * s), z, z0, 1 / beta)
 
 
 # The allow-list, by the functions' names without underscores (add, add_, __add__ and so on are one).
@@ -226,12 +236,6 @@ _LINEAR = (
     | _REORDER
 )
 _CONSTANTS = set("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_tensor".split())
-
-
-def _by_thirds(stacked: Tensor, rule: Callable[..., tuple[Tensor, ...]]) -> Tensor:
-    if stacked.shape[0] % 3:
-        raise ValueError(f"rescale: expected a stacked batch [x; x0; t], got {stacked.shape[0]} rows")
-    return torch.cat(rule(*stacked.chunk(3)))
 
 
 def _pool_thirds(name: str, z: Tensor, z0: Tensor, t: Tensor, rest: Any, options: dict[str, Any]) -> tuple[Tensor, ...]:

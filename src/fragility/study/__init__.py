@@ -1,15 +1,8 @@
 """The paper's studies: resumable, with their provenance. `fragility run STUDY --profile P` on the command line."""
 
-import os
-import platform
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +26,7 @@ from fragility.study import (
     poisoning,
     profile,
 )
+from fragility.study.machine import check_device, describe, repeatable
 from fragility.study.store import Piece, Plan, Recomputable, Row, Store, checkout, piece_name
 
 
@@ -113,7 +107,7 @@ def run(
     chosen = find(study, profile)
     if limit_images is not None:
         check_count("limit_images", limit_images)
-    _check_device(device)
+    check_device(device)
     if folder is None:
         folder = (checkout() or Path()) / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,60 +226,3 @@ def _alone(table: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise BlockingIOError(f"{table}.csv: another process is computing it; wait for its end") from error
-
-
-@contextmanager
-def repeatable() -> Iterator[None]:
-    """Compute in full single precision and the same at every time; denormal numbers count as zero.
-
-    Yields:
-        Nothing.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(1, device=device)
-    except (AssertionError, RuntimeError) as error:  # PyTorch's ways of refusing
-        raise ValueError(f"device: expected one that PyTorch can use here, got {device!r} ({error})") from error
-
-
-def describe(device: str) -> dict[str, Any]:
-    """Say who computes.
-
-    Args:
-        device: where.
-
-    Returns:
-        Time, code and machine, as plain data.
-    """
-    name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} ({name})",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "system": sys.platform,
-        "packages": {name: version(name) for name in ("fragility", "torch", "torchvision", "numpy", "pillow")},
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout, "+changes" where its package differs from it; None outside of one."""
-    root, git = checkout(), shutil.which("git")
-    if root is None or git is None:
-        return None
-
-    def ask(*arguments: str) -> str | None:
-        done = subprocess.run([git, *arguments], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = ask("rev-parse", "HEAD")
-    return f"{commit}+changes" if commit and ask("status", "--porcelain", "--", "src") else commit

@@ -12,7 +12,8 @@ from typing import Any
 
 from distributed import Client, as_completed
 
-from fragility.study import Computed, describe, find, repeatable, timed
+from fragility.study import Computed, find, timed
+from fragility.study.machine import describe, repeatable
 from fragility.study.store import Piece, Plan, piece_name
 
 PATIENCE = 60  # seconds for the scheduler to answer and for the first worker to come
@@ -41,7 +42,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         """Ask the workers who they are, and wait for the first one.
 
         Returns:
-            Per worker, what `fragility.study.describe` says there.
+            Per worker, what `fragility.study.machine.describe` says there.
         """
         self._client.wait_for_workers(1, timeout=PATIENCE)
         return list(self._client.run(describe, self._of[-1]).values())

@@ -9,7 +9,8 @@ import torch
 
 from fragility.checks import check_count
 from fragility.interval import mean_interval
-from fragility.study import STUDIES, find, repeatable, within_memory
+from fragility.study import STUDIES, find, within_memory
+from fragility.study.machine import repeatable
 from fragility.study.store import Columns, Recomputable, Row, Value, piece_name, read_pieces, results_folder
 
 
