@@ -311,12 +311,24 @@ class TestOtherRules:
                 for seed, shift in enumerate(jitter(seeds) if seeds > 1 else [0.0])
             ]
 
+        def ladder(step: float) -> list[Row]:
+            """Two attacks on the same few images, the second with twice the budget."""
+            few = [row | {"images": 100} for row in rows(0.7, 0.97, seeds=1)]
+            return few + [row | {"budget": 2, "kendall": float(row["kendall"] or 0) - step} for row in few]
+
         for name in ("D2", "D6"):
-            assert outcome(name, defense_table=rows(0.7, 0.97)) == "reproduced"
+            assert outcome(name, defense_table=rows(0.7, 0.97) + ladder(0.005)) == "reproduced"
+            assert outcome(name, defense_table=rows(0.7, 0.97) + ladder(0.02)) == "direction only"
+            assert outcome(name, defense_table=rows(0.7, 0.97)) == "direction only"  # nothing was doubled
             assert outcome(name, defense_table=rows(0.7, 0.9)) == "refuted"
             assert outcome(name, defense_table=rows(0.1, 0.97)) == "refuted"
             assert outcome(name, defense_table=rows(0.7, 0.97, seeds=4)) == "not yet tested"
             assert outcome(name, defense_table=rows(0.7, 0.97, images=499)) == "not yet tested"
+            # Every data set counts that has enough seeds, and no other.
+            both = {"defense_table": rows(0.7, 0.97) + ladder(0.005), "fashion_table": rows(0.7, 0.9)}
+            assert outcome(name, **both) == "refuted"
+            both["fashion_table"] = rows(0.7, 0.9, seeds=4)
+            assert outcome(name, **both) == "reproduced"
         assert outcome("D2", defense_table=rows(0.4, 0.97)) == "refuted"
 
 

@@ -16,7 +16,7 @@ from fragility.smoothing import SoftplusNetwork
 from fragility.study import STUDIES, Outcome, complete
 from fragility.study.defense_attack import soft_kendall
 from fragility.study.defense_profile import DEFENSE_TABLE, Defense, Profile
-from fragility.study.defense_table import COLUMNS, plan, summary
+from fragility.study.defense_table import COLUMNS, ladder, moved, plan, summary
 from fragility.study.defense_training import NETWORKS, madry_cnn, small_cnn, trained, training_cost
 from fragility.study.store import Store, read
 
@@ -43,12 +43,13 @@ def complete_in(folder: Path, profile: Profile) -> Outcome:
 
 
 def test_every_defense_and_seed_has_its_row(tiny: Profile, folder: Path) -> None:
-    assert complete_in(folder, tiny)[1:] == (9, 9, 0)
+    assert complete_in(folder, tiny)[1:] == (12, 12, 0)
     rows = read("defense_table", "fast", folder)
     assert list(rows[0]) == list(COLUMNS)
-    assert [(row["seed"], row["budget"]) for row in rows] == [(0, 1)] * 3 + [(1, 1)] * 3 + [(0, 2)] * 3
-    for row in rows:
-        assert 1 <= row["images"] <= (6 if row["budget"] == 1 else 3)
+    budgets = [(row["seed"], row["budget"]) for row in rows]
+    assert budgets == [(0, 1)] * 3 + [(1, 1)] * 3 + [(0, 1)] * 3 + [(0, 2)] * 3
+    for number, row in enumerate(rows):
+        assert 1 <= row["images"] <= (6 if number < 6 else 3)
         assert row["iterations"] == 2 * row["budget"]
         assert row["runs"] == 2 * row["budget"]
         assert max(row["kendall_by_top_k"], row["kendall_by_kendall"]) <= 1
@@ -58,7 +59,19 @@ def test_every_defense_and_seed_has_its_row(tiny: Profile, folder: Path) -> None
     assert cost["softplus_untrained"] == 0 < 2 < cost["natural"] < 4 < cost["ig_norm"]
     table = summary(rows)
     assert [(row["defense"], row["n"]) for row in table] == [(name, 2) for name in tiny.defenses]
-    assert [row["n"] for row in summary(rows, budget=2)] == [1] * 3
+    steps = ladder(rows)
+    assert [(row["defense"], row["budget"]) for row in steps] == [
+        (name, b) for name in sorted(tiny.defenses) for b in (1, 2)
+    ]
+    changes = [
+        abs(a[m] - b[m])
+        for a, b in zip(steps[::2], steps[1::2], strict=True)
+        for m in ("kendall", "top_k_intersection")
+    ]
+    assert moved(rows) == max(changes)
+    assert all(two["kendall"] <= one["kendall"] for one, two in zip(steps[::2], steps[1::2], strict=True))
+    assert str(moved(rows[:9])) == "nan"
+    assert summary(rows[:6]) == table
 
 
 def test_a_row_is_what_the_library_says(tiny: Profile) -> None:

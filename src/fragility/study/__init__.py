@@ -51,6 +51,7 @@ STUDIES = {
     "poisoning": Study(poisoning.PROFILES, poisoning.plan, poisoning.RECOMPUTABLE),
     "depth": Study(depth.PROFILES, depth.plan, depth.RECOMPUTABLE),
     "defense_table": Study(defense_profile.DEFENSE_TABLE, defense_table.plan, defense_table.RECOMPUTABLE),
+    "fashion_table": Study(defense_profile.FASHION_TABLE, defense_table.plan, defense_table.RECOMPUTABLE),
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fragility.study import identities, other_rules, sweep_rules
+from fragility.study import curvature_rules, defense_rules, identities, influence_rules, sweep_rules
 from fragility.study.evidence import Finding, Measure, Results, verdict
 from fragility.study.store import checkout
 
@@ -36,7 +36,8 @@ METHODS, ATTACKS, INFLUENCE, HESSIAN, ORTHOGONALITY, DEFENSES = (
     "05_orthogonality",
     "06_defenses",
 )
-_SWEEP, _OTHER, _EXACT = sweep_rules, other_rules, identities
+_SWEEP, _INFLUENCE, _CURVATURE, _DEFENSE = sweep_rules, influence_rules, curvature_rules, defense_rules
+_EXACT = identities
 
 LEDGER = (
     Claim(
@@ -128,7 +129,7 @@ LEDGER = (
         "a figure",
         INFLUENCE,
         200,
-        _OTHER.influence_attack,
+        _INFLUENCE.influence_attack,
     ),
     Claim(
         "I2",
@@ -137,7 +138,7 @@ LEDGER = (
         "rank correlation -.78 at 8/255 (one example)",
         INFLUENCE,
         200,
-        _OTHER.influence_reversed,
+        _INFLUENCE.influence_reversed,
     ),
     Claim(
         "I3",
@@ -146,7 +147,7 @@ LEDGER = (
         "correlation .86 (a convolutional network)",
         INFLUENCE,
         30,
-        _OTHER.leave_one_out,
+        _INFLUENCE.leave_one_out,
     ),
     Claim(
         "I4",
@@ -155,7 +156,7 @@ LEDGER = (
         "a figure",
         INFLUENCE,
         10,
-        _OTHER.wrong_labels,
+        _INFLUENCE.wrong_labels,
     ),
     Claim(
         "I5",
@@ -164,7 +165,7 @@ LEDGER = (
         "57 % of 591 images",
         INFLUENCE,
         200,
-        _OTHER.flipped_predictions,
+        _INFLUENCE.flipped_predictions,
     ),
     Claim(
         "I6",
@@ -173,7 +174,7 @@ LEDGER = (
         "figures",
         INFLUENCE,
         10,
-        _OTHER.deeper_networks,
+        _INFLUENCE.deeper_networks,
     ),
     Claim("H1", "A linear score has a constant saliency.", "appendix F", "proved", HESSIAN, 1, _EXACT.linear_scores),
     Claim(
@@ -183,7 +184,7 @@ LEDGER = (
         "derived",
         HESSIAN,
         20,
-        _OTHER.dimension,
+        _CURVATURE.dimension,
     ),
     Claim(
         "H3",
@@ -201,7 +202,7 @@ LEDGER = (
         "a figure, 1,000 CIFAR-10 images",
         ORTHOGONALITY,
         200,
-        _OTHER.orthogonal,
+        _CURVATURE.orthogonal,
     ),
     Claim(
         "O2",
@@ -210,7 +211,7 @@ LEDGER = (
         "a figure, 200 images",
         ORTHOGONALITY,
         200,
-        _OTHER.orthogonal_for_influence,
+        _CURVATURE.orthogonal_for_influence,
     ),
     Claim(
         "O3",
@@ -219,7 +220,7 @@ LEDGER = (
         "derived",
         ORTHOGONALITY,
         400,
-        _OTHER.two_layers,
+        _CURVATURE.two_layers,
     ),
     Claim(
         "D1",
@@ -237,7 +238,7 @@ LEDGER = (
         "MNIST: 98.74 % and 98.34 % of 99.17 % accuracy kept",
         DEFENSES,
         5,
-        _OTHER.robust_attributions,
+        _DEFENSE.robust_attributions,
     ),
     Claim(
         "D3",
@@ -273,7 +274,7 @@ LEDGER = (
         "stated",
         DEFENSES,
         5,
-        _OTHER.discretised_or_smooth,
+        _DEFENSE.discretised_or_smooth,
     ),
 )
 

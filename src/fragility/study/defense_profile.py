@@ -1,6 +1,6 @@
 """Profiles of the table of defenses, as plain data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -44,8 +44,9 @@ class Profile:
         restarts: further runs of each of the two attacks, from random points of the ball.
         attack_steps: M of integrated gradients while attacking and choosing the best iterate.
         evaluation_steps: M of integrated gradients in the metrics.
-        doubled_images: how many images of the first seed see twice the budget.
+        doubled_images: how many of the first seed's images show whether the budget is enough.
         defenses: by name.
+        budgets: of the attacks on those images; a budget of 2 has twice the steps and twice the runs.
     """
 
     data: str
@@ -68,6 +69,7 @@ class Profile:
     evaluation_steps: int
     doubled_images: int
     defenses: dict[str, Defense]
+    budgets: tuple[int, ...] = (1, 2)
 
 
 def _defenses(epsilon: float, step_size: float, iterations: int, steps: int, inner_steps: int) -> dict[str, Defense]:
@@ -101,7 +103,7 @@ DEFENSE_TABLE = {
         data="mnist", training_images=10_000, test_images=2_000, images=500, seeds=(0, 1, 2, 3, 4), network="small_cnn",
         network_options={"size": 28, "stride": 2}, natural_epochs=4, epochs=2, batch_size=50, learning_rate=1e-3,
         epsilon=0.2, k_attacked=100, k=100, iterations=20, restarts=0, attack_steps=4, evaluation_steps=20,
-        doubled_images=100, defenses=_defenses(0.2, 0.06, 5, 4, 4),
+        doubled_images=100, defenses=_defenses(0.2, 0.06, 5, 4, 4), budgets=(1, 2, 4),
     ),
     # The published hyper-parameters [Chen2019], for a GPU. How many epochs they trained is not known; these are ours.
     "paper": Profile(
@@ -109,5 +111,19 @@ DEFENSE_TABLE = {
         network="madry_cnn", network_options={}, natural_epochs=0, epochs=20, batch_size=50, learning_rate=1e-4,
         epsilon=0.3, k_attacked=200, k=100, iterations=100, restarts=1, attack_steps=20, evaluation_steps=100,
         doubled_images=100, defenses=_defenses(0.3, 0.01, 40, 50, 10),
+    ),
+}  # fmt: skip
+
+_MNIST = DEFENSE_TABLE["laptop"]
+_KEPT = ("natural", "adversarial", "ig_norm", "ig_sum_norm", "softplus", "discretized")
+
+# Fashion-MNIST at its published epsilon, 0.1; else as above, with fewer defenses.
+FASHION_TABLE = {
+    "laptop": replace(
+        _MNIST, data="fashion_mnist", epsilon=0.1, budgets=(1, 2),
+        defenses={name: defense for name, defense in _defenses(0.1, 0.03, 5, 4, 4).items() if name in _KEPT},
+    ),
+    "paper": replace(
+        DEFENSE_TABLE["paper"], data="fashion_mnist", epsilon=0.1, defenses=_defenses(0.1, 0.01, 20, 50, 10)
     ),
 }  # fmt: skip

@@ -37,7 +37,7 @@ METRICS = (
 COLUMNS: Columns = {
     "defense": (str, "how the network was trained or built, see parameters"),
     "seed": (int, "of the initial weights, the order of the batches and the random starts"),
-    "budget": (int, "1; or 2, where the attack has twice the steps and twice the restarts on fewer images"),
+    "budget": (int, "1; with 2 the attack has twice the steps and twice the runs, on fewer images; and so on"),
     "images": (int, "how many images were attacked, all classified correctly by this network"),
     "iterations": (int, "P of one run of the attack"),
     "runs": (int, "runs: half of them push at the top k and half at tau, the worst image of all is taken"),
@@ -75,7 +75,7 @@ RECOMPUTABLE = Recomputable(
 
 
 def plan(profile: Profile, device: str = "cpu") -> Plan:
-    """Load the images and list the pieces: a seed after the other, and at last the attacks with twice the budget.
+    """Load the images and list the pieces: a seed after the other, and at last the attacks with other budgets.
 
     Args:
         profile: what to compute.
@@ -92,9 +92,12 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
     }
     plain = asdict(profile)
     common = {
-        key: value for key, value in plain.items() if key not in ("seeds", "defenses", "images", "doubled_images")
+        key: value
+        for key, value in plain.items()
+        if key not in ("seeds", "defenses", "images", "doubled_images", "budgets")
     }
-    everything = [(seed, 1, profile.images) for seed in profile.seeds] + [(profile.seeds[0], 2, profile.doubled_images)]
+    everything = [(seed, 1, profile.images) for seed in profile.seeds]
+    everything += [(profile.seeds[0], budget, profile.doubled_images) for budget in profile.budgets]
     pieces: list[Piece] = [
         {
             "version": VERSION,
@@ -121,19 +124,68 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
     )
 
 
-def summary(rows: Sequence[Row], *, budget: int = 1) -> list[dict[str, Any]]:
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Average the rows of every defense over the seeds, with 95 % bootstrap intervals.
 
     Args:
         rows: from `fragility.study.store.read`.
-        budget: 1; or 2 for the attacks with twice the budget, which only the first seed has.
 
     Returns:
         Per defense: n, the number of seeds, and the means of `METRICS` and of the two metrics under noise, with `_low`
         and `_high`.
     """
-    chosen = [row for row in rows if row["budget"] == budget]
-    return summarise(chosen, ("defense",), (*METRICS, "noise_top_k_intersection", "noise_kendall"))
+    return summarise(main(rows), ("defense",), (*METRICS, "noise_top_k_intersection", "noise_kendall"))
+
+
+def ladder(rows: Sequence[Row]) -> list[Row]:
+    """Pick the attacks that show whether the budget is enough: the same few images with one budget and with more.
+
+    Args:
+        rows: from `fragility.study.store.read`.
+
+    Returns:
+        Those rows, defense by defense with rising budget.
+    """
+    table = main(rows)
+    chosen = [row for row in rows if not any(row is other for other in table)]
+    return sorted(chosen, key=lambda row: (str(row["defense"]), int(row["budget"] or 0)))
+
+
+def main(rows: Sequence[Row]) -> list[Row]:
+    """Pick the rows of the table: of every defense and seed the one with most images.
+
+    Args:
+        rows: from `fragility.study.store.read`.
+
+    Returns:
+        Those rows.
+    """
+    most: dict[tuple[object, object], Row] = {}
+    for row in rows:
+        best = most.setdefault((row["defense"], row["seed"]), row)
+        if row["budget"] == 1 and int(row["images"] or 0) > int(best["images"] or 0):
+            most[row["defense"], row["seed"]] = row
+    return list(most.values())
+
+
+def moved(rows: Sequence[Row]) -> float:
+    """Tell how far the last doubling of the budget moved a mean top-k intersection or Kendall's tau.
+
+    Args:
+        rows: from `fragility.study.store.read`.
+
+    Returns:
+        The largest change among the defenses; NaN where nothing was doubled.
+    """
+    climbs: dict[object, list[Row]] = {}
+    for row in ladder(rows):
+        climbs.setdefault(row["defense"], []).append(row)
+    changes = [
+        abs(float(last[metric] or 0) - float(before[metric] or 0))
+        for *_, before, last in (climb for climb in climbs.values() if len(climb) > 1)
+        for metric in ("top_k_intersection", "kendall")
+    ]
+    return max(changes, default=float("nan"))
 
 
 def _compute(
@@ -222,6 +274,6 @@ def _cost(piece: Piece, profile: Profile) -> float:
     """Gradient passes through the network, roughly."""
     options = piece["defined"]["options"]
     inner = options.get("iterations", 0) * options.get("inner_steps", 0.5) * 2 + options.get("steps", 1) * 2
-    training = 0.0 if piece["budget"] == 2 else profile.epochs * profile.training_images * inner
+    training = 0.0 if piece["count"] == profile.doubled_images else profile.epochs * profile.training_images * inner
     runs = 2 * (1 + _restarts(piece, profile)) * profile.iterations * piece["budget"]
     return float(training + piece["count"] * runs * (4 * profile.attack_steps + 6))

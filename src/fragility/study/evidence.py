@@ -240,6 +240,34 @@ class Cells:
         return min(shares, default=float("nan"))
 
 
+def paired(tables: Sequence[Mapping[object, Row]], name: str) -> Tensor:
+    """Take a column of several conditions for the images, or seeds, that all of them have.
+
+    Args:
+        tables: of each condition, the rows by image or seed.
+        name: the column's.
+
+    Returns:
+        (conditions, n), float64.
+    """
+    keys = [key for key in tables[0] if all(key in table for table in tables)]
+    numbers = [[float(table[key][name] or 0) for key in keys] for table in tables]
+    return torch.tensor(numbers, dtype=torch.float64).view(len(tables), -1)
+
+
+def column(rows: Iterable[Row], name: str) -> Tensor:
+    """Take a column.
+
+    Args:
+        rows: of a table.
+        name: the column's.
+
+    Returns:
+        (n,), float64.
+    """
+    return torch.tensor([float(row[name] or 0) for row in rows], dtype=torch.float64)
+
+
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
