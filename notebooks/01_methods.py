@@ -70,7 +70,7 @@ print(shown.source)
 # ## Simple gradient
 #
 # The score of class $l$ is the [logit](../book/glossary.md#logit) $S_l(x)$, before the softmax. Its gradient says how much the score would
-# change per unit of change of each pixel, near the picture as it is (Baehrens et al. 2010; Simonyan et al. 2014). The
+# change per unit of change of each pixel, near the picture as it is ([Baehrens et al. 2010](../book/bibliography.md); [Simonyan et al. 2014](../book/bibliography.md)). The
 # paper takes absolute values, adds up the colour channels, and divides by the sum, so that a map is a distribution of
 # importance over the pixels:
 #
@@ -99,11 +99,16 @@ print(f"largest difference from the package: {(by_hand - library).abs().max():.0
 #
 # ## Integrated gradients
 #
-# A unit that is saturated has no gradient, however much it mattered on the way there. Integrated gradients (Sundararajan
-# et al. 2017) collect the gradient along the straight path from a reference $x^0$, the *baseline*, to the picture,
+# A unit that is saturated has no gradient, however much it mattered on the way there. Integrated gradients
+# ([Sundararajan et al. 2017](../book/bibliography.md)) collect the gradient along the straight path from a reference $x^0$, the *baseline*, to the picture,
 # here with the paper's right Riemann sum of $M$ terms:
 #
-# $$\mathrm{IG}(x) = (x - x^0) \odot \frac{1}{M} \sum_{k=1}^{M} \nabla_x S_l\!\left(x^0 + \tfrac{k}{M}(x - x^0)\right).$$
+# $$
+# \begin{aligned}
+# \mathrm{IG}(x) &= (x - x^0) \odot \frac{1}{M} \sum_{k=1}^{M} \nabla_x S_l(x^k),\\
+# x^k &= x^0 + \tfrac{k}{M}(x - x^0).
+# \end{aligned}
+# $$
 #
 # By the fundamental theorem of calculus the [attributions](../book/glossary.md#attribution) sum to $S_l(x) - S_l(x^0)$ in the limit: *[completeness](../book/glossary.md#completeness)*.
 
@@ -144,7 +149,7 @@ axes.set(xlabel="number of steps M", ylabel="|sum of IG - (S(x) - S(x0))|")
 axes.legend(fontsize=9)
 plt.show()
 
-# %% [markdown] tags=["answer"]
+# %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
 #
 # Compare the slope of the lines with that of the dashed one, along which twice the steps leave half the error. A right
@@ -156,7 +161,7 @@ plt.show()
 # %% [markdown]
 # ## DeepLIFT
 #
-# DeepLIFT (Shrikumar et al. 2017) also compares with a reference, but passes the *difference from the reference* back
+# DeepLIFT ([Shrikumar et al. 2017](../book/bibliography.md)) also compares with a reference, but passes the *difference from the reference* back
 # through the network layer by layer. With the Rescale rule, an activation $f$ that went from $f(z^0)$ to $f(z)$ passes
 # on its secant instead of its slope:
 #
@@ -218,7 +223,7 @@ plot.Table(
     ],
 )
 
-# %% [markdown] tags=["answer"]
+# %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
 #
 # The table's largest number is the answer. Integrated gradients and DeepLIFT both multiply by $x - x^0$: where the picture equals
@@ -422,7 +427,7 @@ def row(name, changed):
 
 plot.Table(["change", "rho", "tau", f"top-{k}", "shift"], [row(name, changed) for name, changed in changes.items()])
 
-# %% [markdown] tags=["answer"]
+# %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
 #
 # Read the table by columns. The centre shift hardly notices one pixel; both correlations and the intersection do, as they do not know that
@@ -462,7 +467,7 @@ plot.ledger("M1")
 # | software | Captum `Saliency` | Captum `IntegratedGradients` | Captum `DeepLift`, the authors' `deeplift` |
 #
 # None of those implementations can be differentiated once more for all three methods, which is what the
-# [next chapter](02_attacks.ipynb) needs. For a critique of all three, see Adebayo et al. (2018): some maps change little
+# [next chapter](02_attacks.ipynb) needs. For a critique of all three, see [Adebayo et al. (2018)](../book/bibliography.md): some maps change little
 # when the network's weights are replaced by random ones.
 
 # %% [markdown]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Influence functions
 #
-# An importance map says which *pixels* made the network decide. Influence says which *training images* did: how much would the
+# An [importance map](../book/glossary.md#importance-map) says which *pixels* made the network decide. [Influence](../book/glossary.md#influence) says which *training images* did: how much would the
 # loss at this test picture change, had the network never seen that one? Nobody retrains a thousand networks to
 # find out. A formula with one linear solve answers for all of them at once. This chapter derives it, computes it exactly, checks it against
 # retraining, uses it to find wrong labels, and then attacks it.
@@ -9,10 +9,12 @@
 # **After this chapter you can**
 #
 # - derive influence by upweighting, and write it in ten lines for the last layer of a network;
-# - check it against leave-one-out retraining, with the slope and not only the correlation;
+# - check it against [leave-one-out retraining](../book/glossary.md#leave-one-out), with the slope and not only the correlation;
 # - attack it through the test image or through a training image, and tell an attack's effect from rounding noise.
 #
-# In class: 60 minutes. To run: about half a minute at `fast`, some minutes at `laptop`.
+# | in class | to run at `fast` | at `laptop` | at `paper` |
+# |---|---|---|---|
+# | 60 minutes | under a minute ([seconds](../book/status.md)) | not timed yet | not timed yet; needs Inception's weights |
 
 # %% tags=["remove-cell"]
 # On Colab this installs the package and keeps Colab's own PyTorch; elsewhere it does nothing.
@@ -47,12 +49,8 @@ from fragility.solver import conjugate_gradient, direct, lissa, network_influenc
 from fragility.study import features as data_of
 from fragility.study import influence_attack as study
 
-if profile not in ("fast", "laptop", "paper"):
-    raise ValueError(f"profile: expected fast, laptop or paper, got {profile}")
-plot.use_style()
 torch.set_flush_denormal(True)
-device = "cuda" if torch.cuda.is_available() else "cpu"
-print("device:", device)
+device = plot.start(profile=profile, seed=seed)
 
 # %% [markdown]
 # ## A frozen network and a last layer
@@ -89,7 +87,7 @@ print(f"validation accuracy {accuracy(layer):.3f} on {len(ready.validation_label
 # ## What influence is
 #
 # Give training image $i$ the weight $\frac1n + \varepsilon$. The minimum moves, and because the gradient of the loss stays zero there, the
-# implicit function theorem says how fast (Cook and Weisberg 1982; Koh and Liang 2017):
+# implicit function theorem says how fast ([Cook and Weisberg 1982](../book/bibliography.md); [Koh and Liang 2017](../book/bibliography.md)):
 #
 # $$\mathcal I_{\text{up,params}}(i) = \frac{d\hat\theta}{d\varepsilon} = -H^{-1} g_i, \qquad g_i = \nabla_\theta \ell_i .$$
 #
@@ -147,18 +145,21 @@ plt.show()
 
 # %% [markdown]
 # Two factors make a training image influential: a large residual $p_i - e_{y_i}$ and features that $H^{-1}$ finds similar. Hard images near the boundary have
-# the first for every test image, and so come up again and again. *Relative* influence (Barshan et al. 2020) divides by how much an image moves its own loss
+# the first for every test image, and so come up again and again. *Relative* influence ([Barshan et al. 2020](../book/bibliography.md)) divides by how much an image moves its own loss
 # (last exercise).
 #
 # ## Is it true?
 #
 # The formula predicts the outcome of an experiment that can be done here: leave the image out, train the last layer again to its minimum, and look at the test
-# loss. A first-order formula uses the Hessian with the image still in it. One Newton step of the problem *without* the image divides
-# by one minus its leverage $h_i$; for two classes
+# loss. A first-order formula uses the [Hessian](../book/glossary.md#hessian) with the image still in it. One Newton step of the problem *without* the image divides
+# by one minus its [leverage](../book/glossary.md#leverage) $h_i$; for two classes
 #
 # $$\mathrm{infl}^{\text{corrected}}(i, t) = \frac{\mathrm{infl}(i, t)}{1 - h_i}, \qquad h_i = \tfrac1n\, w_i\, \phi_i^\top H^{-1} \phi_i .$$
 #
-# The correction costs nothing. A correlation may not notice that it is missing; the slope does.
+# The correction costs nothing.
+#
+# **Predict.** Plain influence leaves the image in the Hessian that is to tell what its absence does. Will it promise too large a change or too small a
+# one? Will the correlation between promise and truth notice?
 
 # %% mystnb={"figure": {"caption": "Predicted against true change of the test loss when one training image is left out and the layer is trained again. Left: influence. Right: divided by one minus the leverage. Dashed: equality.", "name": "leave-one-out"}, "image": {"alt": "Two scatter plots along a diagonal; on the left the points leave the dashed line where changes are large, on the right they follow it more closely."}} tags=["hide-input"]
 asked = slice(0, 8)
@@ -184,6 +185,14 @@ rows = [
 ]
 plot.Table([f"{truth.numel()} pairs", "Pearson r", "slope of truth on prediction"], rows)
 
+# %% [markdown] tags=["answer", "solution"]
+# <details><summary><b>Answer</b></summary>
+#
+# Too small: an image in the training set holds the fit in place, and the Hessian still counts that grip. So the slope of truth on prediction lies above one
+# in the first row, and nearer to one in the second. A correlation is the same for a prediction and for half of it, which is why this table has two columns.
+#
+# </details>
+
 # %% [markdown]
 # Koh and Liang report a correlation of .86 for a convolutional network. The last layer alone is a convex problem, and the agreement here is a statement about
 # that problem only. How far the leverages are from zero decides how wrong the first-order size is: with fewer images than features
@@ -193,7 +202,7 @@ plot.Table([f"{truth.numel()} pairs", "Pearson r", "slope of truth on prediction
 # ## Finding wrong labels
 #
 # Flip a tenth of the training labels. Somebody has time to check the images one by one; in which order? Koh and Liang's answer: by
-# *self-influence*, how much an image lowers its own loss. Compare with the plain training loss, the leverage, and chance.
+# [*self-influence*](../book/glossary.md#self-influence), how much an image lowers its own loss. Compare with the plain training loss, the leverage, and chance.
 
 # %% tags=["hide-input"]
 seeds = range(10)
@@ -331,7 +340,11 @@ plt.show()
 # $$\mathrm{infl}(x) = (p(x) - y)\; \phi(x)^\top u .$$
 #
 # There are two ways to make it small: change what the features resemble, the second factor, or simply make the network *more sure*, the
-# first. The first factor is the same for all training images, so that it cannot change any rank. Which one does eq. 2 do?
+# first.
+#
+# **Predict.** Raise the network's confidence and do nothing else. What becomes of the influence of every training image? Can the first factor, by
+# itself, change their ranking? And which of the two does eq. 2 do?
+#
 # Compare it with raising the confidence and nothing else, with the residual $p - y$ held fixed while the gradient is taken, and
 # with noise, for several penalties $\lambda$.
 
@@ -350,6 +363,14 @@ for strength in (1e-3, 1e-2, 1e-1):
         cells = [f"{rho.mean():.2f}", f"{overlap.mean():.2f}", f"{ratio.median():.2g}", f"{stayed.mean():.0%}"]
         rows.append([f"l2 {strength:g}, {title}", *cells])
 plot.Table(["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "label kept"], rows)
+
+# %% [markdown] tags=["answer", "solution"]
+# <details><summary><b>Answer</b></summary>
+#
+# As $p \to y$ the first factor goes to zero and takes *every* influence with it: see how small the ratios of the third line of each block are. It is the same
+# factor for all training images, so that it cannot change a rank; what moves the ranks in that line is that the features move along with the confidence.
+#
+# </details>
 
 # %% [markdown]
 # Compare the second line of each block with the third. As far as they agree, eq. 2 is a way of raising the confidence: the ratio of the top-3
@@ -499,7 +520,7 @@ plt.show()
 # %% [markdown]
 # ## Deeper than a last layer
 #
-# For all the parameters of a network the loss has no unique minimum, the Hessian may be indefinite, and training does not reach a minimum. Basu et al. (2021) found
+# For all the parameters of a network the loss has no unique minimum, the Hessian may be indefinite, and training does not reach a minimum. [Basu et al. (2021)](../book/bibliography.md) found
 # that influence then loses its accuracy with depth and without weight decay. In miniature, with exact Hessians: networks of
 # 16 inputs, six units a layer, trained on 60 images to a small gradient; each retraining starts from the trained parameters, as in Koh and Liang.
 # A reply to Basu et al. is that such retraining is noisy itself, so the last column retrains twice from slightly
@@ -664,82 +685,6 @@ print(f"{len(retrainings)} test images, {retrainings[0]['pairs']} retrainings, l
 plot.Table(["leave-one-out, flowers", "mean", "from", "to"], rows)
 
 # %% [markdown]
-# ## Claimed, published, measured
-#
-# The first column states the claim and the second what was published. The third is computed from what is stored for the flowers where a rule of the book asks for
-# photographs, and from stored networks as small as those above for I6; the last column says so only at the rule's number of images or
-# seeds. I1 is read at $8/255$. The verdicts in the book's own words are in the [ledger](../book/claims.md).
-
-
-# %% tags=["hide-input"]
-def at(condition, e=8.0, strength=1e-2):
-    """The stored rows of one condition in the order of the images."""
-    some = [r for r in stored if (r["condition"], r["epsilon"], r["l2"]) == (condition, e, strength)]
-    return sorted(some, key=lambda r: r["image"])
-
-
-def column(rows, name):
-    return torch.tensor([row[name] for row in rows], dtype=torch.float64)
-
-
-def interval(values):
-    ends = mean_interval(values)
-    return f"{ends.mean:.2f} [{ends.low:.2f}, {ends.high:.2f}]"
-
-
-def verdict(count, needed, holds):
-    if count < needed:
-        return f"not yet tested (n = {count} of {needed})"
-    return "holds here" if holds else "does not hold here"
-
-
-random, eq2, sure = (at(name) for name in ("random", "eq2", "confidence"))
-lower = mean_interval(column(random, "spearman") - column(eq2, "spearman"))
-lost = 5 * (column(random, "top5_overlap") - column(eq2, "top5_overlap"))
-beats = mean_interval(column(sure, "spearman") - column(eq2, "spearman"))
-noise_holds = mean_interval(column(random, "spearman")).mean >= 0.95
-attack_holds = lower.low > 0 and lower.mean >= 0.2 and lost.mean() >= 2 and beats.low > 0
-stayed = [row for row in eq2 if row["labels_kept"]]
-rho = column(stayed, "spearman")
-low, reverse = (rho <= 0.1).double(), (rho <= -0.5).double()
-precise = (rho - column(stayed, "spearman_float32")).abs().max()
-r, slope, slope_corrected = (column(retrainings, name) for name in ("r", "slope", "slope_corrected"))
-
-orders = store.read(*"mislabel-laptop".split("-"))
-by_self, by_loss, by_chance = (
-    torch.tensor([row["auc"] for row in sorted(orders, key=lambda row: int(row["image"])) if row["order"] == order])
-    for order in ("self_influence", "loss", "random")
-)
-stored_gain = mean_interval(by_self - torch.maximum(by_loss, by_chance))
-poisoned = [row for row in store.read(*"poisoning-laptop".split("-")) if row["epsilon"] == 0.5]
-flipped = column(poisoned, "flipped")
-deep = store.read(*"depth-laptop".split("-"))
-
-
-def accuracy_of(depth=None, decay=None):
-    """Mean correlation of influence with retraining per draw, over the networks of a depth or a decay."""
-    draws = sorted({row["image"] for row in deep})
-    chosen = [row for row in deep if depth in (None, row["depth"]) and decay in (None, row["decay"])]
-    return torch.stack([column([row for row in chosen if row["image"] == draw], "r").mean() for draw in draws])
-
-
-by_depth = accuracy_of(depth=0) - accuracy_of(depth=2)
-by_decay = accuracy_of(decay=1e-2) - accuracy_of(decay=1e-4)
-plot.Table(
-    ["claim", "published", "measured", "verdict"],
-    [
-        ["I1 noise hardly moves influence: rho at least .95", "Fig. 4", interval(column(random, "spearman")), verdict(len(random), 200, noise_holds)],
-        ["I1 the attack: rho lower by .2, two more of the top 5 lost, more than by confidence alone", "Fig. 4", f"{interval(column(random, 'spearman') - column(eq2, 'spearman'))}; {interval(lost)}; {interval(column(sure, 'spearman') - column(eq2, 'spearman'))}", verdict(len(eq2), 200, attack_holds)],
-        ["I2 influence decorrelates (rho at most .1), or reverses (at most -.5)", "rho -.78 in one example", f"share {interval(low)}; {interval(reverse)}; float32 within {precise:.0e}", verdict(len(eq2), 200, mean_interval(low).low > 0 and mean_interval(reverse).low > 0)],
-        ["I3 influence predicts retraining: r at least .86, slope .9 to 1.1", "r .86", f"r {interval(r)}, slope {interval(slope)}", verdict(len(retrainings), 30, r.mean() >= 0.86 and 0.9 <= slope.mean() <= 1.1)],
-        ["I3 with the leverage correction", "", f"slope {interval(slope_corrected)}", verdict(len(retrainings), 30, 0.9 <= slope_corrected.mean() <= 1.1)],
-        ["I4 finds flipped labels faster than the loss and chance", "Fig. 6 of Koh and Liang", f"gain in area {stored_gain.mean:+.4f} [{stored_gain.low:+.4f}, {stored_gain.high:+.4f}]; digits, above: {gain.mean:+.3f}", verdict(len(by_self), 10, stored_gain.low > 0)],
-        ["I5 one training image, changed below 8-bit rounding, flips a test image", "57 % of 591", f"share {interval(flipped)}", verdict(len(flipped), 200, abs(flipped.mean() - 0.57) <= 0.15)],
-        ["I6 less accurate with depth and without decay", "figures", f"r lost by depth {interval(by_depth)}, by weak decay {interval(by_decay)}", verdict(len(by_depth), 10, mean_interval(by_depth).low > 0 and mean_interval(by_decay).low > 0)],
-    ],
-)  # fmt: skip
-
-# %% [markdown]
 # ## What follows, and what does not
 #
 # - For a convex last layer influence is no approximation in need of faith: it can be computed exactly and checked against retraining, and it should be.
@@ -748,15 +693,39 @@ plot.Table(
 # - A ratio of influences says little in a two-class problem, where the confidence alone moves it.
 # - Where a Hessian cannot be inverted, there is no ranking to attack.
 #
-# **Strengths** of influence functions: one solve for all training images; a quantity with a meaning that an experiment can check. **Limits**: one image at a time, not
-# groups; features are frozen, so that what the images did to the features is not counted; beyond convex problems accuracy is an empirical
-# question. **Software**: Captum (`captum.influence`), pyDVL, dattri and Kronfluence compute influence for whole networks; the attack on it is here.
+# ## Claimed, published, measured
+#
+# The rules read what is stored for the flowers and, for I4 to I6, their own stored draws; the digits above do not enter. I1 is read at
+# $8/255$. The [ledger](../book/claims.md) has every condition.
+
+# %% tags=["hide-input"]
+tables = [
+    "influence_attack-laptop",
+    "leave_one_out-laptop",
+    "mislabel-laptop",
+    "poisoning-laptop",
+    "depth-laptop",
+]
+plot.ledger("I1", "I2", "I3", "I4", "I5", "I6", tables=tables)
+
+# %% [markdown]
+# ## Strengths, limitations, software
+#
+# **Strengths**: one solve for all training images; a quantity with a meaning that an experiment can check.
+#
+# **Limitations**: one image at a time, not groups; features are frozen, so that what the images did to the features is not counted; beyond convex
+# problems accuracy is an empirical question.
+#
+# **Software**: Captum ([Kokhlikyan et al. 2020](../book/bibliography.md)), dattri ([Deng et al. 2024](../book/bibliography.md)) and Kronfluence ([Grosse et al. 2023](../book/bibliography.md)) compute influence for whole
+# networks; the attack on it is here.
 #
 # ## Exercises
 #
 # Solutions follow folded. The student's version of this notebook (`make student`) leaves them out.
 #
-# **Warm-up.** Fit the layer to the first 40 training images only, fewer than features. What happens to the leverages, and to the slope with and without correction?
+# ### Warm-up
+#
+# Fit the layer to the first 40 training images only, fewer than features. What happens to the leverages, and to the slope with and without correction?
 
 # %% tags=["solution", "hide-cell"]
 tight = LastLayerInfluence(features[small], labels[small], l2=l2, num_classes=2)
@@ -770,7 +739,9 @@ for corrected in (False, True):
 # The nearer a leverage is to 1, the more one image bends the fit, and the further the first-order size is off.
 
 # %% [markdown]
-# **Core.** Put the penalty's gradient $\lambda\theta$ into $g_i$. Show that the ranks stay, and count the signs that flip.
+# ### Core
+#
+# Put the penalty's gradient $\lambda\theta$ into $g_i$. Show that the ranks stay, and count the signs that flip.
 
 # %% tags=["solution", "hide-cell"]
 shift = (g_test @ torch.linalg.solve(H, l2 * theta)).unsqueeze(1) / len(labels)
@@ -782,7 +753,10 @@ print("the influences now sum to zero:", bool(other.sum(1).abs().max() < 1e-9 * 
 # g_i + l2 theta sums to zero over the training set, because theta is the minimum.
 
 # %% [markdown]
-# **Further.** Which training images does *relative* influence name? Compare the mean self-influence of the top three by both rankings.
+# ### Open
+#
+# Which training images does *relative* influence name? Compare the mean self-influence of the top three by both rankings. Which of the two would you rather show to somebody
+# who has to check training images by hand, and how would you find out?
 
 # %% tags=["solution", "hide-cell"]
 own = layer.self_influence()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import nbformat
@@ -11,7 +12,7 @@ import pages
 import papermill
 import pytest
 import student
-from address import current
+from address import ROOT, current
 
 SOURCE = """# %% [markdown]
 # # A sum
@@ -164,7 +165,98 @@ def test_the_students_version_has_a_place_where_a_solution_was(source: Path) -> 
     assert all(not cell.get("outputs") for cell in cells)
 
 
-def test_every_chapter_has_exercises_whose_solutions_are_code() -> None:
+CLOSING = (
+    "## What follows, and what does not",
+    "## Claimed, published, measured",
+    "## Strengths, limitations, software",
+    "## Exercises",
+)
+TIERS = ("### Warm-up", "### Core", "### Open")
+# Koh and Liang 2017; Madry et al. (2018); Ghorbani, Abid and Zou (2019)
+CITATION = re.compile(r"\b([A-Z][\w-]+)(?:, [A-Z]\w+)*(?: et al\.| and [A-Z][\w-]+)? \(?(\d{4})\b")
+
+
+def chapters() -> list[tuple[str, list[nbformat.NotebookNode]]]:
+    return [(source.stem, pages.read_source(source).cells) for source in pages.sources([])]
+
+
+def prose(cells: list[nbformat.NotebookNode]) -> str:
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def tagged(cell: nbformat.NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def test_every_chapter_opens_with_goals_and_times_and_closes_alike() -> None:
+    for name, cells in chapters():
+        opening = cells[0].source
+        assert opening.startswith("# "), name
+        assert "**After this chapter you can**" in opening, name
+        assert "| in class | to run at `fast` | at `laptop` | at `paper` |" in opening, name
+        headings = re.findall(r"^##+ .*", prose(cells), re.MULTILINE)
+        assert tuple(headings[-len(CLOSING + TIERS) :]) == CLOSING + TIERS, name
+        ledger = [cell.source for cell in cells if "plot.ledger(" in cell.source]
+        assert len(ledger) == 1, name
+
+
+def test_every_tier_of_exercises_has_a_solution_whose_code_is_executed() -> None:
+    for name, cells in chapters():
+        starts = [number for number, cell in enumerate(cells) for tier in TIERS if tier in cell.source]
+        assert len(starts) == len(TIERS), name
+        for start, end in zip(starts, [*starts[1:], len(cells)], strict=True):
+            code = [cell for cell in cells[start:end] if cell.cell_type == "code"]
+            assert code, (name, cells[start].source)
+            assert all(tagged(cell, student.TAG) and tagged(cell, "hide-cell") for cell in code), name
+
+
+def test_readers_predict_before_they_run_and_find_a_folded_answer_after() -> None:
+    for name, cells in chapters():
+        questions = [number for number, cell in enumerate(cells) if "**Predict.**" in cell.source]
+        answers = [number for number, cell in enumerate(cells) if tagged(cell, "answer")]
+        assert len(questions) >= 2, name
+        assert len(questions) == len(answers), name
+        for question, answer, later in zip(questions, answers, [*questions[1:], len(cells)], strict=True):
+            assert question < answer < later, (name, cells[question].source)
+            between = cells[question + 1 : answer]
+            assert any(cell.cell_type == "code" for cell in between), (name, cells[question].source)
+            assert cells[answer].source.startswith("<details><summary><b>Answer</b></summary>"), name
+
+
+def test_every_work_named_in_prose_is_in_the_bibliography() -> None:
+    keys = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text("utf-8"), re.MULTILINE))
+    texts = {path.name: path.read_text("utf-8") for path in (ROOT / "book").glob("*.md")}
+    texts |= {name: prose(cells) for name, cells in chapters()}
+    named = {
+        (name, unicodedata.normalize("NFKD", author).encode("ascii", "ignore").decode() + year)
+        for name, text in texts.items()
+        for author, year in CITATION.findall(" ".join(text.split()))
+    }
+    assert len(named) > 20
+    assert sorted((name, key) for name, key in named if key not in keys) == []
+
+
+def test_first_uses_link_to_terms_that_the_glossary_has() -> None:
+    headings = re.findall(r"^## (.*)", (ROOT / "book" / "glossary.md").read_text("utf-8"), re.MULTILINE)
+    terms = {heading.lower().replace(" ", "-") for heading in headings}
+    assert headings == sorted(headings, key=str.lower)
+    linked = {name: re.findall(r"\.\./book/glossary\.md#([\w-]+)\)", prose(cells)) for name, cells in chapters()}
+    for name, slugs in linked.items():
+        assert len(slugs) >= 6, name
+        assert len(slugs) == len(set(slugs)), name
+    assert set().union(*linked.values()) <= terms
+
+
+def test_a_parameter_is_explained_to_papermills_users_and_a_wrong_one_refused(tmp_path: Path) -> None:
     for source in pages.sources([]):
-        marked = [cell for cell in pages.read_source(source).cells if student.TAG in cell.metadata.get("tags", [])]
-        assert sum(cell.cell_type == "code" for cell in marked) >= 3, source.name
+        known = papermill.inspect_notebook(str(source.with_suffix(".ipynb")))
+        assert list(known) == ["profile", "seed"], source.name
+        assert all(len(facts["help"]) > 10 for facts in known.values()), source.name
+        assert "plot.start(profile=profile, seed=seed)" in source.read_text("utf-8"), source.name
+    page = pages.sources([])[-1].with_suffix(".ipynb")
+    for parameters, message in (
+        ({"profile": "slow"}, "profile: expected fast, laptop or paper, got 'slow'"),
+        ({"sed": 1}, "sed: expected parameters among profile, seed"),
+    ):
+        with pytest.raises(papermill.PapermillExecutionError, match=message):
+            papermill.execute_notebook(page, tmp_path / "out.ipynb", parameters, progress_bar=False, cwd=tmp_path)

@@ -4,6 +4,7 @@ import ast
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,7 @@ from torch import Tensor
 from fragility.interval import mean_interval
 from fragility.study.claims import LEDGER, Judged, shown
 from fragility.study.evidence import Results, verdict
-from fragility.study.store import Row
+from fragility.study.store import Row, results_folder
 
 PROFILES = ("fast", "laptop", "paper")
 COLORMAP = "magma"  # perceptually uniform; dark is unimportant
@@ -86,6 +87,10 @@ def start(*, profile: object, seed: object, cells: Sequence[str] | None = None) 
     if seed < 0:
         raise ValueError(f"seed: expected 0 or more, got {seed}")
     use_style()
+    if "ipykernel" in sys.modules:  # vector graphics for the site, pixels for what cannot show those
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", "png", metadata={"Date": None})  # type: ignore[no-untyped-call]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"profile {profile}, seed {seed}, device {torch.cuda.get_device_name() if device == 'cuda' else device}")
     return device
@@ -110,12 +115,13 @@ class _Named(Results):
         return rows, where
 
 
-def ledger(*ids: str, tables: Collection[str] = ()) -> Table:
+def ledger(*ids: str, tables: Collection[str] = (), folder: Path | None = None) -> Table:
     """Close a chapter: what was claimed and published, what the stored results say, and the verdict of the rules.
 
     Args:
         *ids: of claims, for instance `"A1"`.
         tables: the stored tables that the rules may read, for instance `"attack_sweep-laptop"`.
+        folder: where the results lie; None for `fragility.study.store.results_folder`.
 
     Returns:
         One row per claim. Measures that fail their threshold are told; where all hold, the first one.
@@ -126,7 +132,7 @@ def ledger(*ids: str, tables: Collection[str] = ()) -> Table:
     by_id = {claim.id: claim for claim in LEDGER}
     if unknown := [name for name in ids if name not in by_id]:
         raise ValueError(f"ids: expected some of {list(by_id)}, got {unknown}")
-    results, rows = _Named(tables=tables), []
+    results, rows = _Named(folder or results_folder(), tables), []
     for claim in (by_id[name] for name in ids):
         finding = claim.rule(results)
         one = Judged(claim, finding, verdict(finding, claim.needed))
@@ -142,7 +148,7 @@ def _measured(one: Judged) -> str:
         return f"n = {finding.n} of the {claim.needed} that the rule asks for"
     failing = [measure for measure in finding.measures if not measure.holds]
     count = len(finding.measures)
-    told = [f"{count - len(failing)} of {count} {'identities' if finding.exact else 'conditions'} hold"]
+    told = [f"{'identities' if finding.exact else 'conditions'} that hold: {count - len(failing)} of {count}"]
     told += [
         f"{m.name}: {shown(m, finding.exact)} ({'asked' if m.holds else 'misses'} {m.threshold})"
         for m in failing or finding.measures[:1]
@@ -169,6 +175,7 @@ def use_style() -> None:
             "axes.spines.right": False,
             "axes.titlesize": 11,
             "image.interpolation": "nearest",
+            "svg.hashsalt": "fragility",  # the same figure, the same bytes
             "legend.frameon": False,
         },
     )
