@@ -5,12 +5,12 @@ PROFILE ?= fast
 BIN := .venv/bin
 READY := .venv/.ready
 SITE := build/book/_build/html
-PROSE := $(shell find book _config.yml -type f -not -name '*.py' -not -path '*/__pycache__/*')
+PROSE := $(shell find book _config.yml -type f -not -name '*.py' -not -path '*/__pycache__/*') $(wildcard book/extension/*.py) $(addprefix book/,address.py published.py status.py)
 PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow check-notebooks check-site check-colab screenshots student notebooks bench lint types lock serve clean force
+.PHONY: help book test test-slow check-notebooks check-site check-again check-student check-colab check-all screenshots slides pdf student notebooks bench lint types lock serve clean force
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -23,22 +23,40 @@ test: lint types  ## lint, types and tests
 	$(BIN)/pytest
 
 test-slow: $(READY)  ## the tests that need the real data or minutes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not site"
 
 check-notebooks: build/executed/.done  ## run the executed notebooks once more and compare the cells tagged nbval-check-output
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -W default -p no:cacheprovider build/executed
 
 check-site: $(SITE)/index.html  ## read the built site in a headless Chromium
-	SITE=$(SITE) $(BIN)/pytest -m site
+	SITE=$(SITE) $(BIN)/pytest -m "site and not slow"
 
 screenshots: $(SITE)/index.html  ## every page, desktop and phone, light and dark, into build/screenshots
 	$(BIN)/python book/browser.py $(SITE) build/screenshots
 
+check-again: build/executed/.done  ## execute all notebooks a second time: the pages have to be the same, byte by byte
+	@rm -rf build/again
+	$(BIN)/python book/pages.py execute -p profile $(PROFILE) --output build/again
+	@for page in build/executed/*.ipynb; do cmp $$page build/again/$${page##*/} || exit 1; done
+	@echo "Byte by byte the same: $$(ls build/executed/*.ipynb | wc -l) notebooks"
+
+check-student: $(READY)  ## execute the students' notebooks: they have to run past the gaps
+	$(BIN)/python book/student.py build/student-executed --execute
+
 check-colab: $(READY)  ## execute the last commit's notebooks in an environment like Colab's
 	$(BIN)/python book/colab.py build/colab
 
+check-all: $(SITE)/index.html check-again check-notebooks check-student check-colab  ## everything that takes long: the three above, nbval, axe-core on every page
+	SITE=$(SITE) $(BIN)/pytest -m site
+
 student: $(READY)  ## the notebooks without solutions, into build/student
 	$(BIN)/python book/student.py build/student
+
+slides: build/executed/.done  ## slides from the notebooks' figures, one file that needs nothing else: build/slides.html
+	$(BIN)/python book/slides.py build/executed build/slides.html
+
+pdf: $(SITE)/index.html  ## the book as one PDF, printed by Chromium: build/fragility.pdf
+	$(BIN)/python book/pdf.py $(SITE) build/fragility.pdf
 
 notebooks: $(READY)  ## execute again and refresh the committed pages (only one: NOTEBOOK=01_methods)
 	$(BIN)/python book/pages.py refresh $(NOTEBOOK)

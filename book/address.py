@@ -40,6 +40,20 @@ def current(root: Path = ROOT) -> str:
     return slug(project["urls"]["Repository"])
 
 
+def site_address(repository: str) -> str:
+    """Return where GitHub Pages publishes a repository.
+
+    Args:
+        repository: its address, `https://github.com/NAME/REPOSITORY`.
+
+    Returns:
+        The site's address, with a slash at the end.
+    """
+    owner, name = slug(repository).split("/")
+    host = f"{owner.lower()}.github.io"
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
+
 def replace(address: str, root: Path = ROOT) -> list[Path]:
     """Write a new address wherever the current one stands.
 

@@ -19,7 +19,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 WIDTHS = {"desktop": 1280, "phone": 360}
-NOT_PAGES = {"genindex", "search", "index"}  # made by Sphinx; index only forwards to the first page
+NOT_PAGES = {"404", "genindex", "index", "search"}  # not the book's own; index only forwards to the first page
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -44,21 +44,45 @@ METADATA = {
 KERNEL = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
+# What every kernel runs first: it notes which stored results are opened, because a page is stale when they change.
+WATCH = """
+def watch(log, folder):
+    import sys
+
+    def note(event, arguments):
+        if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(folder):
+            with open(log, "a", encoding="utf-8") as file:
+                print(arguments[0], file=file)
+
+    sys.addaudithook(note)
+
+
+watch({log!r}, {folder!r})
+del watch
+"""
+
+
+def results_read(source: Path, results: Path = RESULTS) -> list[Path]:
+    """Return the files of stored results whose stem stands in a notebook's source, quoted."""
+    text = source.read_text(encoding="utf-8")
+    found = (path for path in sorted(results.rglob("*")) if path.is_file())
+    return [path for path in found if re.search(rf"""["'/]{re.escape(path.stem)}["'.]""", text)]
+
+
 def fingerprint(source: Path, results: Path = RESULTS) -> str:
     """Hash everything that decides a page: its source and the result files that the source names.
 
     Args:
         source: a notebook's `.py` file.
-        results: folder of stored results; a file is read when its stem stands in the source, quoted.
+        results: folder of stored results.
 
     Returns:
         A hexadecimal sha256. The repository's address does not count: it changes when a fork publishes.
     """
     text = source.read_text(encoding="utf-8").replace(current(), "")
     digest = hashlib.sha256(text.encode())
-    for path in sorted(results.rglob("*")):
-        if path.is_file() and re.search(rf"""["'/]{re.escape(path.stem)}["'.]""", text):
-            digest.update(path.relative_to(results).as_posix().encode() + path.read_bytes())
+    for path in results_read(source, results):
+        digest.update(path.relative_to(results).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -114,25 +138,31 @@ def output_problems(page: NotebookNode) -> list[str]:
     return found
 
 
-def execute(source: Path, output: Path, values: Mapping[str, Any]) -> float:
+def execute(
+    source: Path, output: Path, values: Mapping[str, Any], *, read: Callable[[Path], NotebookNode] = read_source
+) -> float:
     """Execute a notebook on a temporary copy and write the page.
 
     Args:
         source: the `.py` file.
         output: the `.ipynb` file to write; replaced as a whole once everything went well.
         values: parameters; those that differ from the defaults appear in a cell of their own.
+        read: makes a notebook of the source.
 
     Returns:
         The seconds it took.
 
     Raises:
-        RuntimeError: the page has problems (see `output_problems`).
+        RuntimeError: the page has problems (see `output_problems`), or it read results that its hash does not follow.
     """
     started = time.monotonic()
-    page = read_source(source)
+    page = read(source)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update({name: os.environ.get(name, value) for name, value in KERNEL.items()})
         os.environ["IPYTHONDIR"] = folder
+        log, startup = Path(folder, "results.log"), Path(folder, "profile_default", "startup")
+        startup.mkdir(parents=True)
+        (startup / "watch.py").write_text(WATCH.format(log=str(log), folder=f"{RESULTS}{os.sep}"), encoding="utf-8")
         draft, done = Path(folder, f"{source.stem}.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(page, draft)
         injected = changed_parameters(draft, values)
@@ -147,6 +177,9 @@ def execute(source: Path, output: Path, values: Mapping[str, Any]) -> float:
             config=Config(KernelManager={"transport": "ipc"}),  # kernels announce an open TCP port on stderr
         )
         executed = nbformat.read(done, as_version=4)
+        opened = {Path(line) for line in log.read_text(encoding="utf-8").splitlines()} if log.exists() else set()
+    if unnamed := sorted(path.name for path in opened - set(results_read(source))):
+        raise RuntimeError(f"{source.name}: reads stored results that it does not name in quotes: {unnamed}")
     original = {cell.id: cell for cell in page.cells}
     for cell in executed.cells:
         if cell.id in original:
@@ -209,18 +242,22 @@ def sources(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
     return [known[name] for name in names or known]
 
 
-def execute_all(chosen: list[Path], output: Path, values: Mapping[str, Any]) -> None:
+def execute_all(
+    chosen: list[Path], output: Path, values: Mapping[str, Any], *, read: Callable[[Path], NotebookNode] = read_source
+) -> None:
     """Execute several notebooks side by side, one per core, and report each as it ends.
 
     Args:
         chosen: the sources.
         output: folder of the pages. Unless it is that of the committed ones, the times go there as `seconds.json`.
         values: parameters.
+        read: makes a notebook of a source.
     """
     times: dict[str, float] = {}
     with ProcessPoolExecutor(max_workers=max(1, min(len(chosen), os.cpu_count() or 1))) as pool:
         targets = [output / f"{source.stem}.ipynb" for source in chosen]
-        for target, seconds in zip(targets, pool.map(partial(execute, values=values), chosen, targets), strict=True):
+        run = partial(execute, values=values, read=read)
+        for target, seconds in zip(targets, pool.map(run, chosen, targets), strict=True):
             times[target.stem] = round(seconds, 1)
             print(f"  {target.stem} executed in {seconds:.0f} s", flush=True)
     if output != NOTEBOOKS:

@@ -10,13 +10,15 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torchvision
 from address import ROOT, current
 
-from fragility.source import SOURCES
+from fragility import network, source
 from fragility.study.machine import describe
 
 PACKAGES = (
@@ -26,6 +28,8 @@ PACKAGES = (
     "numpy",
     "matplotlib",
     "seaborn",
+    "scikit-learn",
+    "scikit-image",
     "jupyter-book",
     "papermill",
     "jupytext",
@@ -79,6 +83,24 @@ def inputs() -> list[list[str]]:
     return list(rows.values())
 
 
+def checksums() -> list[list[str]]:
+    """List the files that the package verifies when it fetches or checks a source, with their checksums."""
+    weights, caffe = "SqueezeNet's weights", network.CAFFE_URL.rpartition("/")[2]
+    known: dict[str, Mapping[str, str | None]] = {
+        "mnist": source._IDX_SHA256["MNIST"],
+        "fashion_mnist": source._IDX_SHA256["FashionMNIST"],
+        "cifar10": {torchvision.datasets.CIFAR10.filename: f"md5 {torchvision.datasets.CIFAR10.tgz_md5}"},
+        "imagenet": {Path(name).name: digest for _, name, digest in (source._SYNSETS, source._IMAGENET)},
+        "flowers": {Path(source._FLOWERS[1]).name: source._FLOWERS[2]},
+        weights: {caffe: network.CAFFE_SHA256},
+    }
+    return [
+        [name, f"`{file}`", f"`{digest}`" if digest else "packed anew for every download"]
+        for name, files in known.items()
+        for file, digest in files.items()
+    ]
+
+
 def page(executed: Path) -> str:
     """Compose the page.
 
@@ -120,10 +142,12 @@ def page(executed: Path) -> str:
             ["name", "download", "licence"],
             [
                 [name, f"{part.megabytes:.0f} MB" if part.megabytes else "-", part.licence]
-                for name, part in SOURCES.items()
+                for name, part in source.SOURCES.items()
             ],
         ),
-        "What is downloaded is compared with checksums in the package; `fragility data check` does it again.",
+        "What is downloaded is compared with these checksums (sha256 where nothing else is said); `fragility data "
+        "check` does it again. What needs no download comes with the package versions above.",
+        table(["source", "file", "checksum"], checksums()),
     ]
     return "\n\n".join(parts) + "\n"
 

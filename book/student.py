@@ -1,6 +1,7 @@
 """Write the students' versions of the notebooks: without outputs, and without the cells tagged `solution`.
 
-python book/student.py build/student
+python book/student.py build/student              # to hand out
+python book/student.py FOLDER --execute           # to see that they run although the solutions are gone
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from pages import read_source, sources
+from pages import execute_all, read_source, sources
 
 TAG = "solution"
 PLACE = "# Your turn."
@@ -45,4 +46,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[2:] == ["--execute"]:
+        execute_all(sources([]), Path(sys.argv[1]), {}, read=student)
+    else:
+        main(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from address import current, replace, slug
+from address import current, replace, site_address, slug
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from torch import nn
@@ -110,6 +110,16 @@ def test_a_new_address_is_written_everywhere_and_nowhere_else(tmp_path: Path) ->
     assert replace("https://github.com/ada/book", tmp_path) == []
 
 
+def test_where_a_repository_is_published() -> None:
+    assert site_address("https://github.com/Grace/atlas") == "https://grace.github.io/atlas/"
+    assert site_address("https://github.com/grace/grace.github.io") == "https://grace.github.io/"
+
+
+def test_ci_runs_everything_that_a_change_has_to_pass() -> None:
+    steps = re.findall(r"^make ([a-z-]+)", read(".ci/run"), re.MULTILINE)
+    assert steps == ["book", "check-notebooks", "check-site", "test"]  # the tests' summary comes last
+
+
 @pytest.mark.parametrize("address", ["", "grace/atlas", "https://example.org/a/b", "https://github.com/a"])
 def test_what_is_not_an_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=r"address: expected https://github\.com/NAME/REPOSITORY"):
@@ -135,7 +145,9 @@ def test_workflows_test_publish_and_execute_again() -> None:
             assert all(("uses" in step) != ("run" in step) for step in job["steps"])
     assert workflows["test.yml"]["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert workflows["book.yml"][True]["schedule"]
-    assert "make notebooks" in str(workflows["book.yml"]["jobs"]["again"])
+    again = str(workflows["book.yml"]["jobs"]["again"])
+    assert "make notebooks" in again
+    assert "make check-all" in again
 
 
 def test_citations_in_docstrings_and_pages_are_in_the_bibliography() -> None:

@@ -1,19 +1,28 @@
-"""The built site, read as a reader would: every page in Chromium, desktop and phone."""
+"""The built site, read as a reader would: every page in Chromium, desktop and phone, light and dark."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+from address import current, site_address
+from axe_playwright_python.sync_playwright import Axe
 from browser import WIDTHS, chromium, page_names, serve, settle
-from playwright.sync_api import Browser, Page
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page
 
 pytestmark = pytest.mark.site
+
+LOOKS = [(device, scheme) for device in WIDTHS for scheme in ("light", "dark")]
+# Between them these hold formulas, tables, code, figures, folded solutions, sliders and the search field.
+REPRESENTATIVE = ["book/intro", "book/play", "book/status", "notebooks/01_methods", "search"]
 
 LOOK = """() => {
     const texts = selector => [...document.querySelectorAll(selector)];
@@ -31,6 +40,9 @@ LOOK = """() => {
         ids: texts('[id]').map(e => e.id),
         headings: texts('.bd-article h1').length,
         language: document.documentElement.lang,
+        theme: document.documentElement.dataset.theme,
+        background: getComputedStyle(document.body).backgroundColor,
+        filtered: texts('.bd-article img').filter(e => getComputedStyle(e).filter !== 'none').map(e => e.src),
     };
 }"""
 
@@ -43,6 +55,9 @@ class Visit:
     outside: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
+
+
+Visits = dict[tuple[str, str, str], Visit]
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +89,29 @@ def watch(page: Page, address: str, visit: Visit) -> None:
     page.on("pageerror", lambda error: visit.console.append(str(error)))
 
 
+@contextmanager
+def reader(browser: Browser, device: str, scheme: str) -> Iterator[BrowserContext]:
+    """Someone with a screen of that width who prefers light or dark pages."""
+    context = browser.new_context(viewport={"width": WIDTHS[device], "height": 800}, color_scheme=scheme)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
 @pytest.fixture(scope="module")
-def visits(site: Path, address: str, browser: Browser) -> dict[tuple[str, str], Visit]:
+def visits(site: Path, address: str, browser: Browser) -> dict[tuple[str, str, str], Visit]:
     seen = {}
-    for device, width in WIDTHS.items():
-        for name in page_names(site):
-            context = browser.new_context(viewport={"width": width, "height": 800})
-            page, visit = context.new_page(), Visit({})
-            watch(page, address, visit)
-            page.goto(f"{address}/{name}.html")
-            settle(page)
-            visit.look = page.evaluate(LOOK)
-            seen[name, device] = visit
-            context.close()
+    for device, scheme in LOOKS:
+        with reader(browser, device, scheme) as context:
+            for name in page_names(site):
+                page, visit = context.new_page(), Visit({})
+                watch(page, address, visit)
+                page.goto(f"{address}/{name}.html")
+                settle(page)
+                visit.look = page.evaluate(LOOK)
+                seen[name, device, scheme] = visit
+                page.close()
     return seen
 
 
@@ -95,20 +120,20 @@ def test_the_prose_and_the_chapters_are_there(site: Path) -> None:
     assert {"book/intro", "book/how_to_run", "book/glossary", "book/bibliography"} | notebooks <= set(page_names(site))
 
 
-def test_no_request_leaves_the_server(visits: dict[tuple[str, str], Visit]) -> None:
+def test_no_request_leaves_the_server(visits: Visits) -> None:
     assert {key: visit.outside for key, visit in visits.items() if visit.outside} == {}
 
 
-def test_nothing_fails_to_load_and_the_console_is_silent(visits: dict[tuple[str, str], Visit]) -> None:
+def test_nothing_fails_to_load_and_the_console_is_silent(visits: Visits) -> None:
     assert {key: visit.failed + visit.console for key, visit in visits.items() if visit.failed + visit.console} == {}
 
 
-def test_every_formula_is_set(visits: dict[tuple[str, str], Visit]) -> None:
+def test_every_formula_is_set(visits: Visits) -> None:
     assert {k: v.look["unset"] + v.look["wrong"] for k, v in visits.items() if v.look["unset"] + v.look["wrong"]} == {}
-    assert visits["book/intro", "desktop"].look["formulas"] > 5
+    assert visits["book/intro", "desktop", "light"].look["formulas"] > 5
 
 
-def test_every_picture_shows_and_says_what_it_shows(visits: dict[tuple[str, str], Visit]) -> None:
+def test_every_picture_shows_and_says_what_it_shows(visits: Visits) -> None:
     def sound(image: list[Any]) -> bool:
         _, width, alt = image
         return width > 0 and bool(alt) and len(alt) > 3 and "/" not in alt and not alt.endswith((".png", ".svg"))
@@ -117,19 +142,19 @@ def test_every_picture_shows_and_says_what_it_shows(visits: dict[tuple[str, str]
     assert {key: images for key, images in bad.items() if images} == {}
 
 
-def test_no_page_scrolls_sideways(visits: dict[tuple[str, str], Visit]) -> None:
+def test_no_page_scrolls_sideways(visits: Visits) -> None:
     assert {key: visit.look["culprits"] for key, visit in visits.items() if visit.look["overflow"] > 0} == {}
 
 
-def test_every_page_has_one_title_and_a_language(visits: dict[tuple[str, str], Visit]) -> None:
+def test_every_page_has_one_title_and_a_language(visits: Visits) -> None:
     bare = {key for key, visit in visits.items() if (visit.look["headings"], visit.look["language"]) != (1, "en")}
     assert bare == set()
 
 
-def test_links_within_the_site_lead_somewhere(visits: dict[tuple[str, str], Visit], site: Path, address: str) -> None:
-    anchors = {f"{address}/{name}.html": set(visit.look["ids"]) for (name, _), visit in visits.items()}
+def test_links_within_the_site_lead_somewhere(visits: Visits, site: Path, address: str) -> None:
+    anchors = {f"{address}/{name}.html": set(visit.look["ids"]) for (name, *_), visit in visits.items()}
     broken = set()
-    for (name, _), visit in visits.items():
+    for (name, *_), visit in visits.items():
         for link in visit.look["links"]:
             target, anchor = urldefrag(link)
             if not target.startswith(address):
@@ -152,23 +177,23 @@ def test_search_finds_a_term_without_a_network(address: str, browser: Browser) -
     assert visit.outside + visit.console == []
 
 
-def test_dark_mode_switches_and_leaves_pictures_alone(
-    visits: dict[tuple[str, str], Visit], address: str, browser: Browser
-) -> None:
-    illustrated = next((name for (name, _), visit in visits.items() if visit.look["images"]), "book/intro")
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.goto(f"{address}/{illustrated}.html")
+def test_readers_get_the_scheme_they_prefer_and_pictures_keep_their_colours(visits: Visits) -> None:
+    assert {key: visit.look["theme"] for key, visit in visits.items() if visit.look["theme"] != key[2]} == {}
+    assert {key: visit.look["filtered"] for key, visit in visits.items() if visit.look["filtered"]} == {}
+    backgrounds = {scheme: {v.look["background"] for k, v in visits.items() if k[2] == scheme} for _, scheme in LOOKS}
+    assert all(len(colours) == 1 for colours in backgrounds.values())
+    assert backgrounds["light"] != backgrounds["dark"]
+
+
+def test_the_switch_changes_the_scheme(address: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/book/intro.html")
     seen = set()
     for _ in range(3):
         page.locator(".theme-switch-button:visible").first.click()
         seen.add(page.evaluate("document.documentElement.dataset.theme"))
-        if seen == {"light", "dark"}:
-            break
-    assert seen == {"light", "dark"}
-    page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    filters = page.locator(".bd-article img").evaluate_all("all => all.map(e => getComputedStyle(e).filter)")
     page.close()
-    assert set(filters) <= {"none"}
+    assert seen == {"light", "dark"}
 
 
 def test_sliders_follow_the_keyboard(address: str, browser: Browser) -> None:
@@ -193,3 +218,117 @@ def test_sliders_are_pictures_without_javascript(address: str, browser: Browser)
     assert not page.locator(".player-controls").first.is_visible()
     assert page.locator("figure.player figcaption").first.inner_text()
     context.close()
+
+
+TABS = """limit => {
+    const style = getComputedStyle(document.activeElement);
+    return {tag: document.activeElement.tagName, html: document.activeElement.outerHTML.slice(0, 120),
+        ring: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none'};
+}"""
+
+
+def stops(page: Page, count: int) -> list[dict[str, Any]]:
+    """Where the tab key leads, one stop after the other."""
+    found = []
+    for _ in range(count):
+        page.keyboard.press("Tab")
+        found.append(page.evaluate(TABS))
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_tab_key_leads_through_the_page_and_shows_where_it_is(address: str, browser: Browser, scheme: str) -> None:
+    with reader(browser, "desktop", scheme) as context:
+        page = context.new_page()
+        page.goto(f"{address}/book/play.html")
+        settle(page)
+        found = stops(page, 60)
+    assert [stop["html"] for stop in found if not stop["ring"] and stop["tag"] != "BODY"] == []
+    assert sum('type="range"' in stop["html"] for stop in found) == 4
+
+
+def test_the_keyboard_reaches_the_search_field(address: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/book/intro.html")
+    settle(page)
+    page.keyboard.press("Control+k")
+    page.wait_for_function("document.activeElement.matches('input[type=search]')")
+    assert page.evaluate(TABS)["ring"]
+    page.keyboard.type("saliency")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("ul.search li a")
+    assert "q=saliency" in page.url
+    page.close()
+
+
+def test_the_site_says_where_it_is_published_and_what_it_looks_like(site: Path) -> None:
+    home = site_address(f"https://github.com/{current()}")
+    listed = re.findall("<loc>(.*?)</loc>", (site / "sitemap.xml").read_text(encoding="utf-8"))
+    assert listed == [f"{home}{name}.html" for name in page_names(site)]
+    for name in page_names(site):
+        head = (site / f"{name}.html").read_text(encoding="utf-8").partition("</head>")[0]
+        said = dict(re.findall(r'<meta (?:property|name)="((?:og|twitter):[\w:]+)" content="([^"]*)"', head))
+        assert said["og:url"] == f"{home}{name}.html", name
+        assert said["twitter:card"] == "summary_large_image", name
+        assert said["og:title"], name
+        card = site / said["og:image"].removeprefix(home)
+        with Image.open(card) as image:
+            assert image.size == (1200, 630), name
+        icon = re.search(r'<link rel="icon" href="([^"]+)"', head) or re.search(r'rel="icon"[^>]*href="([^"]+)"', head)
+        assert icon, name
+        assert ((site / name).parent / icon[1]).is_file(), name
+
+
+def test_a_wrong_address_leads_back_to_the_book(site: Path) -> None:
+    page = (site / "404.html").read_text(encoding="utf-8")
+    assert re.findall('(?:href|src)="([^"]*)"', page) == [
+        urlsplit(site_address(f"https://github.com/{current()}")).path
+    ]
+
+
+def serious(context: BrowserContext, url: str) -> list[str]:
+    """What axe-core finds on a page that hinders a reader, a line per rule: the rule, and where."""
+    page = context.new_page()
+    page.goto(url)
+    settle(page)
+    found = Axe().run(page).response
+    page.close()
+    assert found["passes"], "axe-core checked nothing"
+    return [
+        f"{rule['id']}: {node['target']} {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"][:4]
+    ]
+
+
+def violations(names: list[str], address: str, browser: Browser) -> dict[tuple[str, str, str], list[str]]:
+    found = {}
+    for device, scheme in LOOKS:
+        with reader(browser, device, scheme) as context:
+            for name in names:
+                if problems := serious(context, f"{address}/{name}.html"):
+                    found[name, device, scheme] = problems
+    return found
+
+
+def test_axe_finds_nothing_serious(address: str, browser: Browser) -> None:
+    assert violations(REPRESENTATIVE, address, browser) == {}
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_serious_on_any_other_page(site: Path, address: str, browser: Browser) -> None:
+    others = sorted({*page_names(site), "genindex", "404"} - set(REPRESENTATIVE))
+    assert others
+    assert violations(others, address, browser) == {}
+
+
+def test_axe_does_find_what_is_wrong(address: str, browser: Browser) -> None:
+    with reader(browser, "desktop", "light") as context:
+        context.route(
+            "**/bare.html",
+            lambda route: route.fulfill(body="<img src=x><p style='color:#ddd'>Faint", content_type="text/html"),
+        )
+        found = " ".join(serious(context, f"{address}/bare.html"))
+    assert "image-alt" in found
+    assert "color-contrast" in found
