@@ -4,6 +4,7 @@ import runpy
 from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,24 @@ class TestAlgorithm:
         values = torch.stack([best for _, best in trace])
         assert (values[1:] >= values[:-1]).all()
         assert torch.equal(values[-1], found.objective)
+
+    def test_the_step_decays_linearly(self, every_relu, images):
+        """The same walk, one step of Algorithm 1 at a time."""
+        labels = every_relu(images).argmax(1)
+        seen: list[Tensor] = []
+
+        def watched(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            seen.append(x.detach().clone())
+            return simple_gradient(model, x, y)
+
+        options = {"attribution": simple_gradient, "objective": top_k(6), "surrogate_beta": 2.0, "epsilon": 1.0}
+        iterative(every_relu, images, labels, evaluation=watched, step_size=0.2, iterations=5, decay=True, **options)
+        longest = [(after - x).abs().amax().item() for x, after in pairwise(seen)]
+        assert longest == pytest.approx([0.2, 0.16, 0.12, 0.08, 0.04])
+
+    def test_two_clocks_are_refused(self, attack):
+        with pytest.raises(ValueError, match="decay: expected False with adaptive=True"):
+            attack(adaptive=True, decay=True)
 
     def test_restarts_only_help(self, attack):
         generator = torch.Generator().manual_seed(0)

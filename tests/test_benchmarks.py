@@ -98,7 +98,7 @@ def test_influence_is_scaled_to_200_images_and_pays_for_its_fit() -> None:
 
 def test_a_climb_starts_from_the_original_and_never_falls() -> None:
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    found = steps.climb(smooth_net(), images, mass_center(), epsilon=0.2, beta=2.0, run=(0.25, 6, False))
+    found = steps.climb(smooth_net(), images, mass_center(), epsilon=0.2, beta=2.0, run=(0.25, 6, {}))
     assert len(found.gains) == len(found.seconds) == 6
     assert found.gains == sorted(found.gains)
     assert found.gains[-1] > 0

@@ -98,6 +98,7 @@ def iterative(
     selection: Objective | None = None,
     min_confidence: float | None = None,
     adaptive: bool = False,
+    decay: bool = False,
     restarts: int = 0,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -129,6 +130,8 @@ def iterative(
         min_confidence: least softmax probability of the original prediction that a kept iterate must have.
         adaptive: keep a quarter of the last move as momentum, and where an image has made no progress over a tenth of
             the run halve its step and go back to its best iterate: Auto-PGD [Croce2020] with a simpler clock.
+        decay: let the step fall linearly, alpha (1 - (p - 1) / P): with alpha = epsilon some twenty steps do what
+            hundreds of small ones do.
         restarts: number of further runs, from random points of the ball; the best iterate of all runs is returned.
         generator: source of randomness for the restarts; None for PyTorch's own.
         progress: show a progress bar.
@@ -139,10 +142,12 @@ def iterative(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if an argument is out of range, or the first gradient is not finite, or zero up to rounding for the
-            whole batch.
+        ValueError: if an argument is out of range, `adaptive` and `decay` are asked for together, or the first gradient
+            is not finite, or zero up to rounding for the whole batch.
     """
     _check_run(model, step_size, iterations)
+    if adaptive and decay:
+        raise ValueError("decay: expected False with adaptive=True, which has a clock of its own, got True")
     if restarts != 0:
         check_count("restarts", restarts)
     images = images.detach()
@@ -163,7 +168,8 @@ def iterative(
             last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), best.run_objective
             for p in range(1, iterations + 1):
                 slope = climb(x)[0] if run or p > 1 else first
-                target = (x + step * slope.where(moving, 0).sign()).clamp(lower, upper)
+                stride = step * (1 - (p - 1) / iterations) if decay else step
+                target = (x + stride * slope.where(moving, 0).sign()).clamp(lower, upper)
                 if adaptive and p > 1:
                     target = (x + 0.75 * (target - x) + 0.25 * (x - last)).clamp(lower, upper)
                 last, x = x, target
