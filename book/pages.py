@@ -177,7 +177,8 @@ def execute(
             config=Config(KernelManager={"transport": "ipc"}),  # kernels announce an open TCP port on stderr
         )
         executed = nbformat.read(done, as_version=4)
-        opened = {Path(line) for line in log.read_text(encoding="utf-8").splitlines()} if log.exists() else set()
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        opened = {Path(line) for line in lines if Path(line).exists()}  # asking for what is not stored is no reading
     if unnamed := sorted(path.name for path in opened - set(results_read(source))):
         raise RuntimeError(f"{source.name}: reads stored results that it does not name in quotes: {unnamed}")
     original = {cell.id: cell for cell in page.cells}
