@@ -108,21 +108,21 @@ def compose(rows: list[Row], points: list[Point], story: dict[str, Any]) -> str:
 
 # What was found behind a missed target, by the beginning of the row's name; shown only while it is missed.
 REASONS = {
-    "attack step, simple": "PyTorch's derivative of a convolution's backward pass convolves for the weights' gradient "
-    "too, though no weight requires one; and softplus takes its exponentials anew in each of the passes. What "
-    "it is divided by is the cheapest pass there is: ReLU, no graph.",
+    "attack step, simple": "beside the four passes of convolutions, softplus, its slope and their derivatives go over "
+    "all activations (the shares stand in the table); what it is divided by is the cheapest pass there is: ReLU, in "
+    "place, no graph.",
     "attack step, integrated": "as for the simple gradient: the same second derivative, at every point of the path.",
-    "attack step, DeepLIFT": "the batch is three times as large (images, reference, dummy input), and every secant of "
-    "the softplus evaluates it and its slope at several points.",
+    "attack step, DeepLIFT": "the batch is three times as large (images, reference, dummy input), so that twelve is "
+    "the floor of its convolutions alone; secants and their derivatives come on top.",
     "attack step, IG: peak memory": "the passes over the path are equally large whatever M is; what grows is "
     "probably what the allocator keeps between them.",
     "DeepLIFT: speed": "three stacked parts against Captum's two; the third is what makes it differentiable.",
     "Spearman": "both sort, and ours averages ties by whole-tensor passes, which also run on a GPU.",
-    "Kendall": "ours counts inversions bit by bit in whole-tensor passes, which also run on a GPU; SciPy's compiled "
-    "merge sort needs no such passes.",
+    "Kendall": "ours compares within blocks and adds up a histogram of blocks, in whole-tensor passes which also run "
+    "on a GPU; SciPy's compiled merge sort needs no such passes.",
     "influence": "ours is charged with fitting the layer, the other library is given the fit.",
-    "digits": "the step is halved by a clock of a tenth of the run: twenty steps leave it two steps a stage.",
-    "photographs": "as for the digits.",
+    "digits": "a reason was not looked for.",
+    "photographs": "the schedule was chosen on digits and not fitted to photographs.",
 }
 
 

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import floor, growth, page, peers, process, steps
 from benchmarks.harness import ROOT, Point, Row
-from fragility.study.machine import describe
+from fragility.study.machine import describe, keep_memory
 
 GROUPS = {"floor": floor, "peers": peers, "steps": steps, "process": process, "growth": growth}
 RESULTS = ROOT / "results"
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=ROOT / "book" / "speed.md", help="the page to write")
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)  # denormal numbers make a softplus several times slower on a CPU
+    keep_memory()  # as the studies do
     rows: list[Row] = []
     for group in options.only:
         start = time.perf_counter()

@@ -30,7 +30,7 @@ def repeatable() -> Iterator[None]:
         Nothing.
     """
     torch.set_flush_denormal(True)
-    _keep_memory()
+    keep_memory()
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield
@@ -38,8 +38,8 @@ def repeatable() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def _keep_memory() -> None:
-    """Let glibc keep freed memory: fetching large tensors' pages anew costs a third of an attack's time."""
+def keep_memory() -> None:
+    """Let glibc keep freed memory from now on: fetching large tensors' pages anew costs a third of an attack's time."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**27)):
             mallopt(parameter, value)
