@@ -1,4 +1,4 @@
-"""Write the students' versions of the notebooks: without outputs, and without the cells tagged `solution`.
+"""Write the students' versions of the notebooks: no outputs, no cells tagged `solution` or `answer`.
 
 python book/student.py build/student              # to hand out
 python book/student.py FOLDER --execute           # to see that they run although the solutions are gone
@@ -13,7 +13,7 @@ import nbformat
 from nbformat import NotebookNode
 from pages import execute_all, read_source, sources
 
-TAG = "solution"
+TAG, ANSWER = "solution", "answer"  # an answer to a prediction leaves no place behind
 PLACE = "# Your turn."
 
 
@@ -29,7 +29,10 @@ def student(source: Path) -> NotebookNode:
     notebook = read_source(source)
     cells: list[NotebookNode] = []
     for cell in notebook.cells:
-        if TAG not in cell.metadata.get("tags", []):
+        tags = cell.metadata.get("tags", [])
+        if ANSWER in tags:
+            continue
+        if TAG not in tags:
             cells.append(cell)
         elif cells and cells[-1].source != PLACE:
             cells.append(nbformat.v4.new_code_cell(PLACE, id=f"turn-{cell.id}"))

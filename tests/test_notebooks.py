@@ -165,6 +165,18 @@ def test_the_students_version_has_a_place_where_a_solution_was(source: Path) -> 
     assert all(not cell.get("outputs") for cell in cells)
 
 
+def test_students_predict_without_the_answer_and_without_a_gap() -> None:
+    for source in pages.sources([]):
+        cells, whole = student.student(source).cells, pages.read_source(source).cells
+        text = prose(cells)
+        assert text.count("**Predict.**") == prose(whole).count("**Predict.**") >= 2, source.name
+        assert "<b>Answer</b>" not in text, source.name
+        code = [cell for cell in whole if cell.cell_type == "code" and not tagged(cell, student.TAG)]
+        gaps = [cell for cell in cells if cell.source == student.PLACE]
+        assert len([cell for cell in cells if cell.cell_type == "code"]) == len(code) + len(gaps), source.name
+        assert len(gaps) >= 3, source.name
+
+
 CLOSING = (
     "## What follows, and what does not",
     "## Claimed, published, measured",
