@@ -111,6 +111,7 @@ REASONS = {
     "attack step, simple": "beside the four passes of convolutions, softplus, its slope and their derivatives go over "
     "all activations (the shares stand in the table); what it is divided by is the cheapest pass there is: ReLU, in "
     "place, no graph.",
+    "integrated gradients, per point": "a point of the path is one simple gradient, which alone takes as many forwards.",
     "attack step, integrated": "as for the simple gradient: the same second derivative, at every point of the path.",
     "attack step, DeepLIFT": "the batch is three times as large (images, reference, dummy input), so that twelve is "
     "the floor of its convolutions alone; secants and their derivatives come on top.",
@@ -121,7 +122,6 @@ REASONS = {
     "Kendall": "ours compares within blocks and adds up a histogram of blocks, in whole-tensor passes which also run "
     "on a GPU; SciPy's compiled merge sort needs no such passes.",
     "influence": "ours is charged with fitting the layer, the other library is given the fit.",
-    "digits": "a reason was not looked for.",
     "photographs": "the schedule was chosen on digits and not fitted to photographs.",
 }
 
