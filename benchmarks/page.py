@@ -111,7 +111,7 @@ REASONS = {
     "attack step, simple": "beside the four passes of convolutions, softplus, its slope and their derivatives go over "
     "all activations (the shares stand in the table); what it is divided by is the cheapest pass there is: ReLU, in "
     "place, no graph.",
-    "integrated gradients, per point": "a point of the path is one simple gradient, which alone takes as many forwards.",
+    "integrated gradients, per point": "a point of the path is one simple gradient, which takes as many forwards.",
     "attack step, integrated": "as for the simple gradient: the same second derivative, at every point of the path.",
     "attack step, DeepLIFT": "the batch is three times as large (images, reference, dummy input), so that twelve is "
     "the floor of its convolutions alone; secants and their derivatives come on top.",
