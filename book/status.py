@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -62,7 +63,7 @@ def stored_results() -> list[list[str]]:
                 path.stem,
                 f"{story['rows']}",
                 f"{done['done']} of {done['planned']}",
-                ", ".join(sorted({part["device"] for part in sessions})),
+                "; ".join(sorted({part["device"] for part in sessions})),
                 f"{seconds / 60:.0f} min",
                 ", ".join(dict.fromkeys(commit_link(part["commit"]) for part in sessions)),
             ]
@@ -72,15 +73,20 @@ def stored_results() -> list[list[str]]:
 
 def inputs() -> list[list[str]]:
     """List the data and weights that the stored results were made from, with checksums."""
-    rows: dict[str, list[str]] = {}
-    for path in sorted((ROOT / "results").glob("*.json")):
-        for name, entry in json.loads(path.read_text(encoding="utf-8"))["inputs"].items():
-            facts = entry if isinstance(entry, dict) else {"": entry}
-            text = "; ".join(
-                f"{key} `{str(value)[:16]}`" if len(str(value)) == 64 else str(value) for key, value in facts.items()
-            )
-            rows[f"{path.stem}: {name}"] = [path.stem, name, text]
-    return list(rows.values())
+    stories = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "results").glob("*.json"))}
+    return [[name, "; ".join(facts(story["inputs"]))] for name, story in stories.items() if story["inputs"]]
+
+
+def facts(entries: Mapping[str, object]) -> list[str]:
+    """Flatten what a table was made from; checksums are shortened to 16 digits."""
+    told: list[str] = []
+    for name, entry in entries.items():
+        if isinstance(entry, Mapping):
+            told += [f"{name}: {', '.join(facts(entry))}"]
+        else:
+            checksum = re.fullmatch("[0-9a-f]{64}", str(entry))
+            told.append(f"{name} `{checksum[0][:16]}`" if checksum else f"{name} {entry}")
+    return told
 
 
 def checksums() -> list[list[str]]:
@@ -136,7 +142,7 @@ def page(executed: Path) -> str:
         f"Beside them, `published.csv` holds {published} means read off the paper's figure.",
         "## What the stored results were made from",
         "Checksums are shortened to 16 digits; the JSON files beside the tables have them whole.",
-        table(["table", "part", "source"], inputs()),
+        table(["table", "source"], inputs()),
         "## Data sources",
         table(
             ["name", "download", "licence"],

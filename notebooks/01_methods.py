@@ -23,7 +23,9 @@ if "google.colab" in sys.modules:
     import subprocess
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+    )
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: digits and a small network; laptop, paper: photographs and SqueezeNet
@@ -35,7 +37,13 @@ import torch
 from torch import nn
 
 from fragility import dataset, network, plot, train
-from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
+from fragility.attribution import (
+    ATTRIBUTIONS,
+    deeplift,
+    importance,
+    integrated_gradients,
+    simple_gradient,
+)
 from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
 
 device = plot.start(profile=profile, seed=seed)
@@ -52,12 +60,18 @@ if profile == "fast":
     training, test = dataset.digits("train"), dataset.digits("test")
     model = network.digits_cnn(seed=seed)
     train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
-    print(f"test accuracy {train.accuracy(model, test.images, test.labels):.3f} on {len(test)} digits")
+    print(
+        f"test accuracy {train.accuracy(model, test.images, test.labels):.3f} on {len(test)} digits"
+    )
     shown = dataset.sample(test, 4, seed=seed)
     mean_image, k, steps = training.images.mean(0), 100, 100
 else:
     model, shown = network.squeezenet(), dataset.photographs()
-    mean_image, k, steps = shown.images.mean((0, 2, 3)).view(3, 1, 1), 1000, 50 if profile == "laptop" else 100
+    mean_image, k, steps = (
+        shown.images.mean((0, 2, 3)).view(3, 1, 1),
+        1000,
+        50 if profile == "laptop" else 100,
+    )
 
 model, mean_image = model.to(device), mean_image.to(device)
 images = shown.images.to(device)
@@ -80,7 +94,8 @@ print(shown.source)
 # %%
 def gradient_by_hand(model, images, labels):
     x = images.clone().requires_grad_()
-    score = model(x)[range(len(x)), labels].sum()  # pictures do not mix: one sum gives all gradients
+    # pictures do not mix: one sum gives all gradients
+    score = model(x)[range(len(x)), labels].sum()
     return torch.autograd.grad(score, x)[0]
 
 
@@ -115,13 +130,15 @@ print(f"largest difference from the package: {(by_hand - library).abs().max():.0
 
 # %%
 def integrated_gradients_by_hand(model, images, labels, steps):
-    gradients = [gradient_by_hand(model, k / steps * images, labels) for k in range(1, steps + 1)]
+    gradients = [
+        gradient_by_hand(model, k / steps * images, labels) for k in range(1, steps + 1)
+    ]
     return images * torch.stack(gradients).mean(0)  # the baseline is black: x0 = 0
 
 
-difference = integrated_gradients(model, images, labels, steps=8) - integrated_gradients_by_hand(
-    model, images, labels, 8
-)
+difference = integrated_gradients(
+    model, images, labels, steps=8
+) - integrated_gradients_by_hand(model, images, labels, 8)
 print(f"largest difference from the package: {difference.abs().max():.0e}")
 
 
@@ -132,7 +149,12 @@ def score(x, labels=labels, model=model):
 counts = [5, 10, 20, 40, 80, 160] if profile == "fast" else [5, 10, 20, 40]
 gap = score(images) - score(torch.zeros_like(images))
 errors = torch.stack(
-    [(integrated_gradients(model, images, labels, steps=m).sum((1, 2, 3)) - gap).abs() for m in counts]
+    [
+        (
+            integrated_gradients(model, images, labels, steps=m).sum((1, 2, 3)) - gap
+        ).abs()
+        for m in counts
+    ]
 ).cpu()
 
 # %% [markdown]
@@ -192,9 +214,13 @@ multipliers = torch.autograd.grad(third.gather(1, labels[:, None]).sum(), dummy)
 by_hand = multipliers * (images - reference)
 
 attributions = deeplift(model, images, labels)
-print(f"largest difference from the package: {(attributions - by_hand).abs().max():.0e}")
+print(
+    f"largest difference from the package: {(attributions - by_hand).abs().max():.0e}"
+)
 error = (attributions.sum((1, 2, 3)) - gap).abs().max() / gap.abs().max()
-print(f"sum of the attributions against S(x) - S(x0): relative error {error:.0e} (float32)")
+print(
+    f"sum of the attributions against S(x) - S(x0): relative error {error:.0e} (float32)"
+)
 
 # %% [markdown]
 # ## Three answers to one question
@@ -203,10 +229,20 @@ print(f"sum of the attributions against S(x) - S(x0): relative error {error:.0e}
 
 # %% mystnb={"figure": {"caption": "Importance maps of the predicted class by the three methods. Dark is unimportant; baseline black.", "name": "three-methods"}, "image": {"alt": "Rows of pictures with three heat maps each: speckled for the simple gradient, confined to the bright parts of the picture for integrated gradients and DeepLIFT."}} tags=["hide-input"]
 maps = {
-    name: importance(method(model, images, labels, **({"steps": steps} if name == "integrated_gradients" else {})))
+    name: importance(
+        method(
+            model,
+            images,
+            labels,
+            **({"steps": steps} if name == "integrated_gradients" else {}),
+        )
+    )
     for name, method in ATTRIBUTIONS.items()
 }
-plot.grid({"image": shown.images} | {plot.NAMES[name]: part for name, part in maps.items()}, rows=names)
+plot.grid(
+    {"image": shown.images} | {plot.NAMES[name]: part for name, part in maps.items()},
+    rows=names,
+)
 plt.show()
 
 # %% tags=["hide-input", "nbval-check-output"]
@@ -218,7 +254,10 @@ pairs = [
 plot.Table(
     ["two methods", "Spearman correlation"],
     [
-        [f"{plot.NAMES[first]}, {plot.NAMES[second]}", f"{spearman(maps[first], maps[second]).mean():.2f}"]
+        [
+            f"{plot.NAMES[first]}, {plot.NAMES[second]}",
+            f"{spearman(maps[first], maps[second]).mean():.2f}",
+        ]
         for first, second in pairs
     ],
 )
@@ -274,9 +313,15 @@ def relative(a, b):
 
 checks = {}
 gap = score(x, y, exact) - score(x0, y, exact)
-checks["completeness, DeepLIFT"] = relative(deeplift(exact, x, y, baseline=x0).sum((1, 2, 3)), gap)
+checks["completeness, DeepLIFT"] = relative(
+    deeplift(exact, x, y, baseline=x0).sum((1, 2, 3)), gap
+)
 
-bend = nn.Sequential(nn.Flatten(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double().eval()
+bend = (
+    nn.Sequential(nn.Flatten(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1))
+    .double()
+    .eval()
+)
 bend.load_state_dict(
     {
         "1.weight": torch.tensor([[-2.0, 0.0]]),
@@ -286,17 +331,27 @@ bend.load_state_dict(
     }
 )
 point, zero = torch.tensor([1.0, 0.5]).double().view(1, 1, 1, 2), torch.tensor([0])
-shares = {name: method(bend, point, zero).flatten() for name, method in ATTRIBUTIONS.items()}
-checks["sensitivity (b), unused pixel"] = max(abs(float(share[1])) for share in shares.values())
+shares = {
+    name: method(bend, point, zero).flatten() for name, method in ATTRIBUTIONS.items()
+}
+checks["sensitivity (b), unused pixel"] = max(
+    abs(float(share[1])) for share in shares.values()
+)
 checks["implementation invariance"] = relative(
-    integrated_gradients(Rewritten().eval(), x, y, **few), integrated_gradients(exact, x, y, **few)
+    integrated_gradients(Rewritten().eval(), x, y, **few),
+    integrated_gradients(exact, x, y, **few),
 )
 checks["linearity"] = relative(
     integrated_gradients(Combination().eval(), x, y, **few),
-    2 * integrated_gradients(exact, x, y, **few) - integrated_gradients(Mirrored().eval(), x, y, **few) / 2,
+    2 * integrated_gradients(exact, x, y, **few)
+    - integrated_gradients(Mirrored().eval(), x, y, **few) / 2,
 )
 pair = torch.tensor([0.7, 0.7]).double().view(1, 1, 1, 2)
-twins = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double().eval()
+twins = (
+    nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    .double()
+    .eval()
+)
 twins[1].weight.data[:, 1] = twins[1].weight.data[:, 0]
 first, second = integrated_gradients(twins, pair, zero).flatten()
 checks["symmetry"] = float((first - second).abs() / first.abs())
@@ -315,7 +370,10 @@ plot.Table(
 # %% tags=["nbval-check-output"]
 plot.Table(
     ["identity", "holds to 1e-10"],
-    [[name, "yes" if value <= 1e-10 else f"NO, off by {value:.0e}"] for name, value in checks.items()],
+    [
+        [name, "yes" if value <= 1e-10 else f"NO, off by {value:.0e}"]
+        for name, value in checks.items()
+    ],
 )
 
 # %% [markdown]
@@ -330,14 +388,21 @@ baselines = {
     "black": 0.0,
     "white": 1.0,
     "mean image": mean_image,
-    "noise": torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(seed)).to(device),
+    "noise": torch.rand(
+        images.shape[1:], generator=torch.Generator().manual_seed(seed)
+    ).to(device),
 }
 one, its_label = images[:1], labels[:1]
 by_baseline = {
-    title: importance(integrated_gradients(model, one, its_label, baseline=baseline, steps=steps))
+    title: importance(
+        integrated_gradients(model, one, its_label, baseline=baseline, steps=steps)
+    )
     for title, baseline in baselines.items()
 }
-agreement = {title: [f"rho = {spearman(by_baseline['black'], part).item():.2f}"] for title, part in by_baseline.items()}
+agreement = {
+    title: [f"rho = {spearman(by_baseline['black'], part).item():.2f}"]
+    for title, part in by_baseline.items()
+}
 plot.grid({"image": shown.images[:1]} | by_baseline, rows=names[:1], notes=agreement)
 plt.show()
 
@@ -346,10 +411,17 @@ plt.show()
 # steps already find. The next figure compares each map with the one for the largest $M$.
 
 # %% mystnb={"figure": {"caption": "How similar the IG map for M steps is to the map for the largest M: Spearman correlation and top-k intersection, mean over the pictures shown.", "name": "steps"}, "image": {"alt": "Two rising curves that approach one as the number of steps grows."}} tags=["hide-input"]
-by_steps = {m: importance(integrated_gradients(model, images, labels, steps=m)) for m in counts}
+by_steps = {
+    m: importance(integrated_gradients(model, images, labels, steps=m)) for m in counts
+}
 finest = by_steps[counts[-1]]
 figure, axes = plt.subplots(figsize=(5.6, 3.2))
-axes.semilogx(counts, [spearman(part, finest).mean().cpu() for part in by_steps.values()], "o-", label="Spearman")
+axes.semilogx(
+    counts,
+    [spearman(part, finest).mean().cpu() for part in by_steps.values()],
+    "o-",
+    label="Spearman",
+)
 top = [top_k_intersection(part, finest, k).mean().cpu() for part in by_steps.values()]
 axes.semilogx(counts, top, "s-", label=f"top-{k} intersection")
 axes.set(xlabel="number of steps M", ylabel="similarity", ylim=(None, 1.02))
@@ -374,9 +446,15 @@ class Louder(nn.Module):
 
 loud, soft = simple_gradient(Louder().eval(), x, y), simple_gradient(exact, x, y)
 print(f"gradients grow by a factor of {(loud.norm() / soft.norm()):.1f}")
-print(f"the maps move by less than 1e-12: {bool((importance(loud) - importance(soft)).abs().max() < 1e-12)}")
-negative = [float((method(exact, x, y) < 0).double().mean()) for method in ATTRIBUTIONS.values()]
-print(f"share of negative attributions, whose sign the map forgets: {min(negative):.2f} to {max(negative):.2f}")
+print(
+    f"the maps move by less than 1e-12: {bool((importance(loud) - importance(soft)).abs().max() < 1e-12)}"
+)
+negative = [
+    float((method(exact, x, y) < 0).double().mean()) for method in ATTRIBUTIONS.values()
+]
+print(
+    f"share of negative attributions, whose sign the map forgets: {min(negative):.2f} to {max(negative):.2f}"
+)
 
 # %% [markdown]
 # ## How alike are two maps?
@@ -421,11 +499,17 @@ changes = {
 
 def row(name, changed):
     rho, tau = spearman(original, changed).mean(), kendall(original, changed).mean()
-    top, shift = top_k_intersection(original, changed, k).mean(), center_shift(original, changed).mean()
+    top, shift = (
+        top_k_intersection(original, changed, k).mean(),
+        center_shift(original, changed).mean(),
+    )
     return [name, f"{rho:.2f}", f"{tau:.2f}", f"{top:.2f}", f"{shift:.1f} px"]
 
 
-plot.Table(["change", "rho", "tau", f"top-{k}", "shift"], [row(name, changed) for name, changed in changes.items()])
+plot.Table(
+    ["change", "rho", "tau", f"top-{k}", "shift"],
+    [row(name, changed) for name, changed in changes.items()],
+)
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
@@ -499,11 +583,16 @@ true_gap = score(x, y, exact) - score(torch.zeros_like(x), y, exact)
 
 def midpoint(steps):
     points = [(k - 0.5) / steps for k in range(1, steps + 1)]
-    return x * torch.stack([simple_gradient(exact, alpha * x, y) for alpha in points]).mean(0)
+    return x * torch.stack(
+        [simple_gradient(exact, alpha * x, y) for alpha in points]
+    ).mean(0)
 
 
 for m in (10, 40):
-    sums = midpoint(m).sum((1, 2, 3)), integrated_gradients(exact, x, y, steps=m).sum((1, 2, 3))
+    sums = (
+        midpoint(m).sum((1, 2, 3)),
+        integrated_gradients(exact, x, y, steps=m).sum((1, 2, 3)),
+    )
     middle_error, right_error = (float((part - true_gap).abs().mean()) for part in sums)
     print(f"M = {m}: midpoint {middle_error:.1e}, right {right_error:.1e}")
 # A smooth network: order 1/M^2. With kinks the gradient jumps along the path, and each jump costs up to its size
@@ -519,14 +608,19 @@ for m in (10, 40):
 import copy
 
 scrambled = copy.deepcopy(exact)
-last = [part for part in scrambled.modules() if isinstance(part, (nn.Linear, nn.Conv2d))][-1]
+last = [
+    part for part in scrambled.modules() if isinstance(part, (nn.Linear, nn.Conv2d))
+][-1]
 with torch.random.fork_rng([]):
     torch.manual_seed(seed + 1)
     nn.init.kaiming_normal_(last.weight)
 rows = []
 for name, method in ATTRIBUTIONS.items():
     options = {"steps": 20} if name == "integrated_gradients" else {}
-    kept = spearman(importance(method(exact, x, y, **options)), importance(method(scrambled, x, y, **options)))
+    kept = spearman(
+        importance(method(exact, x, y, **options)),
+        importance(method(scrambled, x, y, **options)),
+    )
     rows.append([plot.NAMES[name], f"{kept.mean():.2f}"])
 # Methods with the factor x - x0 keep a high correlation although the explained function is another one: what
 # they keep is the picture.

@@ -23,7 +23,9 @@ if "google.colab" in sys.modules:
     import subprocess
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+    )
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: digits and a small network; laptop, paper: photographs and SqueezeNet
@@ -38,13 +40,24 @@ import torch
 
 from fragility import dataset, network, plot, train
 from fragility.attack import iterative, random_sign, random_walk
-from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
+from fragility.attribution import (
+    deeplift,
+    importance,
+    integrated_gradients,
+    simple_gradient,
+)
 from fragility.interval import mean_interval
 from fragility.objective import mass_center, opposite_quadrant, targeted, top_k
-from fragility.similarity import center_of_mass, center_shift, spearman, top_k_intersection
+from fragility.similarity import (
+    center_of_mass,
+    center_shift,
+    spearman,
+    top_k_intersection,
+)
 from fragility.surrogate import suggest_beta, surrogate_fidelity
 
-torch.set_flush_denormal(True)  # denormal numbers make a softplus several times slower on a CPU
+# denormal numbers make a softplus several times slower on a CPU
+torch.set_flush_denormal(True)
 device = plot.start(profile=profile, seed=seed)
 
 # %% [markdown]
@@ -76,13 +89,26 @@ if profile == "fast":
 else:
     model, candidates = network.squeezenet(), dataset.photographs()
     calibration = candidates.images
-    epsilons, iterations, k, unit = [2 / 255, 8 / 255], 20 if profile == "laptop" else 300, 1000, 255.0
-    reference = torch.tensor([123, 117, 104]).view(3, 1, 1) / 255  # the channel-wise mean of ImageNet in Caffe's recipe
+    epsilons, iterations, k, unit = (
+        [2 / 255, 8 / 255],
+        20 if profile == "laptop" else 300,
+        1000,
+        255.0,
+    )
+    # the channel-wise mean of ImageNet in Caffe's recipe
+    reference = torch.tensor([123, 117, 104]).view(3, 1, 1) / 255
     attack_steps, steps = (5, 20) if profile == "laptop" else (100, 100)
 
 model, reference = model.to(device), reference.to(device)
-right = (model(candidates.images.to(device)).argmax(1).cpu() == candidates.labels).nonzero().flatten()[:16]
-images, labels = candidates.images[right].to(device), candidates.labels[right].to(device)
+right = (
+    (model(candidates.images.to(device)).argmax(1).cpu() == candidates.labels)
+    .nonzero()
+    .flatten()[:16]
+)
+images, labels = (
+    candidates.images[right].to(device),
+    candidates.labels[right].to(device),
+)
 epsilon, pictured = epsilons[1], 2
 print(f"{len(images)} correctly classified images, {candidates.source}")
 
@@ -94,10 +120,18 @@ print(f"{len(images)} correctly classified images, {candidates.source}")
 methods = {
     "simple gradient": simple_gradient,
     "DeepLIFT": partial(deeplift, baseline=reference),
-    "integrated gradients": partial(integrated_gradients, baseline=reference, steps=steps),
+    "integrated gradients": partial(
+        integrated_gradients, baseline=reference, steps=steps
+    ),
 }
-cheap = methods | {"integrated gradients": partial(integrated_gradients, baseline=reference, steps=attack_steps)}
-before = {name: importance(method(model, images, labels)) for name, method in methods.items()}
+cheap = methods | {
+    "integrated gradients": partial(
+        integrated_gradients, baseline=reference, steps=attack_steps
+    )
+}
+before = {
+    name: importance(method(model, images, labels)) for name, method in methods.items()
+}
 
 
 def report(name, changed):
@@ -133,8 +167,14 @@ walk = random_walk(
 
 def compare(changed):
     """A table of mean metrics on the simple gradient, one row per way of changing the images."""
-    means = {title: report("simple gradient", x).mean(1).tolist() for title, x in changed.items()}
-    rows = [[title, f"{top:.2f}", f"{rho:.2f}", f"{shift:.1f} px"] for title, (top, rho, shift) in means.items()]
+    means = {
+        title: report("simple gradient", x).mean(1).tolist()
+        for title, x in changed.items()
+    }
+    rows = [
+        [title, f"{top:.2f}", f"{rho:.2f}", f"{shift:.1f} px"]
+        for title, (top, rho, shift) in means.items()
+    ]
     return plot.Table(["", f"top-{k} intersection", "Spearman", "centre shift"], rows)
 
 
@@ -177,7 +217,12 @@ print("largest entry of the gradient of D:", direction.abs().max().item())
 # method. The package refuses instead:
 
 # %%
-settings = {"objective": top_k(k), "epsilon": epsilon, "step_size": epsilon / 4, "iterations": iterations}
+settings = {
+    "objective": top_k(k),
+    "epsilon": epsilon,
+    "step_size": epsilon / 4,
+    "iterations": iterations,
+}
 try:
     iterative(model, images, labels, attribution=simple_gradient, **settings)
 except ValueError as error:
@@ -197,7 +242,9 @@ betas = [beta * 2.0**power for power in range(-4, 5)]
 fidelity = surrogate_fidelity(model, calibration, calibration_labels, betas=betas, k=k)
 figure, axes = plt.subplots(figsize=(5.6, 3.2))
 axes.semilogx(betas, fidelity.spearman.mean(1).cpu(), "o-", label="Spearman")
-axes.semilogx(betas, fidelity.intersection.mean(1).cpu(), "s-", label=f"top-{k} intersection")
+axes.semilogx(
+    betas, fidelity.intersection.mean(1).cpu(), "s-", label=f"top-{k} intersection"
+)
 axes.axvline(beta, color="k", linestyle="--", linewidth=1)
 axes.set(xlabel="beta", ylabel="agreement with the ReLU maps")
 axes.legend()
@@ -220,20 +267,29 @@ def attack_by_hand(images, labels, epsilon, alpha, iterations):
     objective, prediction = top_k(k), model(images).argmax(1)
     for _ in range(iterations):
         x = x.detach().requires_grad_()
-        with softplus(beta):  # the surrogate gives the direction ...
-            d = objective(importance(simple_gradient(model, x, labels)), before["simple gradient"]).sum()
+        # The surrogate gives the direction ...
+        with softplus(beta):
+            d = objective(
+                importance(simple_gradient(model, x, labels)), before["simple gradient"]
+            ).sum()
         x = x + alpha * torch.autograd.grad(d, x)[0].sign()
         x = x.clamp(images - epsilon, images + epsilon).clamp(0, 1).detach()
+        # ... and the network judges
         d = objective(
             importance(simple_gradient(model, x, labels)), before["simple gradient"]
-        )  # ... the network judges
+        )
         better = (d > best_d.to(d)) & (model(x).argmax(1) == prediction)
-        best, best_d = torch.where(better.view(-1, 1, 1, 1), x, best), torch.where(better, d, best_d.to(d))
+        best, best_d = (
+            torch.where(better.view(-1, 1, 1, 1), x, best),
+            torch.where(better, d, best_d.to(d)),
+        )
     return best
 
 
 by_hand = attack_by_hand(images, labels, epsilon, epsilon / 4, iterations)
-library = iterative(model, images, labels, attribution=simple_gradient, surrogate_beta=beta, **settings)
+library = iterative(
+    model, images, labels, attribution=simple_gradient, surrogate_beta=beta, **settings
+)
 print(f"label kept on {int(library.labels_kept.sum())} of {len(images)} images")
 compare({"by hand": by_hand, "fragility.attack.iterative": library.images})
 
@@ -252,11 +308,17 @@ compare({"by hand": by_hand, "fragility.attack.iterative": library.images})
 
 # %% tags=["nbval-check-output"]
 leaf = before["simple gradient"].clone().requires_grad_()
-plain = (center_of_mass(leaf) - center_of_mass(before["simple gradient"])).norm(dim=1).sum()
-print("the distance's gradient at the start:", torch.autograd.grad(plain, leaf)[0].abs().max().item())
+plain = (
+    (center_of_mass(leaf) - center_of_mass(before["simple gradient"])).norm(dim=1).sum()
+)
+print(
+    "the distance's gradient at the start:",
+    torch.autograd.grad(plain, leaf)[0].abs().max().item(),
+)
 deliberate = mass_center()(leaf, before["simple gradient"]).sum()
 print(
-    "the objective's gradient at the start is zero:", torch.autograd.grad(deliberate, leaf)[0].abs().max().item() == 0
+    "the objective's gradient at the start is zero:",
+    torch.autograd.grad(deliberate, leaf)[0].abs().max().item() == 0,
 )
 
 # %% [markdown]
@@ -268,7 +330,9 @@ attacks = {"top-k": top_k(k), "mass-centre": mass_center()}
 attacked, curves, kept = {}, {}, {}
 for name, method in cheap.items():
     for e in epsilons:
-        curves[name, "random sign", e] = report(name, random_sign(images, e, generator=generator))
+        curves[name, "random sign", e] = report(
+            name, random_sign(images, e, generator=generator)
+        )
         for title, objective in attacks.items():
             found = iterative(
                 model, images, labels, attribution=method, objective=objective, epsilon=e,
@@ -280,7 +344,10 @@ for name, method in cheap.items():
 
 # %% mystnb={"figure": {"caption": "Before and after the mass-centre attack, one image per method: image, its map, the changed image, the change magnified around grey, and the map of the changed image. Every prediction is the same before and after.", "name": "before-after"}, "image": {"alt": "Three rows, one per method: an original and a changed picture, and importance maps before and after whose bright areas have moved."}} tags=["hide-input"]
 found = [attacked[name, "mass-centre", epsilon].images for name in methods]
-after = [importance(method(model, x, labels)) for method, x in zip(methods.values(), found, strict=True)]
+after = [
+    importance(method(model, x, labels))
+    for method, x in zip(methods.values(), found, strict=True)
+]
 shifts = [
     f"moved {center_shift(old, new)[row].item():.1f} px"
     for row, (old, new) in enumerate(zip(before.values(), after, strict=True))
@@ -323,11 +390,27 @@ plt.show()
 rows = []
 for (name, title, e), values in curves.items():
     if e == epsilon:
-        cells = [f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in zip(*mean_interval(values), strict=True)]
-        count = f"{kept[name, title, e]} of {len(images)}" if (name, title, e) in kept else ""
+        cells = [
+            f"{m:.2f} [{a:.2f}, {b:.2f}]"
+            for m, a, b in zip(*mean_interval(values), strict=True)
+        ]
+        count = (
+            f"{kept[name, title, e]} of {len(images)}"
+            if (name, title, e) in kept
+            else ""
+        )
         rows.append([f"{name}, {title}", *cells, count])
 size = f"{epsilon * unit:g}" if unit == 1 else f"{epsilon * unit:g}/255"
-plot.Table([f"epsilon {size}", f"top-{k} intersection", "Spearman", "centre shift (px)", "label kept"], rows)
+plot.Table(
+    [
+        f"epsilon {size}",
+        f"top-{k} intersection",
+        "Spearman",
+        "centre shift (px)",
+        "label kept",
+    ],
+    rows,
+)
 
 # %% [markdown]
 # ## On ImageNet, stored
@@ -345,11 +428,15 @@ from fragility.study.attack_sweep import summary
 
 rows = store.read(*"attack_sweep-laptop".split("-"))
 stored = {
-    (cell["method"], cell["attack"], cell["epsilon"]): cell for cell in summary(rows) if cell["setup"] == "squeezenet"
+    (cell["method"], cell["attack"], cell["epsilon"]): cell
+    for cell in summary(rows)
+    if cell["setup"] == "squeezenet"
 }
 with (store.results_folder() / "published.csv").open(newline="") as file:
     published = {
-        (line["method"], line["attack"], float(line["epsilon"]), line["metric"]): float(line["value"])
+        (line["method"], line["attack"], float(line["epsilon"]), line["metric"]): float(
+            line["value"]
+        )
         for line in csv.DictReader(file)
     }
 titles = {"random": "random sign", "top_k": "top-k", "mass_center": "mass-centre"}
@@ -359,17 +446,33 @@ metrics = {
     "center_shift": "centre shift (px)",
 }
 sizes = (1, 2, 4, 8)
-methods_stored = [method for method in plot.NAMES if any((method, a, e) in stored for a in titles for e in sizes)]
-figure, panels = plt.subplots(len(methods_stored), 3, figsize=(8.6, 2.9 * len(methods_stored)), squeeze=False)
+methods_stored = [
+    method
+    for method in plot.NAMES
+    if any((method, a, e) in stored for a in titles for e in sizes)
+]
+figure, panels = plt.subplots(
+    len(methods_stored), 3, figsize=(8.6, 2.9 * len(methods_stored)), squeeze=False
+)
 for line, method in zip(panels, methods_stored, strict=True):
     for axes, (metric, title) in zip(line, metrics.items(), strict=True):
         for color, (attack, name) in enumerate(titles.items()):
             there = [e for e in sizes if (method, attack, e) in stored]
             cells = [stored[method, attack, e] for e in there]
-            mean, low, high = ([cell[metric + end] for cell in cells] for end in ("", "_low", "_high"))
+            mean, low, high = (
+                [cell[metric + end] for cell in cells] for end in ("", "_low", "_high")
+            )
             below = [m - bottom for m, bottom in zip(mean, low, strict=True)]
             above = [top - m for m, top in zip(mean, high, strict=True)]
-            axes.errorbar(there, mean, [below, above], fmt="o-", capsize=3, color=f"C{color}", label=name)
+            axes.errorbar(
+                there,
+                mean,
+                [below, above],
+                fmt="o-",
+                capsize=3,
+                color=f"C{color}",
+                label=name,
+            )
             theirs = [published[method, attack, e, metric] for e in sizes]
             axes.plot(sizes, theirs, "--", color=f"C{color}", linewidth=1)
         axes.set(title=title if line is panels[0] else "", ylim=(0, None))
@@ -384,19 +487,39 @@ table = []
 for (method, attack, e), cell in sorted(stored.items()):
     if attack in titles:
         ours = [
-            f"{cell[m]:.2f} [{cell[m + '_low']:.2f}, {cell[m + '_high']:.2f}] ({published[method, attack, e, m]:g})"
-            for m in metrics
+            f"{plot.interval(cell, m, digits)} ({published[method, attack, e, m]:g})"
+            for m, digits in zip(metrics, (2, 2, 1), strict=True)
         ]
         table.append(
-            [f"{plot.NAMES[method]}, {titles[attack]}, {e:g}/255", *ours, str(cell["n"]), f"{cell['labels_kept']:.0%}"]
+            [
+                f"{plot.NAMES[method]}, {titles[attack]}, {e:g}/255",
+                *ours,
+                str(cell["n"]),
+                f"{cell['labels_kept']:.0%}",
+            ]
         )
-plot.Table(["method, attack, epsilon", *(f"{title} (published)" for title in metrics.values()), "n", "kept"], table)
+plot.Table(
+    [
+        "method, attack, epsilon",
+        *(f"{title} (published)" for title in metrics.values()),
+        "n",
+        "kept",
+    ],
+    table,
+)
 
 # %% tags=["hide-input"]
 story = store.provenance(*"attack_sweep-laptop".split("-"))
-steps_used = sorted({int(row["iterations"]) for row in rows if row["attack"] in ("top_k", "mass_center")})
+steps_used = sorted(
+    {
+        int(row["iterations"])
+        for row in rows
+        if row["attack"] in ("top_k", "mass_center")
+    }
+)
 session = story["sessions"][-1]
-print(f"{len(rows)} rows, attacks with P = {steps_used}, on {session['device']}, commit {session['commit'][:8]}")
+print(f"{len(rows)} rows, attacks with P = {steps_used},")
+print(f"on {session['device']}, commit {session['commit'][:8]}")
 
 # %% [markdown]
 # The paper finds CIFAR-10, whose pictures are smaller, sturdier than ImageNet (A6, its Figure 9). What is stored of it, with $k = 100$:
@@ -407,16 +530,26 @@ try:
 except FileNotFoundError:
     cifar = []
 plot.Table(
-    ["CIFAR-10", "top-100 intersection", "Spearman correlation", "centre shift (px)", "n", "kept"],
+    [
+        "CIFAR-10",
+        "top-100 intersection",
+        "Spearman correlation",
+        "centre shift (px)",
+        "n",
+        "kept",
+    ],
     [
         [
             f"{plot.NAMES[cell['method']]}, {titles[cell['attack']]}, {cell['epsilon']:g}/255",
-            *(f"{cell[m]:.2f} [{cell[m + '_low']:.2f}, {cell[m + '_high']:.2f}]" for m in metrics),
+            *(
+                plot.interval(cell, m, digits)
+                for m, digits in zip(metrics, (2, 2, 1), strict=True)
+            ),
             str(cell["n"]),
             f"{cell['labels_kept']:.0%}",
         ]
         for cell in cifar
-        if cell["attack"] in titles
+        if cell["setup"] == "cifar" and cell["attack"] in titles
     ]
     or [["nothing stored yet", "", "", "", "", ""]],
 )
@@ -434,8 +567,16 @@ plot.Table(
 found = attacked["simple gradient", "mass-centre", epsilon]
 after = importance(simple_gradient(model, found.images, labels))
 least = center_shift(before["simple gradient"], after).argsort()[:2].cpu()
-shifts = [f"{shift:.1f} px" for shift in center_shift(before["simple gradient"], after)[least.to(device)].tolist()]
-parts = [part[least.to(device)] for part in (images, before["simple gradient"], found.images, after)]
+shifts = [
+    f"{shift:.1f} px"
+    for shift in center_shift(before["simple gradient"], after)[
+        least.to(device)
+    ].tolist()
+]
+parts = [
+    part[least.to(device)]
+    for part in (images, before["simple gradient"], found.images, after)
+]
 plot.before_after(*parts, epsilon=epsilon, notes={"map of changed": shifts})
 plt.show()
 
@@ -453,21 +594,31 @@ found = iterative(
     step_size=epsilon / 4, iterations=iterations, surrogate_beta=beta,
 )  # fmt: skip
 after = importance(methods["DeepLIFT"](model, found.images, labels))
-inside, inside_after = (before["DeepLIFT"] * region).sum((1, 2)), (after * region).sum((1, 2))
+inside, inside_after = (
+    (before["DeepLIFT"] * region).sum((1, 2)),
+    (after * region).sum((1, 2)),
+)
 shares = {
     "map": [f"inside {share:.0%}" for share in inside[:pictured].tolist()],
-    "map of changed": [f"inside {share:.0%}" for share in inside_after[:pictured].tolist()],
+    "map of changed": [
+        f"inside {share:.0%}" for share in inside_after[:pictured].tolist()
+    ],
 }
 parts = [part[:pictured] for part in (images, before["DeepLIFT"], found.images, after)]
 figure = plot.before_after(*parts, epsilon=epsilon, notes=shares)
 for row in range(pictured):
     for column in (1, 4):
         figure.axes[5 * row + column].contour(
-            region[row].cpu().float().numpy(), levels=[0.5], colors="white", linewidths=1.2
+            region[row].cpu().float().numpy(),
+            levels=[0.5],
+            colors="white",
+            linewidths=1.2,
         )
 plt.show()
 doubled = found.labels_kept & (inside_after >= 2 * inside)
-print(f"share inside doubled with the label kept: {int(doubled.sum())} of {len(images)}")
+print(
+    f"share inside doubled with the label kept: {int(doubled.sum())} of {len(images)}"
+)
 
 # %% [markdown]
 # ## Fewer steps?
@@ -487,9 +638,13 @@ for p in (5, 10, 20) if profile == "fast" else (10, 20, 60):
         )
         for adaptive in (False, True)
     }  # fmt: skip
-    plain, clever = (-found[adaptive].objective.nanmean().item() for adaptive in (False, True))
+    plain, clever = (
+        -found[adaptive].objective.nanmean().item() for adaptive in (False, True)
+    )
     rows.append([str(p), f"{plain:.3f}", f"{clever:.3f}"])
-plot.Table(["steps", f"fixed: left on the top {k}", f"adaptive: left on the top {k}"], rows)
+plot.Table(
+    ["steps", f"fixed: left on the top {k}", f"adaptive: left on the top {k}"], rows
+)
 
 # %% [markdown]
 # ## Integrated gradients, taken apart
@@ -505,7 +660,9 @@ ig = methods["integrated gradients"]
 
 
 def average(x):
-    mean = ig(model, x, labels) / (x - reference).where((x - reference).abs() > 1e-6, 1.0)
+    mean = ig(model, x, labels) / (x - reference).where(
+        (x - reference).abs() > 1e-6, 1.0
+    )
     return importance(mean)
 
 
@@ -521,12 +678,22 @@ parts = {
 }
 under_attack = attacked["integrated gradients", "top-k", epsilon].images
 rows = [
-    [title, *(f"{spearman(part(images), part(changed)).mean():.2f}" for changed in (noisy, under_attack))]
+    [
+        title,
+        *(
+            f"{spearman(part(images), part(changed)).mean():.2f}"
+            for changed in (noisy, under_attack)
+        ),
+    ]
     for title, part in parts.items()
 ]
 other = images.roll(1, 0)
 floor = importance(
-    (images - reference) * (ig(model, other, labels) / (other - reference).where((other - reference).abs() > 1e-6, 1.0))
+    (images - reference)
+    * (
+        ig(model, other, labels)
+        / (other - reference).where((other - reference).abs() > 1e-6, 1.0)
+    )
 )
 rows.append(
     [
@@ -565,13 +732,22 @@ for title, baseline, m in [
 ]:
     method = partial(integrated_gradients, baseline=baseline, steps=m)
     original = importance(method(model, images[some], labels[some]))
-    found = iterative(model, images[some], labels[some], attribution=method, surrogate_beta=beta, **settings)
+    found = iterative(
+        model,
+        images[some],
+        labels[some],
+        attribution=method,
+        surrogate_beta=beta,
+        **settings,
+    )
     rho = [
         spearman(original, importance(method(model, x, labels[some]))).mean().item()
         for x in (noisy[some], found.images)
     ]
     rows.append([title, *(f"{value:.2f}" for value in rho)])
-plot.Table([f"IG, Spearman over {len(images[some])} images", "noise", "top-k attack"], rows)
+plot.Table(
+    [f"IG, Spearman over {len(images[some])} images", "noise", "top-k attack"], rows
+)
 
 # %% [markdown]
 # ## Where the released code departs from the paper
@@ -604,16 +780,28 @@ compare({"selected by D": library.images, "selected by the metric": by_metric.im
 # %% tags=["nbval-check-output", "hide-input"]
 mean = {key: values.mean(1) for key, values in curves.items()}
 noise = mean["simple gradient", "random sign", epsilon]
-both = [(mean[name, "top-k", epsilon], mean[name, "mass-centre", epsilon]) for name in methods]
-gains = [mean[name, "random sign", epsilon] - mean[name, title, epsilon] for name in methods for title in attacks]
-worst = {name: min(float(mean[name, title, epsilon][0]) for title in attacks) for name in methods}
+both = [
+    (mean[name, "top-k", epsilon], mean[name, "mass-centre", epsilon])
+    for name in methods
+]
+gains = [
+    mean[name, "random sign", epsilon] - mean[name, title, epsilon]
+    for name in methods
+    for title in attacks
+]
+worst = {
+    name: min(float(mean[name, title, epsilon][0]) for title in attacks)
+    for name in methods
+}
 margin = worst.pop("integrated gradients") - max(worst.values())
 moved = mean["simple gradient", "mass-centre", epsilon][2] / noise[2]
 
 
 def gain_in_d(x):
     """What changed images gain in the top-k objective, mean over the images, on the network as it is computed now."""
-    first, last = (importance(simple_gradient(model, batch, labels)) for batch in (images, x))
+    first, last = (
+        importance(simple_gradient(model, batch, labels)) for batch in (images, x)
+    )
     return (top_k(k)(last, first) - top_k(k)(first, first)).mean()
 
 
@@ -623,17 +811,33 @@ with softplus(beta):
 plot.Table(
     ["claim", "asked", "here"],
     [
-        ["A1", "intersection and rank correlation after noise alone", f"{noise[0]:.2f}, {noise[1]:.2f}"],
+        [
+            "A1",
+            "intersection and rank correlation after noise alone",
+            f"{noise[0]:.2f}, {noise[1]:.2f}",
+        ],
         [
             "A2",
             "largest difference between top-k and mass-centre",
             f"{max((a - b)[:2].abs().max() for a, b in both):.2f}",
         ],
-        ["A2", "smallest gain of an attack over noise", f"{min(gain[:2].min() for gain in gains):+.2f}"],
-        ["A4", "intersection left by IG, less that of the best other method", f"{margin:+.2f}"],
+        [
+            "A2",
+            "smallest gain of an attack over noise",
+            f"{min(gain[:2].min() for gain in gains):+.2f}",
+        ],
+        [
+            "A4",
+            "intersection left by IG, less that of the best other method",
+            f"{margin:+.2f}",
+        ],
         ["A5", "centre shift by the attack over that by noise", f"{moved:.1f}"],
         ["A7", "share of images whose region doubled", f"{doubled.float().mean():.2f}"],
-        ["A8", "gain in D on the network over that on the surrogate", f"{transfer:.2f}"],
+        [
+            "A8",
+            "gain in D on the network over that on the surrogate",
+            f"{transfer:.2f}",
+        ],
     ],
 )
 
@@ -654,7 +858,17 @@ plot.Table(
 # authors' plot (reading error about .005, and 0.3 px). The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-plot.ledger("A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", tables=["attack_sweep-laptop", "cifar_sweep-laptop"])
+plot.ledger(
+    "A1",
+    "A2",
+    "A3",
+    "A4",
+    "A5",
+    "A6",
+    "A7",
+    "A8",
+    tables=["attack_sweep-laptop", "cifar_sweep-laptop"],
+)
 
 # %% [markdown]
 # ## Strengths, limitations, software
@@ -679,7 +893,9 @@ plot.ledger("A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", tables=["attack_swee
 # %% tags=["solution", "hide-cell"]
 pixels = images[0, 0].numel()
 raw = report("simple gradient", library.images)[0].mean().item()
-print(f"k/N = {k / pixels:.3f}, intersection {raw:.3f}, corrected {(raw - k / pixels) / (1 - k / pixels):.3f}")
+print(
+    f"k/N = {k / pixels:.3f}, intersection {raw:.3f}, corrected {(raw - k / pixels) / (1 - k / pixels):.3f}"
+)
 # A negative value says that the leaders were avoided: a map chosen at random would have kept more of them.
 
 # %% [markdown]
@@ -719,8 +935,20 @@ def entropy(maps, reference):
 
 
 flat_settings = settings | {"objective": entropy}
-found = iterative(model, images[:8], labels[:8], attribution=simple_gradient, surrogate_beta=beta, **flat_settings)
+found = iterative(
+    model,
+    images[:8],
+    labels[:8],
+    attribution=simple_gradient,
+    surrogate_beta=beta,
+    **flat_settings,
+)
 after = importance(simple_gradient(model, found.images, labels[:8]))
-effective = [float(entropy(part, None).exp().mean()) for part in (before["simple gradient"][:8], after)]
-print(f"effective number of important pixels: {effective[0]:.0f} before, {effective[1]:.0f} after, of {pixels}")
+effective = [
+    float(entropy(part, None).exp().mean())
+    for part in (before["simple gradient"][:8], after)
+]
+print(
+    f"effective number of important pixels: {effective[0]:.0f} before, {effective[1]:.0f} after, of {pixels}"
+)
 # A flat map is what an honest method shows when nothing stands out, so nobody would suspect an attack.

@@ -24,7 +24,9 @@ if "google.colab" in sys.modules:
     import subprocess
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+    )
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: two digits; laptop, paper: roses and sunflowers with a pretrained network
@@ -79,9 +81,14 @@ def accuracy(layer):
 
 
 test_features = ready.test_features
-test_labels = layer.logits(test_features).argmax(1)  # what is explained is the prediction
-print(f"{len(features)} training images, {features.shape[1]} features, {len(test)} test images")
-print(f"validation accuracy {accuracy(layer):.3f} on {len(ready.validation_labels)} images")
+# what is explained is the prediction
+test_labels = layer.logits(test_features).argmax(1)
+print(
+    f"{len(features)} training images, {features.shape[1]} features, {len(test)} test images"
+)
+print(
+    f"validation accuracy {accuracy(layer):.3f} on {len(ready.validation_labels)} images"
+)
 
 # %% [markdown]
 # ## What influence is
@@ -107,11 +114,16 @@ print(f"validation accuracy {accuracy(layer):.3f} on {len(ready.validation_label
 
 # %%
 few = slice(0, 2)
-inputs, tests = (pad(part.double(), (0, 1), value=1.0) for part in (features, test_features[few]))
+inputs, tests = (
+    pad(part.double(), (0, 1), value=1.0) for part in (features, test_features[few])
+)
 
 
 def loss(theta):
-    return cross_entropy(inputs @ theta.view(2, -1).T, labels) + l2 / 2 * theta.square().sum()
+    return (
+        cross_entropy(inputs @ theta.view(2, -1).T, labels)
+        + l2 / 2 * theta.square().sum()
+    )
 
 
 def losses(theta, x, y):
@@ -121,10 +133,13 @@ def losses(theta, x, y):
 theta = layer.theta.flatten()
 H = torch.autograd.functional.hessian(loss, theta)
 g_train = torch.autograd.functional.jacobian(lambda t: losses(t, inputs, labels), theta)
-g_test = torch.autograd.functional.jacobian(lambda t: losses(t, tests, test_labels[few]), theta)
+g_test = torch.autograd.functional.jacobian(
+    lambda t: losses(t, tests, test_labels[few]), theta
+)
 by_hand = g_test @ torch.linalg.solve(H, g_train.T) / len(labels)
 
-influence = layer.influence(test_features, test_labels)  # (test images, training images)
+# (test images, training images)
+influence = layer.influence(test_features, test_labels)
 error = (by_hand - influence[few]).abs().max() / by_hand.abs().max()
 print(f"agrees with the package to 1e-10: {bool(error < 1e-10)}")
 
@@ -139,8 +154,15 @@ for title, places in (("helps", (0, 1, 2)), ("harms", (-1, -2, -3))):
     for number, place in enumerate(places, 1):
         name = f"{title} {number}"
         columns[name] = training.images[order[:, place]]
-        notes[name] = [f"{1000 * influence[t, i].item():+.2f}" for t, i in zip(shown, order[:, place], strict=True)]
-plot.grid(columns, rows=[test.class_names[k] for k in test_labels[shown].tolist()], notes=notes)
+        notes[name] = [
+            f"{1000 * influence[t, i].item():+.2f}"
+            for t, i in zip(shown, order[:, place], strict=True)
+        ]
+plot.grid(
+    columns,
+    rows=[test.class_names[k] for k in test_labels[shown].tolist()],
+    notes=notes,
+)
 plt.show()
 
 # %% [markdown]
@@ -168,13 +190,21 @@ truth = layer.leave_one_out(test_features[asked], test_labels[asked], left_out).
 agreement = {}
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.6), sharey=True)
 for axes, corrected in zip(panels, (False, True), strict=True):
-    predicted = layer.influence(test_features[asked], test_labels[asked], corrected=corrected)[:, left_out].cpu()
+    predicted = layer.influence(
+        test_features[asked], test_labels[asked], corrected=corrected
+    )[:, left_out].cpu()
     x, y = predicted.flatten(), truth.flatten()
     slope = ((x - x.mean()) * y).sum() / (x - x.mean()).square().sum()
-    agreement[corrected] = (torch.corrcoef(torch.stack([x, y]))[0, 1].item(), slope.item())
+    agreement[corrected] = (
+        torch.corrcoef(torch.stack([x, y]))[0, 1].item(),
+        slope.item(),
+    )
     axes.plot(x, y, ".", markersize=4, alpha=0.5)
     axes.axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1)
-    axes.set(title="leverage corrected" if corrected else "influence", xlabel="predicted change of the loss")
+    axes.set(
+        title="leverage corrected" if corrected else "influence",
+        xlabel="predicted change of the loss",
+    )
 panels[0].set_ylabel("change after retraining")
 plt.show()
 
@@ -183,7 +213,9 @@ rows = [
     ["leverage corrected" if corrected else "influence", f"{r:.3f}", f"{slope:.2f}"]
     for corrected, (r, slope) in agreement.items()
 ]
-plot.Table([f"{truth.numel()} pairs", "Pearson r", "slope of truth on prediction"], rows)
+plot.Table(
+    [f"{truth.numel()} pairs", "Pearson r", "slope of truth on prediction"], rows
+)
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
@@ -217,13 +249,17 @@ for trial in seeds:
     fitted = LastLayerInfluence(features, wrong, l2=l2, num_classes=2)
     scores = {
         "self-influence": fitted.self_influence(),
-        "training loss": cross_entropy(fitted.logits(features), wrong, reduction="none"),
+        "training loss": cross_entropy(
+            fitted.logits(features), wrong, reduction="none"
+        ),
         "leverage": fitted.leverage(),
         "chance": torch.rand(len(labels), generator=generator),
     }
     is_flipped = torch.zeros(len(labels)).index_fill_(0, flipped, 1.0)
     for name, score in scores.items():
-        hits = pad(is_flipped[score.cpu().argsort(descending=True)].cumsum(0), (1, 0)) / len(flipped)
+        hits = pad(
+            is_flipped[score.cpu().argsort(descending=True)].cumsum(0), (1, 0)
+        ) / len(flipped)
         found[name].append(hits[(shares * len(labels)).round().long()])
         auc[name].append(hits.mean().item())
 
@@ -244,8 +280,13 @@ plt.show()
 
 # %% tags=["nbval-check-output", "hide-input"]
 area = {name: torch.tensor(values, dtype=torch.float64) for name, values in auc.items()}
-gain = mean_interval(area["self-influence"] - torch.maximum(area["training loss"], area["chance"]))
-rows = [[name, *(f"{value:.3f}" for value in mean_interval(values))] for name, values in area.items()]
+gain = mean_interval(
+    area["self-influence"] - torch.maximum(area["training loss"], area["chance"])
+)
+rows = [
+    [name, *(f"{value:.3f}" for value in mean_interval(values))]
+    for name, values in area.items()
+]
 display_gain = [f"{value:+.3f}" for value in gain]
 rows.append(["self-influence minus the better of loss and chance", *display_gain])
 plot.Table(["area under the curve", "mean", "from", "to"], rows)
@@ -268,7 +309,9 @@ plot.Table(["area under the curve", "mean", "from", "to"], rows)
 # through the network.
 
 # %%
-epsilons = [e / 255 for e in ((13.0, 26.0, 51.0) if profile == "fast" else (1.0, 2.0, 4.0, 8.0))]
+epsilons = [
+    e / 255 for e in ((13.0, 26.0, 51.0) if profile == "fast" else (1.0, 2.0, 4.0, 8.0))
+]
 attacked_images = slice(0, 24)
 images = test.images[attacked_images].to(device)
 phi, y = test_features[attacked_images], test_labels[attacked_images]
@@ -280,20 +323,34 @@ summed = layer.influence(ready.backbone(x), y).gather(1, top).sum()
 by_hand = (images - epsilons[-1] * torch.autograd.grad(summed, x)[0].sign()).clamp(0, 1)
 
 objective = lower_influence(layer, y, layer.parameter_change(top))
-attacked = sign_attack(ready.backbone, layer, images, objective=objective, epsilon=epsilons[-1])
+attacked = sign_attack(
+    ready.backbone, layer, images, objective=objective, epsilon=epsilons[-1]
+)
 kept = attacked.labels_kept
-same = ((by_hand - attacked.images).abs().amax((1, 2, 3)) < 1e-6)[kept].double().mean().item()
-print(f"label kept on {int(kept.sum())} of {len(images)} images;\nsame picture as by hand on {same:.0%} of those")
+same = (
+    ((by_hand - attacked.images).abs().amax((1, 2, 3)) < 1e-6)[kept]
+    .double()
+    .mean()
+    .item()
+)
+print(
+    f"label kept on {int(kept.sum())} of {len(images)} images;\nsame picture as by hand on {same:.0%} of those"
+)
 
 # %% mystnb={"figure": {"caption": "Two test images before and after the attack, each with the training images that help most. Every prediction is the same before and after; below the test images its probability, below the others their influence in thousandths.", "name": "influence-before-after"}, "image": {"alt": "Four rows: a test picture with its three most helpful training pictures, and the changed picture below it with partly different ones."}} tags=["hide-input"]
 with torch.no_grad():
     after_features = ready.backbone(attacked.images)
 after = layer.influence(after_features, y)
-changed = (1 - top_k_intersection(before, after, 3) + 0.01 * (1 - spearman(before, after))).where(kept, -1.0)
+changed = (
+    1 - top_k_intersection(before, after, 3) + 0.01 * (1 - spearman(before, after))
+).where(kept, -1.0)
 columns = {name: [] for name in ("test", "helps 1", "helps 2", "helps 3")}
 notes = {name: [] for name in columns}
 for row in changed.topk(2).indices.tolist():
-    pictures = ((images, attacked.confidence_before, before), (attacked.images, attacked.confidence_after, after))
+    pictures = (
+        (images, attacked.confidence_before, before),
+        (attacked.images, attacked.confidence_after, after),
+    )
     for picture, confidence, values in pictures:
         columns["test"].append(picture[row].cpu())
         notes["test"].append(f"p = {confidence[row].item():.4f}")
@@ -308,7 +365,9 @@ plt.show()
 # %% tags=["hide-input"]
 def outcome(condition, epsilon, layer=layer):
     """Perturb the test images; rank correlation, top-5 overlap, ratio of the top 3, labels kept: (4, B)."""
-    draws = [torch.Generator().manual_seed(1000 * seed + row) for row in range(len(images))]
+    draws = [
+        torch.Generator().manual_seed(1000 * seed + row) for row in range(len(images))
+    ]
     found = study.perturb(condition, ready.backbone, layer, images, phi, epsilon, draws)
     y = layer.logits(phi).argmax(1)
     old = layer.influence(phi, y)
@@ -316,17 +375,29 @@ def outcome(condition, epsilon, layer=layer):
         new = layer.influence(ready.backbone(found.images), y)
     best = old.topk(3).indices
     ratio = new.gather(1, best).sum(1) / old.gather(1, best).sum(1)
-    return torch.stack([spearman(old, new), top_k_intersection(old, new, 5), ratio, found.labels_kept.double()]).cpu()
+    return torch.stack(
+        [
+            spearman(old, new),
+            top_k_intersection(old, new, 5),
+            ratio,
+            found.labels_kept.double(),
+        ]
+    ).cpu()
 
 
 curves = {(name, e): outcome(name, e) for name in ("random", "eq2") for e in epsilons}
 
 # %% mystnb={"figure": {"caption": "Rank correlation of all influences and overlap of the five most helpful training images, before and after, against epsilon. Bands are 95 % intervals over test images; images that lose their label count as unchanged.", "name": "influence-curves"}, "image": {"alt": "Two panels against epsilon: both measures fall faster under the attack than under random signs."}} tags=["hide-input"]
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.3))
-for row, (axes, title) in enumerate(zip(panels, ("Spearman correlation", "overlap of the top 5"), strict=True)):
+for row, (axes, title) in enumerate(
+    zip(panels, ("Spearman correlation", "overlap of the top 5"), strict=True)
+):
     for name, label in (("random", "random sign"), ("eq2", "attack, eq. 2")):
         plot.curve(
-            axes, [255 * e for e in epsilons], torch.stack([curves[name, e][row] for e in epsilons]), label=label
+            axes,
+            [255 * e for e in epsilons],
+            torch.stack([curves[name, e][row] for e in epsilons]),
+            label=label,
         )
     axes.set(title=title, xlabel="epsilon (of 255)", ylim=(None, 1.02))
 panels[0].legend(fontsize=9)
@@ -360,9 +431,16 @@ for strength in (1e-3, 1e-2, 1e-1):
     other = LastLayerInfluence(features, labels, l2=strength, num_classes=2)
     for condition, title in titles.items():
         rho, overlap, ratio, stayed = outcome(condition, epsilons[-1], other)
-        cells = [f"{rho.mean():.2f}", f"{overlap.mean():.2f}", f"{ratio.median():.2g}", f"{stayed.mean():.0%}"]
+        cells = [
+            f"{rho.mean():.2f}",
+            f"{overlap.mean():.2f}",
+            f"{ratio.median():.2g}",
+            f"{stayed.mean():.0%}",
+        ]
         rows.append([f"l2 {strength:g}, {title}", *cells])
-plot.Table(["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "label kept"], rows)
+plot.Table(
+    ["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "label kept"], rows
+)
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
@@ -388,9 +466,15 @@ sample = torch.arange(len(labels))[:: 4 if profile == "fast" else 25].to(device)
 true_before = layer.leave_one_out(phi[chosen], y[chosen], sample)
 true_after = layer.leave_one_out(after_features[chosen], y[chosen], sample)
 pairs = {
-    "influence and retraining, original image": (before[chosen][:, sample], true_before),
+    "influence and retraining, original image": (
+        before[chosen][:, sample],
+        true_before,
+    ),
     "influence and retraining, changed image": (after[chosen][:, sample], true_after),
-    "influence before and after the attack": (before[chosen][:, sample], after[chosen][:, sample]),
+    "influence before and after the attack": (
+        before[chosen][:, sample],
+        after[chosen][:, sample],
+    ),
     "retraining before and after the attack": (true_before, true_after),
 }
 rows = [[title, f"{spearman(a, b).mean():.2f}"] for title, (a, b) in pairs.items()]
@@ -408,15 +492,24 @@ plot.Table([f"{len(chosen)} images, {len(sample)} retrainings", "Spearman"], row
 
 # %% tags=["nbval-check-output", "hide-input"]
 small = torch.arange(0, len(labels), max(1, len(labels) // 40))[:40].to(device)
-noise = 1 + 1e-7 * torch.randn(features[small].shape, generator=torch.Generator().manual_seed(seed)).double().to(device)
-alive = (features[small] != 0).any(0)  # a feature that is zero everywhere has no curvature at all
-clean, noise, shown_to = features[small].double()[:, alive], noise[:, alive], phi[:, alive]
+noise = 1 + 1e-7 * torch.randn(
+    features[small].shape, generator=torch.Generator().manual_seed(seed)
+).double().to(device)
+# a feature that is zero everywhere has no curvature at all
+alive = (features[small] != 0).any(0)
+clean, noise, shown_to = (
+    features[small].double()[:, alive],
+    noise[:, alive],
+    phi[:, alive],
+)
 
 
 def released(train, dtype, damping=0.0):
     """The released recipe: squared error of a sigmoid, the Hessian inverted as it is."""
     x, t = (pad(part.to(dtype), (0, 1), value=1.0) for part in (train, shown_to))
-    fitted = LastLayerInfluence(train, labels[small], l2=1e-2, num_classes=2).theta.to(dtype)
+    fitted = LastLayerInfluence(train, labels[small], l2=1e-2, num_classes=2).theta.to(
+        dtype
+    )
     p, q = (part @ (fitted[1] - fitted[0]) for part in (x, t))
     p, q = p.sigmoid(), q.sigmoid()
     slope, bend = p * (1 - p), p * (1 - p)
@@ -431,7 +524,9 @@ def released(train, dtype, damping=0.0):
 
 
 def ours(train, dtype, strength):
-    layer = LastLayerInfluence(train, labels[small], l2=strength, num_classes=2, dtype=dtype)
+    layer = LastLayerInfluence(
+        train, labels[small], l2=strength, num_classes=2, dtype=dtype
+    )
     return layer.influence(shown_to, y)
 
 
@@ -439,17 +534,29 @@ rows = []
 for title, recipe in (
     ("released recipe, damping 0", partial(released, damping=0.0)),
     ("released recipe, damping 1e-4", partial(released, damping=1e-4)),
-    *((f"l2 {strength:g}", partial(ours, strength=strength)) for strength in (0.0, 1e-10, 1e-6, 1e-4, 1e-2, 1e-1)),
+    *(
+        (f"l2 {strength:g}", partial(ours, strength=strength))
+        for strength in (0.0, 1e-10, 1e-6, 1e-4, 1e-2, 1e-1)
+    ),
 ):
     cells = []
     for dtype in (torch.float64, torch.float32):
         try:
-            shaken = spearman(recipe(clean, dtype), recipe(clean * noise, dtype)).nanmean()
+            shaken = spearman(
+                recipe(clean, dtype), recipe(clean * noise, dtype)
+            ).nanmean()
             cells.append(f"{shaken:.3f}" if shaken.isfinite() else "no numbers")
         except ValueError:
             cells.append("refused")
     rows.append([title, *cells])
-plot.Table([f"{len(small)} images; Spearman under 1e-7 of feature noise", "float64", "float32"], rows)
+plot.Table(
+    [
+        f"{len(small)} images; Spearman under 1e-7 of feature noise",
+        "float64",
+        "float32",
+    ],
+    rows,
+)
 
 # %% [markdown]
 # Where the package can tell that a Hessian is singular in the precision at hand it refuses:
@@ -480,14 +587,20 @@ many, scarce = torch.arange(len(labels)).to(device), small
 budgets = [0.5 / 255, 8 / 255, 51 / 255]
 poisonings = {}
 for members in (many, scarce):
-    fitted = LastLayerInfluence(features[members], labels[members], l2=l2, num_classes=2)
+    fitted = LastLayerInfluence(
+        features[members], labels[members], l2=l2, num_classes=2
+    )
     confidence, predicted = fitted.logits(test_features).softmax(1).max(1)
     targets = confidence.argsort()[:6].tolist()  # the least certain predictions
     for budget in budgets:
         for t in targets:
             one = slice(t, t + 1)
-            strongest = int(fitted.influence(test_features[one], predicted[one]).abs().argmax())
-            picture = training.images[members[strongest : strongest + 1].cpu()].to(device)
+            strongest = int(
+                fitted.influence(test_features[one], predicted[one]).abs().argmax()
+            )
+            picture = training.images[members[strongest : strongest + 1].cpu()].to(
+                device
+            )
             poisonings[len(members), budget, t] = picture, training_attack(
                 ready.backbone, fitted, picture, strongest, test_features[one], predicted[one],
                 epsilon=budget, step_size=budget / 4, iterations=5,
@@ -495,12 +608,28 @@ for members in (many, scarce):
 
 
 def flips(count, budget):
-    hits = [poison.flipped for (n, size, _), (_, poison) in poisonings.items() if (n, size) == (count, budget)]
+    hits = [
+        poison.flipped
+        for (n, size, _), (_, poison) in poisonings.items()
+        if (n, size) == (count, budget)
+    ]
     return f"{sum(hits)} of {len(hits)}"
 
 
-rows = [[f"{255 * budget:g}/255", *(flips(len(members), budget) for members in (many, scarce))] for budget in budgets]
-plot.Table(["change of one image", *(f"flips, {len(members)} images" for members in (many, scarce))], rows)
+rows = [
+    [
+        f"{255 * budget:g}/255",
+        *(flips(len(members), budget) for members in (many, scarce)),
+    ]
+    for budget in budgets
+]
+plot.Table(
+    [
+        "change of one image",
+        *(f"flips, {len(members)} images" for members in (many, scarce)),
+    ],
+    rows,
+)
 
 # %% mystnb={"figure": {"caption": "One training image before and after the attack with the largest budget, the change magnified around grey, and the test image it was made for.", "name": "poison"}, "image": {"alt": "Two rows of four pictures: a training picture, its changed version that looks much alike, the pattern of the change, and the test picture."}} tags=["hide-input"]
 picked = targets[:2]
@@ -514,7 +643,10 @@ for t in picked:
     columns["change"].append((poison.image[0].cpu() - image) / (2 * budgets[-1]) + 0.5)
     columns["test"].append(test.images[t])
     titles_below.append("flipped" if poison.flipped else "not flipped")
-plot.grid({title: torch.stack(part) for title, part in columns.items()}, notes={"test": titles_below})
+plot.grid(
+    {title: torch.stack(part) for title, part in columns.items()},
+    notes={"test": titles_below},
+)
 plt.show()
 
 # %% [markdown]
@@ -542,12 +674,19 @@ def mlp(depth):
 def fit(model, weights, decay, steps):
     """Full-batch L-BFGS on the weighted loss."""
     model.requires_grad_(True)
-    solver = torch.optim.LBFGS(model.parameters(), max_iter=steps, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        model.parameters(),
+        max_iter=steps,
+        tolerance_grad=1e-9,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         solver.zero_grad()
         entropy = cross_entropy(model(tiny_train), tiny_y, reduction="none")
-        value = (weights * entropy).mean() + decay / 2 * sum(p.square().sum() for p in model.parameters())
+        value = (weights * entropy).mean() + decay / 2 * sum(
+            p.square().sum() for p in model.parameters()
+        )
         value.backward()
         return value
 
@@ -562,7 +701,10 @@ def test_losses(model):
 def retrained(model, start, weights, decay, shift=0.0):
     """Test losses after training again from the parameters `start`, shifted by noise."""
     generator = torch.Generator().manual_seed(seed)
-    noisy = {name: p + shift * torch.randn(p.shape, generator=generator).double() for name, p in start.items()}
+    noisy = {
+        name: p + shift * torch.randn(p.shape, generator=generator).double()
+        for name, p in start.items()
+    }
     model.load_state_dict(noisy)
     return test_losses(fit(model, weights, decay, 150))
 
@@ -575,7 +717,14 @@ for decay in (1e-2, 1e-4):
         start = {name: p.clone() for name, p in model.state_dict().items()}
         base = test_losses(model)
         predicted, solution = network_influence(
-            model, tiny_train, tiny_y, tiny_test, tiny_test_y, l2=decay, damping=1e-5, solve=direct
+            model,
+            tiny_train,
+            tiny_y,
+            tiny_test,
+            tiny_test_y,
+            l2=decay,
+            damping=1e-5,
+            solve=direct,
         )
         largest = predicted.abs().sum(0).topk(8).indices
         changes = []
@@ -583,11 +732,22 @@ for decay in (1e-2, 1e-4):
             weights = torch.ones(60).double()
             weights[i] = 0
             changes.append(retrained(model, start, weights, decay) - base)
-        floor = (retrained(model, start, torch.ones(60).double(), decay, shift=0.02) - base).abs().mean()
+        floor = (
+            (retrained(model, start, torch.ones(60).double(), decay, shift=0.02) - base)
+            .abs()
+            .mean()
+        )
         true, guess = torch.stack(changes, 1).flatten(), predicted[:, largest].flatten()
         r = torch.corrcoef(torch.stack([true, guess]))[0, 1]
         size = true.abs().mean()
-        rows.append([f"{depth} hidden, decay {decay:g}", f"{r:.2f}", f"{size:.1e}", f"{floor:.1e}"])
+        rows.append(
+            [
+                f"{depth} hidden, decay {decay:g}",
+                f"{r:.2f}",
+                f"{size:.1e}",
+                f"{floor:.1e}",
+            ]
+        )
 plot.Table(["", "r, influence and retraining", "mean change", "noise floor"], rows)
 
 # %% [markdown]
@@ -615,7 +775,14 @@ for title, solve in {
 }.items():
     mine, solution = network_influence(linear, *data, l2=l2, damping=0.0, solve=solve)
     wrong = ((mine - exact).norm() / exact.norm()).item()
-    rows.append([title, f"{wrong:.0e}", str(solution.iterations), "yes" if solution.converged else "no"])
+    rows.append(
+        [
+            title,
+            f"{wrong:.0e}",
+            str(solution.iterations),
+            "yes" if solution.converged else "no",
+        ]
+    )
 rows.append(["Cholesky, factored once", "0", "0", "yes"])
 plot.Table(["8 test images", "relative error", "products", "converged"], rows)
 
@@ -630,22 +797,42 @@ from fragility.study import store
 from fragility.study.summary import summarise
 
 stored = store.read(*"influence_attack-laptop".split("-"))
-values = ("spearman", "top5_overlap", "labels_kept", "confidence_before", "confidence_after")
+values = (
+    "spearman",
+    "top5_overlap",
+    "labels_kept",
+    "confidence_before",
+    "confidence_after",
+)
 cells = {
     (cell["l2"], cell["condition"], cell["epsilon"]): cell
     for cell in summarise(stored, ("l2", "condition", "epsilon"), values)
 }
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.4))
 for axes, (value, title) in zip(
-    panels, (("spearman", "Spearman correlation"), ("top5_overlap", "overlap of the top 5")), strict=True
+    panels,
+    (("spearman", "Spearman correlation"), ("top5_overlap", "overlap of the top 5")),
+    strict=True,
 ):
     for color, (condition, name) in enumerate(titles.items()):
-        there = sorted(e for strength, c, e in cells if c == condition and strength == 1e-2)
+        there = sorted(
+            e for strength, c, e in cells if c == condition and strength == 1e-2
+        )
         line = [cells[1e-2, condition, e] for e in there]
-        mean, low, high = ([cell[value + end] for cell in line] for end in ("", "_low", "_high"))
+        mean, low, high = (
+            [cell[value + end] for cell in line] for end in ("", "_low", "_high")
+        )
         below = [m - bottom for m, bottom in zip(mean, low, strict=True)]
         above = [ceiling - m for m, ceiling in zip(mean, high, strict=True)]
-        axes.errorbar(there, mean, [below, above], fmt="o-", capsize=3, color=f"C{color}", label=name)
+        axes.errorbar(
+            there,
+            mean,
+            [below, above],
+            fmt="o-",
+            capsize=3,
+            color=f"C{color}",
+            label=name,
+        )
     axes.set(title=title, xlabel="epsilon (of 255)", ylim=(0, 1.02))
 panels[0].legend(fontsize=8)
 plt.show()
@@ -655,12 +842,16 @@ rows = []
 for (strength, condition, e), cell in sorted(cells.items()):
     if e in (2.0, 8.0):
         ratio = torch.tensor(
-            [r["ratio_top3"] for r in stored if (r["l2"], r["condition"], r["epsilon"]) == (strength, condition, e)]
+            [
+                r["ratio_top3"]
+                for r in stored
+                if (r["l2"], r["condition"], r["epsilon"]) == (strength, condition, e)
+            ]
         )
         rows.append(
             [
                 f"l2 {strength:g}, {titles[condition]}, {e:g}/255",
-                *(f"{cell[v]:.2f} [{cell[v + '_low']:.2f}, {cell[v + '_high']:.2f}]" for v in values[:2]),
+                *(plot.interval(cell, value) for value in values[:2]),
                 f"{ratio.median():.2g}",
                 str(cell["n"]),
                 f"{cell['labels_kept']:.0%}",
@@ -676,12 +867,24 @@ plot.Table(["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "n", "kept"
 retrainings = store.read(*"leave_one_out-laptop".split("-"))
 rows = []
 for end, title in (("", "influence"), ("_corrected", "leverage corrected")):
-    r, slope = (torch.tensor([row[name + end] for row in retrainings]) for name in ("r", "slope"))
+    r, slope = (
+        torch.tensor([row[name + end] for row in retrainings])
+        for name in ("r", "slope")
+    )
     for name, part in (("r", r), ("slope", slope)):
         ends = mean_interval(part)
-        rows.append([f"{title}, {name}", f"{ends.mean:.3f}", f"{ends.low:.3f}", f"{ends.high:.3f}"])
+        rows.append(
+            [
+                f"{title}, {name}",
+                f"{ends.mean:.3f}",
+                f"{ends.low:.3f}",
+                f"{ends.high:.3f}",
+            ]
+        )
 leverages = retrainings[0]["max_leverage"]
-print(f"{len(retrainings)} test images, {retrainings[0]['pairs']} retrainings, leverages up to {leverages:.2f}")
+print(
+    f"{len(retrainings)} test images, {retrainings[0]['pairs']} retrainings, leverages up to {leverages:.2f}"
+)
 plot.Table(["leave-one-out, flowers", "mean", "from", "to"], rows)
 
 # %% [markdown]
@@ -731,10 +934,16 @@ plot.ledger("I1", "I2", "I3", "I4", "I5", "I6", tables=tables)
 tight = LastLayerInfluence(features[small], labels[small], l2=l2, num_classes=2)
 everything = torch.arange(len(small)).to(device)
 change = tight.leave_one_out(test_features[:5], test_labels[:5], everything).flatten()
-print(f"form {tight.form}, leverages from {tight.leverage().min():.2f} to {tight.leverage().max():.2f}")
+print(
+    f"form {tight.form}, leverages from {tight.leverage().min():.2f} to {tight.leverage().max():.2f}"
+)
 for corrected in (False, True):
-    guess = tight.influence(test_features[:5], test_labels[:5], corrected=corrected).flatten()
-    line = ((guess - guess.mean()) * change).sum() / (guess - guess.mean()).square().sum()
+    guess = tight.influence(
+        test_features[:5], test_labels[:5], corrected=corrected
+    ).flatten()
+    line = ((guess - guess.mean()) * change).sum() / (
+        guess - guess.mean()
+    ).square().sum()
     print(f"slope {line:.2f} {'with' if corrected else 'without'} correction")
 # The nearer a leverage is to 1, the more one image bends the fit, and the further the first-order size is off.
 
@@ -749,7 +958,10 @@ other = influence[few] + shift
 print(
     f"Spearman {spearman(influence[few], other).min():.3f}, signs flipped {((other > 0) != (influence[few] > 0)).double().mean():.0%}"
 )
-print("the influences now sum to zero:", bool(other.sum(1).abs().max() < 1e-9 * other.abs().sum(1).max()))
+print(
+    "the influences now sum to zero:",
+    bool(other.sum(1).abs().max() < 1e-9 * other.abs().sum(1).max()),
+)
 # g_i + l2 theta sums to zero over the training set, because theta is the minimum.
 
 # %% [markdown]

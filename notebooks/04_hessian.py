@@ -24,7 +24,9 @@ if "google.colab" in sys.modules:
     import subprocess
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+    )
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: a few digits; laptop, paper: more of them (whole Hessians need small pictures)
@@ -50,9 +52,12 @@ from fragility.study import store
 from fragility.study.dimension import draw_neuron
 from fragility.substitution import softplus
 
-torch.set_flush_denormal(True)  # denormal numbers make a softplus several times slower on a CPU
-plot.start(profile=profile, seed=seed)  # small enough for the CPU, which this chapter keeps to
-count = {"fast": 3, "laptop": 12, "paper": 48}[profile]  # images whose whole Hessian is written out
+# denormal numbers make a softplus several times slower on a CPU
+torch.set_flush_denormal(True)
+# small enough for the CPU, which this chapter keeps to
+plot.start(profile=profile, seed=seed)
+# images whose whole Hessian is written out
+count = {"fast": 3, "laptop": 12, "paper": 48}[profile]
 generator = torch.Generator().manual_seed(seed)
 
 # %% [markdown]
@@ -79,7 +84,14 @@ x = torch.rand(8, 1, 16, 16, generator=generator, dtype=torch.float64)
 moved = random_sign(x, 0.1, generator=generator)
 labels = torch.zeros(8, dtype=torch.int64)
 h1 = {
-    name: float((importance(method(linear, moved, labels)) - importance(method(linear, x, labels))).abs().max())
+    name: float(
+        (
+            importance(method(linear, moved, labels))
+            - importance(method(linear, x, labels))
+        )
+        .abs()
+        .max()
+    )
     for name, method in ATTRIBUTIONS.items()
 }
 plot.Table(
@@ -119,8 +131,12 @@ z = w @ x.flatten() + 1
 epsilon = 1e-3
 delta = epsilon * w.sign().view_as(x)
 before, after = simple_gradient(neuron, x, one), simple_gradient(neuron, x + delta, one)
-formula = epsilon * w.abs().sum() * (torch.sigmoid(z) * torch.sigmoid(-z)) / torch.sigmoid(z)
-print(f"relative change of the gradient: {((after - before).norm() / before.norm()):.5f}, by the formula {formula:.5f}")
+formula = (
+    epsilon * w.abs().sum() * (torch.sigmoid(z) * torch.sigmoid(-z)) / torch.sigmoid(z)
+)
+print(
+    f"relative change of the gradient: {((after - before).norm() / before.norm()):.5f}, by the formula {formula:.5f}"
+)
 
 # %% [markdown]
 # And over dimension. The stored study (`fragility run dimension`) draws 20 neurons for each $d$ from 10 to $10^5$, with $\|w\|_2 = \|x\|_2 =
@@ -132,7 +148,11 @@ print(f"relative change of the gradient: {((after - before).norm() / before.norm
 
 # %% mystnb={"figure": {"caption": "One softplus neuron, stored, 20 draws for each d. Left: relative change of the raw gradient against dimension for the two arms; lines are the formula. Right: the total change of the normalised importance map, which stays at rounding error in both arms.", "name": "dimension"}, "image": {"alt": "Two panels on logarithmic axes. Left: points of the fixed-epsilon arm rise along a line of slope one half, those of the fixed-relative arm lie on a flat line. Right: all points near ten to the minus sixteen."}} tags=["hide-input"]
 rows = store.read(*"dimension-laptop".split("-"))
-neurons = [row for row in rows if row["network"] == "neuron" and row["activation"] == "softplus"]
+neurons = [
+    row
+    for row in rows
+    if row["network"] == "neuron" and row["activation"] == "softplus"
+]
 dimensions = sorted({row["dimension"] for row in neurons})
 arms = {"fixed_epsilon": "fixed epsilon", "fixed_relative": "fixed relative size"}
 
@@ -144,7 +164,8 @@ def column(name, arm, activation="softplus"):
             [
                 row[name]
                 for row in rows
-                if (row["network"], row["activation"], row["arm"], row["dimension"]) == ("neuron", activation, arm, d)
+                if (row["network"], row["activation"], row["arm"], row["dimension"])
+                == ("neuron", activation, arm, d)
             ]
             for d in dimensions
         ],
@@ -154,13 +175,28 @@ def column(name, arm, activation="softplus"):
 
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4))
 for marker, (arm, title) in zip("os", arms.items(), strict=True):
-    (line,) = panels[0].loglog(dimensions, column("predicted", arm).mean(1), linewidth=1.2)
-    panels[0].loglog(
-        dimensions, column("relative_change", arm).mean(1), marker, markersize=5, color=line.get_color(), label=title
+    (line,) = panels[0].loglog(
+        dimensions, column("predicted", arm).mean(1), linewidth=1.2
     )
-    panels[1].loglog(dimensions, column("map_change", arm).mean(1), marker, markersize=5, color=line.get_color())
+    panels[0].loglog(
+        dimensions,
+        column("relative_change", arm).mean(1),
+        marker,
+        markersize=5,
+        color=line.get_color(),
+        label=title,
+    )
+    panels[1].loglog(
+        dimensions,
+        column("map_change", arm).mean(1),
+        marker,
+        markersize=5,
+        color=line.get_color(),
+    )
 panels[0].set(xlabel="dimension d", ylabel="relative change of the gradient")
-panels[1].set(xlabel="dimension d", ylabel="change of the normalised map", ylim=(1e-18, 1))
+panels[1].set(
+    xlabel="dimension d", ylabel="change of the normalised map", ylim=(1e-18, 1)
+)
 panels[0].legend(fontsize=9)
 plt.show()
 
@@ -175,10 +211,17 @@ def slopes(values):
 
 
 h2 = {arm: mean_interval(slopes(column("relative_change", arm))) for arm in arms}
-map_change = max(float(column("map_change", arm, g).max()) for arm in arms for g in ("softplus", "sigmoid"))
+map_change = max(
+    float(column("map_change", arm, g).max())
+    for arm in arms
+    for g in ("softplus", "sigmoid")
+)
 plot.Table(
     ["arm", "slope of log change on log d", "95 % interval, n = 20"],
-    [[arms[arm], f"{part.mean:.3f}", f"[{part.low:.3f}, {part.high:.3f}]"] for arm, part in h2.items()]
+    [
+        [arms[arm], f"{part.mean:.3f}", f"[{part.low:.3f}, {part.high:.3f}]"]
+        for arm, part in h2.items()
+    ]
     + [["normalised map, both arms", f"changes by at most {map_change:.0e}", ""]],
 )
 
@@ -205,7 +248,9 @@ plot.Table(
 # %% tags=["nbval-check-output"]
 maps = [importance(part) for part in (before, after)]
 print(f"gradient changes by {((after - before).norm() / before.norm()):.2%}")
-print(f"map changes by less than 1e-15: {bool((maps[1] - maps[0]).abs().max() < 1e-15)}")
+print(
+    f"map changes by less than 1e-15: {bool((maps[1] - maps[0]).abs().max() < 1e-15)}"
+)
 print(f"Spearman of the maps: {spearman(*maps).item():.3f}")
 
 # %% [markdown]
@@ -223,9 +268,17 @@ print(f"Spearman of the maps: {spearman(*maps).item():.3f}")
 # in its explanation without its prediction. That is the subject of the [next chapter](05_orthogonality.ipynb).
 
 # %% tags=["nbval-check-output"]
-h3 = min(float(column("sign_agreement", "fixed_epsilon", g).min()) for g in ("softplus", "sigmoid"))
-drawn_neurons = sum(column("sign_agreement", "fixed_epsilon", g).numel() for g in ("softplus", "sigmoid"))
-print(f"smallest share of equal signs over {drawn_neurons} neurons, up to a common sign: {h3:.3f}")
+h3 = min(
+    float(column("sign_agreement", "fixed_epsilon", g).min())
+    for g in ("softplus", "sigmoid")
+)
+drawn_neurons = sum(
+    column("sign_agreement", "fixed_epsilon", g).numel()
+    for g in ("softplus", "sigmoid")
+)
+print(
+    f"smallest share of equal signs over {drawn_neurons} neurons, up to a common sign: {h3:.3f}"
+)
 
 # %% [markdown]
 # ## The same for influence, with a missing term
@@ -253,14 +306,20 @@ def gradient_of_loss(x):
 
 
 true = gradient_of_loss(image + delta) - gradient_of_loss(image)
-slope, bend = torch.sigmoid(weights @ image), torch.sigmoid(weights @ image) * torch.sigmoid(-(weights @ image))
+slope, bend = (
+    torch.sigmoid(weights @ image),
+    torch.sigmoid(weights @ image) * torch.sigmoid(-(weights @ image)),
+)
 printed = -image * bend * (weights @ delta)
 corrected = printed - slope * delta
 plot.Table(
     ["first-order change of J", "relative error"],
     [
         [name, f"{((part - true).norm() / true.norm()):.0%}"]
-        for name, part in {"eq. 5 as printed": printed, "with the term g' delta": corrected}.items()
+        for name, part in {
+            "eq. 5 as printed": printed,
+            "with the term g' delta": corrected,
+        }.items()
     ],
 )
 
@@ -278,7 +337,9 @@ plot.Table(
 # %% tags=["nbval-check-output"]
 def product_by_hand(model, x, labels, v):
     x = x.clone().requires_grad_()
-    gradient = torch.autograd.grad(model(x)[range(len(x)), labels].sum(), x, create_graph=True)[0]
+    gradient = torch.autograd.grad(
+        model(x)[range(len(x)), labels].sum(), x, create_graph=True
+    )[0]
     return torch.autograd.grad((gradient * v).sum(), x)[0]
 
 
@@ -292,26 +353,44 @@ def strided_cnn():
             nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.ReLU(),
         ]
-        layers += [nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 64), nn.ReLU()]
-        return network.Normalize(nn.Sequential(*layers, nn.Linear(64, 10)), (0.5,), (0.5,)).eval()
+        layers += [
+            nn.Conv2d(32, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(512, 64),
+            nn.ReLU(),
+        ]
+        return network.Normalize(
+            nn.Sequential(*layers, nn.Linear(64, 10)), (0.5,), (0.5,)
+        ).eval()
 
 
 training, test = dataset.digits("train"), dataset.digits("test")
 model, pooled = strided_cnn(), network.digits_cnn(seed=seed)
 for candidate in (model, pooled):
-    train.fit_cached(candidate, training.images, training.labels, epochs=12, progress=False)
+    train.fit_cached(
+        candidate, training.images, training.labels, epochs=12, progress=False
+    )
 print(f"test accuracy {train.accuracy(model, test.images, test.labels):.3f}")
 drawn = dataset.sample(test, 4 * count + 16, seed=seed)
-right = (model(drawn.images).argmax(1) == drawn.labels) & (pooled(drawn.images).argmax(1) == drawn.labels)
-images, labels = drawn.images[right][: max(count, 8)], drawn.labels[right][: max(count, 8)]
+right = (model(drawn.images).argmax(1) == drawn.labels) & (
+    pooled(drawn.images).argmax(1) == drawn.labels
+)
+images, labels = (
+    drawn.images[right][: max(count, 8)],
+    drawn.labels[right][: max(count, 8)],
+)
 v = torch.randn(images.shape, generator=generator)
 with softplus(4.0):
     by_hand = product_by_hand(model, images, labels, v)
     library = {
-        mode: input_hvp(model, images, labels, v, mode=mode) for mode in ("double_backward", "forward_over_reverse")
+        mode: input_hvp(model, images, labels, v, mode=mode)
+        for mode in ("double_backward", "forward_over_reverse")
     }
 for mode, part in library.items():
-    print(f"{mode}: agrees with the code above to 1e-5: {bool((part - by_hand).norm() < 1e-5 * by_hand.norm())}")
+    print(
+        f"{mode}: agrees with the code above to 1e-5: {bool((part - by_hand).norm() < 1e-5 * by_hand.norm())}"
+    )
 
 # %% [markdown]
 # The prediction $H\delta$ against what really happens, in the most fragile direction of every picture and in a random one, for growing
@@ -322,7 +401,9 @@ for mode, part in library.items():
 # %% mystnb={"figure": {"caption": "Relative error of the first-order prediction H delta against the true change of the gradient, for steps of growing L-inf size along the sign of the most fragile direction (left) and along random signs (right), for four values of beta. Bands are 95 % bootstrap intervals over the pictures.", "name": "linearisation"}, "image": {"alt": "Two panels of rising curves on logarithmic axes; the curves for larger beta lie higher, and cross one at smaller steps."}} tags=["hide-input"]
 sizes = [1 / 2550, 1 / 255, 4 / 255, 16 / 255, 50 / 255]
 betas = [1.0, 4.0, 16.0, 64.0]
-random_direction = torch.where(torch.rand(images.shape, generator=generator) < 0.5, -1.0, 1.0)
+random_direction = torch.where(
+    torch.rand(images.shape, generator=generator) < 0.5, -1.0, 1.0
+)
 
 
 def errors_of_linearisation(candidate, direction):
@@ -331,7 +412,9 @@ def errors_of_linearisation(candidate, direction):
     for size in sizes:
         step = (images + size * direction).clamp(0, 1) - images
         true = simple_gradient(candidate, images + step, labels) - at_rest
-        error = (input_hvp(candidate, images, labels, step) - true).flatten(1).norm(dim=1)
+        error = (
+            (input_hvp(candidate, images, labels, step) - true).flatten(1).norm(dim=1)
+        )
         errors.append(error / true.flatten(1).norm(dim=1))
     return torch.stack(errors)
 
@@ -341,9 +424,16 @@ prediction_errors = {}
 for beta in betas:
     with softplus(beta):
         v1 = top_directions(model, images, labels, steps=24).directions[:, 0]
-        for axes, kind, direction in zip(panels, ("fragile", "random"), (v1.sign(), random_direction), strict=True):
+        for axes, kind, direction in zip(
+            panels, ("fragile", "random"), (v1.sign(), random_direction), strict=True
+        ):
             prediction_errors[kind, beta] = errors_of_linearisation(model, direction)
-            plot.curve(axes, [255 * size for size in sizes], prediction_errors[kind, beta], label=f"beta {beta:g}")
+            plot.curve(
+                axes,
+                [255 * size for size in sizes],
+                prediction_errors[kind, beta],
+                label=f"beta {beta:g}",
+            )
 for axes, title in zip(panels, ("along sign(v1)", "along random signs"), strict=True):
     axes.axhline(1, color="k", linestyle=":", linewidth=1)
     axes.set(title=title, xlabel="epsilon (of 255)", xscale="log", yscale="log")
@@ -354,7 +444,13 @@ plt.show()
 # %% tags=["nbval-check-output"]
 plot.Table(
     ["relative error along sign(v1)", *(f"{255 * size:.3g}/255" for size in sizes)],
-    [[f"beta {beta:g}", *(f"{value:.2f}" for value in prediction_errors["fragile", beta].mean(1))] for beta in betas],
+    [
+        [
+            f"beta {beta:g}",
+            *(f"{value:.2f}" for value in prediction_errors["fragile", beta].mean(1)),
+        ]
+        for beta in betas
+    ],
 )
 
 # %% [markdown]
@@ -374,7 +470,10 @@ with softplus(4.0):
     }
 plot.Table(
     ["relative error with max-pools", *(f"{255 * size:.3g}/255" for size in sizes)],
-    [[name, *(f"{value:.2f}" for value in part.mean(1))] for name, part in with_pools.items()],
+    [
+        [name, *(f"{value:.2f}" for value in part.mean(1))]
+        for name, part in with_pools.items()
+    ],
 )
 
 # %% [markdown]
@@ -394,17 +493,27 @@ with softplus(beta):
     gradients = simple_gradient(model, images, labels)
     fragile = top_directions(model, images, labels, count=2, steps=40)
     turns = {
-        "most fragile direction": input_hvp(model, images, labels, fragile.directions[:, 0]),
-        "random direction": input_hvp(model, images, labels, torch.randn(images.shape, generator=generator)),
+        "most fragile direction": input_hvp(
+            model, images, labels, fragile.directions[:, 0]
+        ),
+        "random direction": input_hvp(
+            model, images, labels, torch.randn(images.shape, generator=generator)
+        ),
     }
 hidden = {
-    name: torch.cos(angle(gradients.double(), turn.double()) * math.pi / 180).square() for name, turn in turns.items()
+    name: torch.cos(angle(gradients.double(), turn.double()) * math.pi / 180).square()
+    for name, turn in turns.items()
 }
 rows_of_hidden = []
 for name, share in hidden.items():
     mean, low, high = mean_interval(share)
-    rows_of_hidden.append([name, f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]", str(len(share))])
-plot.Table(["share of the turn hidden by normalising", "mean", "95 % interval", "n"], rows_of_hidden)
+    rows_of_hidden.append(
+        [name, f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]", str(len(share))]
+    )
+plot.Table(
+    ["share of the turn hidden by normalising", "mean", "95 % interval", "n"],
+    rows_of_hidden,
+)
 
 # %% [markdown]
 # For the single neuron this share is 1. Whatever is left of 1 here is what makes the maps of this network attackable, and it takes
@@ -426,9 +535,18 @@ def adversarial_loss(network, images, labels):
 
 
 networks = {"trained": model}
-for name, loss, epochs in [("over-trained", train.cross_entropy, 16), ("robust", adversarial_loss, 6)]:
+for name, loss, epochs in [
+    ("over-trained", train.cross_entropy, 16),
+    ("robust", adversarial_loss, 6),
+]:
     networks[name] = deepcopy(model)
-    train.fit(networks[name], train.Batches(training.images, training.labels), loss, epochs=epochs, progress=False)
+    train.fit(
+        networks[name],
+        train.Batches(training.images, training.labels),
+        loss,
+        epochs=epochs,
+        progress=False,
+    )
 small = images[:count], labels[:count]
 hessians, spectra, sizes_of_gradient, accuracies = {}, {}, {}, {}
 for name, candidate in networks.items():
@@ -436,12 +554,16 @@ for name, candidate in networks.items():
     with softplus(beta):
         hessians[name] = input_hessian(candidate, *small).double()
         spectra[name] = torch.linalg.eigvalsh(hessians[name])
-        sizes_of_gradient[name] = simple_gradient(candidate, *small).flatten(1).norm(dim=1).double()
+        sizes_of_gradient[name] = (
+            simple_gradient(candidate, *small).flatten(1).norm(dim=1).double()
+        )
 
 # %% mystnb={"figure": {"caption": "Eigenvalues of the input Hessian in order of modulus, divided by the length of the gradient, mean over the pictures, for three trainings of the same network (softplus, beta 4).", "name": "spectra"}, "image": {"alt": "Three falling curves on logarithmic axes, one per training: a handful of large eigenvalues, then a long fall over several orders of magnitude."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(5.8, 3.5))
 for name, values in spectra.items():
-    order = values.abs().sort(1, descending=True).values / sizes_of_gradient[name][:, None]
+    order = (
+        values.abs().sort(1, descending=True).values / sizes_of_gradient[name][:, None]
+    )
     axes.loglog(range(1, 401), order.mean(0)[:400], label=name)
 axes.set(xlabel="rank", ylabel="|eigenvalue| / |gradient|")
 axes.legend()
@@ -506,11 +628,22 @@ for name, changed in {
     "top-k attack": found.images,
     "random signs": random_sign(small[0], epsilon, generator=generator),
 }.items():
-    parts = (eigenvectors.mT @ (changed - small[0]).flatten(1).double()[..., None]).squeeze(2)
+    parts = (
+        eigenvectors.mT @ (changed - small[0]).flatten(1).double()[..., None]
+    ).squeeze(2)
     effect = (eigenvalues * parts).square()
-    shares[name] = [(part.cumsum(1) / part.sum(1, keepdim=True)).mean(0) for part in (effect, parts.square())]
+    shares[name] = [
+        (part.cumsum(1) / part.sum(1, keepdim=True)).mean(0)
+        for part in (effect, parts.square())
+    ]
     (line,) = axes.semilogx(range(1, 1025), shares[name][0], label=f"{name}: H delta")
-    axes.semilogx(range(1, 1025), shares[name][1], "--", color=line.get_color(), label=f"{name}: delta")
+    axes.semilogx(
+        range(1, 1025),
+        shares[name][1],
+        "--",
+        color=line.get_color(),
+        label=f"{name}: delta",
+    )
 axes.set(xlabel="first m eigenvectors", ylabel="share")
 figure.legend(loc="outside lower center", ncol=2, fontsize=9)
 plt.show()
@@ -545,20 +678,33 @@ for b in side:
     for kind, choice in (("fragile", u.sign()), ("random", coins)):
         outcome = []
         for sign in (1, -1):  # the line has two ends; take the worse
-            step = (epsilon * sign * choice.double() @ members.T).view_as(small[0]).float()
+            step = (
+                (epsilon * sign * choice.double() @ members.T).view_as(small[0]).float()
+            )
             changed = (small[0] + step).clamp(0, 1)
             with softplus(beta):
                 turned = simple_gradient(model, changed, small[1])
-            size = (turned - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
-            outcome.append(torch.stack([size, spearman(importance(turned), importance(clean))]))
-        effects[kind].append(torch.where(outcome[0][0] > outcome[1][0], outcome[0], outcome[1]))
+            size = (turned - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(
+                dim=1
+            )
+            outcome.append(
+                torch.stack([size, spearman(importance(turned), importance(clean))])
+            )
+        effects[kind].append(
+            torch.where(outcome[0][0] > outcome[1][0], outcome[0], outcome[1])
+        )
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4))
 free = [(32 // b) ** 2 for b in side]
 for kind, style in (("fragile", {}), ("random", {"linestyle": ":"})):
     measured = torch.stack(effects[kind])  # (sizes of block, 2, B)
     plot.curve(panels[0], free, measured[:, 0], label=kind, **style)
     plot.curve(panels[1], free, measured[:, 1], label=kind, **style)
-panels[0].set(xlabel="free blocks", ylabel="relative change of the gradient", xscale="log", yscale="log")
+panels[0].set(
+    xlabel="free blocks",
+    ylabel="relative change of the gradient",
+    xscale="log",
+    yscale="log",
+)
 panels[1].set(xlabel="free blocks", ylabel="Spearman of the maps", xscale="log")
 panels[0].legend()
 plt.show()
@@ -567,9 +713,14 @@ plt.show()
 u = torch.tensor(free, dtype=torch.float64).log()
 u = u - u.mean()
 inside = {
-    kind: (u @ torch.stack(effects[kind])[:, 0].double().log() / u.square().sum()).mean().item() for kind in effects
+    kind: (u @ torch.stack(effects[kind])[:, 0].double().log() / u.square().sum())
+    .mean()
+    .item()
+    for kind in effects
 }
-print(f"slope of log change on log dimension: {inside['fragile']:.2f} along the worst blocks,")
+print(
+    f"slope of log change on log dimension: {inside['fragile']:.2f} along the worst blocks,"
+)
 print(f"{inside['random']:.2f} along random ones; the single neuron has 0.5")
 
 # %% [markdown]
@@ -626,7 +777,9 @@ plot.ledger("H1", "H2", "H3", tables=["dimension-laptop"])
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
 for d in (100, 10_000):
     picture = torch.rand(d, generator=generator)
-    print(f"d = {d}: |delta| / |x| = {0.01 * d**0.5 / picture.norm():.4f} for epsilon 0.01")
+    print(
+        f"d = {d}: |delta| / |x| = {0.01 * d**0.5 / picture.norm():.4f} for epsilon 0.01"
+    )
 
 # %% [markdown]
 # ### Core
@@ -643,23 +796,31 @@ for d in (100, 10_000):
 # </details>
 
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
-directions = torch.linalg.qr(torch.randn(50, 2, generator=generator, dtype=torch.float64))[0]
+directions = torch.linalg.qr(
+    torch.randn(50, 2, generator=generator, dtype=torch.float64)
+)[0]
 point = torch.rand(50, generator=generator, dtype=torch.float64)
 
 
 def two_neurons(x):
-    return torch.sigmoid(x @ directions) @ directions.T  # the gradient of sum_j softplus(w_j . x)
+    # the gradient of sum_j softplus(w_j . x)
+    return torch.sigmoid(x @ directions) @ directions.T
 
 
 z = point @ directions
 change = {}
 for name, delta in {
     "along w_1": directions[:, 0],
-    "along the solution": directions @ (1 / torch.sigmoid(-z)),  # g' / g'' = 1 / (1 - sigmoid)
+    # g' / g'' = 1 / (1 - sigmoid)
+    "along the solution": directions @ (1 / torch.sigmoid(-z)),
 }.items():
-    first, second = (two_neurons(point + t * 1e-4 * delta / delta.norm()).abs() for t in (0, 1))
+    first, second = (
+        two_neurons(point + t * 1e-4 * delta / delta.norm()).abs() for t in (0, 1)
+    )
     change[name] = float((second / second.sum() - first / first.sum()).abs().sum())
-print(f"the map changes {change['along w_1'] / change['along the solution']:.0e} times as much along w_1")
+print(
+    f"the map changes {change['along w_1'] / change['along the solution']:.0e} times as much along w_1"
+)
 
 # %% [markdown]
 # Why does the power iteration fail on a matrix with eigenvalues $1$ and $-0.999$, and how long would it take?
@@ -673,7 +834,9 @@ print(f"the map changes {change['along w_1'] / change['along the solution']:.0e}
 # </details>
 
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
-matrix = torch.diag(torch.cat([torch.tensor([1.0, -0.999]), torch.linspace(-0.9, 0.9, 98)]).double())
+matrix = torch.diag(
+    torch.cat([torch.tensor([1.0, -0.999]), torch.linspace(-0.9, 0.9, 98)]).double()
+)
 vector = torch.ones(100, dtype=torch.float64) / 10
 start, products = vector, [vector]
 for _ in range(40):
@@ -681,7 +844,9 @@ for _ in range(40):
     products.append(vector)
 basis = torch.linalg.qr(torch.stack(products, 1))[0]
 ritz = torch.linalg.eigvalsh(basis.T @ matrix @ basis)
-print(f"after 40 products: power iteration says {vector @ matrix @ vector:.3f}, the Krylov space {ritz[-1]:.6f}")
+print(
+    f"after 40 products: power iteration says {vector @ matrix @ vector:.3f}, the Krylov space {ritz[-1]:.6f}"
+)
 
 # %% [markdown]
 # ### Open
@@ -699,7 +864,12 @@ print(f"after 40 products: power iteration says {vector @ matrix @ vector:.3f}, 
 
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
 with softplus(beta):
-    loud = nn.Sequential(model, nn.Linear(10, 10, bias=False).requires_grad_(False)).eval()
+    loud = nn.Sequential(
+        model, nn.Linear(10, 10, bias=False).requires_grad_(False)
+    ).eval()
     loud[1].weight.copy_(3 * torch.eye(10))
-    ratio = top_directions(loud, *small, steps=24).values / top_directions(model, *small, steps=24).values
+    ratio = (
+        top_directions(loud, *small, steps=24).values
+        / top_directions(model, *small, steps=24).values
+    )
 print(f"three times the logits, {ratio.mean():.3f} times the top eigenvalue")

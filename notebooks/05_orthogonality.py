@@ -25,7 +25,9 @@ if "google.colab" in sys.modules:
     import subprocess
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+    )
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: some digits; laptop, paper: more of them (CIFAR-10 is computed by `fragility run angles`)
@@ -47,12 +49,19 @@ from fragility.network import feature_extractor
 from fragility.objective import top_k
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study import store
-from fragility.study.angles import NETWORKS, permutation_null, squared_cosines, stored_null
+from fragility.study.angles import (
+    NETWORKS,
+    permutation_null,
+    squared_cosines,
+    stored_null,
+)
 from fragility.study.dimension import draw_two_layers
 from fragility.substitution import softplus
 
-torch.set_flush_denormal(True)  # denormal numbers make a softplus several times slower on a CPU
-plot.start(profile=profile, seed=seed)  # small enough for the CPU, which this chapter keeps to
+# denormal numbers make a softplus several times slower on a CPU
+torch.set_flush_denormal(True)
+# small enough for the CPU, which this chapter keeps to
+plot.start(profile=profile, seed=seed)
 per_class, attacked = (10, 24) if profile == "fast" else (25, 100)
 generator = torch.Generator().manual_seed(seed)
 
@@ -77,7 +86,10 @@ print(
     f"accuracy {accuracy:.3f} with softplus, {(relu(test.images).argmax(1) == test.labels).float().mean():.3f} with ReLU"
 )
 rows = torch.cat(
-    [((predicted == label) & (test.labels == label)).nonzero().flatten()[:per_class] for label in range(10)]
+    [
+        ((predicted == label) & (test.labels == label)).nonzero().flatten()[:per_class]
+        for label in range(10)
+    ]
 )
 images, labels = test.images[rows], test.labels[rows]
 with softplus(1.0):
@@ -85,7 +97,9 @@ with softplus(1.0):
     fragile = top_directions(model, images, labels, steps=24)
 directions = fragile.directions[:, 0]
 matched = angle(gradients, directions)
-print(f"{len(images)} images, largest residual of a direction {fragile.residual.max():.0e}")
+print(
+    f"{len(images)} images, largest residual of a direction {fragile.residual.max():.0e}"
+)
 
 # %% [markdown]
 # ## What chance gives
@@ -101,14 +115,28 @@ print(f"{len(images)} images, largest residual of a direction {fragile.residual.
 # the same?
 
 # %% mystnb={"figure": {"caption": "Angles between the score's gradient and the saliency's most fragile direction for digits: of the same image, of another image of the same class, and of a random direction.", "name": "angles"}, "image": {"alt": "Three overlaid histograms of angles from 0 to 90 degrees; the random one is a spike near 90, the matched and mismatched ones are wide."}} tags=["hide-input"]
-blocks = [squared_cosines(gradients[labels == label], directions[labels == label]) for label in range(10)]
+blocks = [
+    squared_cosines(gradients[labels == label], directions[labels == label])
+    for label in range(10)
+]
 off = torch.cat([block[~torch.eye(len(block), dtype=torch.bool)] for block in blocks])
 mismatched = off.sqrt().acos() * 180 / math.pi
 chance = angle(gradients, torch.randn(images.shape, generator=generator))
 figure, axes = plt.subplots(figsize=(6.2, 3.5))
 bins = torch.arange(0, 91, 3).tolist()
-for name, values in {"matched": matched, "mismatched": mismatched, "random": chance}.items():
-    axes.hist(values.tolist(), bins=bins, density=True, histtype="step", linewidth=1.8, label=name)
+for name, values in {
+    "matched": matched,
+    "mismatched": mismatched,
+    "random": chance,
+}.items():
+    axes.hist(
+        values.tolist(),
+        bins=bins,
+        density=True,
+        histtype="step",
+        linewidth=1.8,
+        label=name,
+    )
 axes.set(xlabel="angle (degrees)", ylabel="density", yscale="log")
 axes.legend(loc="upper left")
 plt.show()
@@ -133,8 +161,14 @@ plt.show()
 
 def median_interval(values, draws=2000):
     """The median with its 95 % bootstrap interval."""
-    picks = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(0))
-    low, high = values[picks].median(1).values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
+    picks = torch.randint(
+        len(values), (draws, len(values)), generator=torch.Generator().manual_seed(0)
+    )
+    low, high = (
+        values[picks]
+        .median(1)
+        .values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
+    )
     return values.median().item(), low.item(), high.item()
 
 
@@ -144,7 +178,10 @@ plot.Table(
     ["digits, live", ""],
     [
         ["images", f"{len(images)}"],
-        ["median angle, matched", f"{middle[0]:.1f} [{middle[1]:.1f}, {middle[2]:.1f}]"],
+        [
+            "median angle, matched",
+            f"{middle[0]:.1f} [{middle[1]:.1f}, {middle[2]:.1f}]",
+        ],
         ["median angle, mismatched", f"{mismatched.median():.1f}"],
         ["median angle, random direction", f"{chance.median():.1f}"],
         ["T, mean squared cosine", f"{live.statistic:.3f}"],
@@ -175,23 +212,36 @@ quantities = {
     "images": lambda part, d, m, null: f"{len(part)}",
     "dimension": lambda part, d, m, null: f"{part[0]['dimension']}",
     "median angle": lambda part, d, m, null: f"{m[0]:.1f} [{m[1]:.1f}, {m[2]:.1f}]",
-    "share above 80 degrees": lambda part, d, m, null: f"{(d >= 80).double().mean():.2f}",
+    "share above 80 degrees": lambda part, d, m, null: (
+        f"{(d >= 80).double().mean():.2f}"
+    ),
     "T": lambda part, d, m, null: f"{null.statistic:.4f}",
     "null, mean": lambda part, d, m, null: f"{null.mean:.4f}",
     "null, 95 %": lambda part, d, m, null: f"[{null.low:.4f}, {null.high:.4f}]",
     "share of the null at or below T": lambda part, d, m, null: f"{null.below:.4f}",
-    "share of positive eigenvalues": lambda part, d, m, null: f"{sum(r['value'] > 0 for r in part) / len(part):.2f}",
-    "median gap": lambda part, d, m, null: f"{torch.tensor([r['gap'] for r in part]).median():.2f}",
-    "largest residual": lambda part, d, m, null: f"{max(r['residual'] for r in part):.0e}",
+    "share of positive eigenvalues": lambda part, d, m, null: (
+        f"{sum(r['value'] > 0 for r in part) / len(part):.2f}"
+    ),
+    "median gap": lambda part, d, m, null: (
+        f"{torch.tensor([r['gap'] for r in part]).median():.2f}"
+    ),
+    "largest residual": lambda part, d, m, null: (
+        f"{max(r['residual'] for r in part):.0e}"
+    ),
 }
 plot.Table(
     ["stored", *(titles[setup] for setup in summaries)],
-    [[name, *(fill(*summary) for summary in summaries.values())] for name, fill in quantities.items()],
+    [
+        [name, *(fill(*summary) for summary in summaries.values())]
+        for name, fill in quantities.items()
+    ],
 )
 
 # %% tags=["nbval-check-output", "hide-input"]
 if "cifar10" not in summaries:
-    print("CIFAR-10 is not stored yet: `fragility run angles --profile laptop` adds it.")
+    print(
+        "CIFAR-10 is not stored yet: `fragility run angles --profile laptop` adds it."
+    )
 plot.Table(
     ["network", "test accuracy, ReLU", "retrained with softplus", "test images"],
     [
@@ -210,17 +260,35 @@ plot.Table(
 # distribution that the null predicts (all pairs within a block).
 
 # %% mystnb={"figure": {"caption": "Stored angles: matched pairs (filled) and mismatched pairs of the same class (outline), one panel per data set. Dashed: the typical angle of a random direction, arccos of d to the power -1/2.", "name": "stored-angles"}, "image": {"alt": "Histograms of angles between 0 and 90 degrees with filled bars for matched and outlines for mismatched pairs, and a dashed vertical line close to 90."}} tags=["hide-input"]
-figure, panels = plt.subplots(1, len(summaries), figsize=(4.2 * len(summaries), 3.3), squeeze=False)
-for axes, (setup, (part, degrees, _, _)) in zip(panels[0], summaries.items(), strict=True):
+figure, panels = plt.subplots(
+    1, len(summaries), figsize=(4.2 * len(summaries), 3.3), squeeze=False
+)
+for axes, (setup, (part, degrees, _, _)) in zip(
+    panels[0], summaries.items(), strict=True
+):
     others = []
     for row in part:
         values = [float(number) for number in row["cos2_block"].split()]
-        own = min(range(len(values)), key=lambda index: abs(values[index] - row["cos2"]))
+        own = min(
+            range(len(values)), key=lambda index: abs(values[index] - row["cos2"])
+        )
         others += values[:own] + values[own + 1 :]
     pairs = torch.tensor(others).sqrt().acos() * 180 / math.pi
     axes.hist(degrees.tolist(), bins=bins, density=True, alpha=0.5, label="matched")
-    axes.hist(pairs.tolist(), bins=bins, density=True, histtype="step", color="k", label="mismatched")
-    axes.axvline(math.degrees(math.acos(part[0]["dimension"] ** -0.5)), color="k", linestyle="--", linewidth=1)
+    axes.hist(
+        pairs.tolist(),
+        bins=bins,
+        density=True,
+        histtype="step",
+        color="k",
+        label="mismatched",
+    )
+    axes.axvline(
+        math.degrees(math.acos(part[0]["dimension"] ** -0.5)),
+        color="k",
+        linestyle="--",
+        linewidth=1,
+    )
     axes.set(title=f"{titles[setup]}, n = {len(part)}", xlabel="angle (degrees)")
 panels[0, 0].set_ylabel("density")
 panels[0, 0].legend(loc="upper left", fontsize=9)
@@ -252,14 +320,23 @@ k = (two_layers.v * bend).abs().argmax()
 cosine = (two_layers.v * slope)[k].abs() / (two_layers.v * slope).norm()
 found = top_directions(two_layers, x, zero, steps=12)
 print(f"by the formula {math.degrees(math.acos(cosine)):.4f} degrees,", end=" ")
-print(f"by Lanczos {angle(simple_gradient(two_layers, x, zero), found.directions[:, 0]).item():.4f}")
+print(
+    f"by Lanczos {angle(simple_gradient(two_layers, x, zero), found.directions[:, 0]).item():.4f}"
+)
 
 # %% mystnb={"figure": {"caption": "Angle between gradient and fragile direction in random two-layer networks with orthonormal weights: 400 stored draws for each activation and width h. Boxes: quartiles; whiskers: 5 % and 95 %.", "name": "two-layers"}, "image": {"alt": "Three groups of boxes, one per activation: the angles grow with the width h, and spread over tens of degrees."}} tags=["hide-input"]
-closed = [row for row in store.read(*"dimension-laptop".split("-")) if row["network"] == "two_layer"]
+closed = [
+    row
+    for row in store.read(*"dimension-laptop".split("-"))
+    if row["network"] == "two_layer"
+]
 widths = sorted({row["width"] for row in closed})
 activations = list(dict.fromkeys(row["activation"] for row in closed))
 table = {
-    (g, h): torch.tensor([r["angle"] for r in closed if (r["activation"], r["width"]) == (g, h)], dtype=torch.float64)
+    (g, h): torch.tensor(
+        [r["angle"] for r in closed if (r["activation"], r["width"]) == (g, h)],
+        dtype=torch.float64,
+    )
     for g in activations
     for h in widths
 }
@@ -278,7 +355,12 @@ for shift, g in enumerate(activations):
     for line in parts["medians"]:
         line.set_color("k")
     axes.plot([], [], "s", color=f"C{shift}", label=g)
-axes.set(xticks=range(len(widths)), xticklabels=[f"h = {h}" for h in widths], ylabel="angle (degrees)", ylim=(0, 90))
+axes.set(
+    xticks=range(len(widths)),
+    xticklabels=[f"h = {h}" for h in widths],
+    ylabel="angle (degrees)",
+    ylim=(0, 90),
+)
 axes.legend(fontsize=9, loc="lower right")
 plt.show()
 
@@ -326,27 +408,42 @@ def attack_without(removed, epsilon, iterations):
         d = objective(importance(simple_gradient(model, points, its_labels)), reference)
         (slope,) = torch.autograd.grad(d.sum(), points)
         x = (x + epsilon / 4 * slope.sign()).clamp(lower, upper).detach()
-        for _ in range(8 if removed is not None else 0):  # alternate between the hyperplanes and the box
+        # alternate between the hyperplanes and the box
+        for _ in range(8 if removed is not None else 0):
             delta = (x - sample).flatten(1)
             delta = delta - ((removed @ delta[..., None]).mT @ removed).squeeze(1)
             x = (sample + delta.view_as(sample)).clamp(lower, upper)
         d = objective(importance(simple_gradient(model, x, its_labels)), reference)
         better = (d > best_d) & (model(x).argmax(1) == its_labels)
-        best, best_d = torch.where(better.view(-1, 1, 1, 1), x, best), torch.where(better, d, best_d)
+        best, best_d = (
+            torch.where(better.view(-1, 1, 1, 1), x, best),
+            torch.where(better, d, best_d),
+        )
     return best
 
 
 # %% tags=["nbval-check-output", "hide-input"]
 chosen = torch.randperm(len(images), generator=generator)[:attacked]
-sample, its_labels, objective, epsilon, k = images[chosen], labels[chosen], top_k(100), 0.1, 100
+sample, its_labels, objective, epsilon, k = (
+    images[chosen],
+    labels[chosen],
+    top_k(100),
+    0.1,
+    100,
+)
 partner = torch.tensor(
-    [int(((labels == labels[row]) & (torch.arange(len(labels)) != row)).nonzero()[0]) for row in chosen]
+    [
+        int(((labels == labels[row]) & (torch.arange(len(labels)) != row)).nonzero()[0])
+        for row in chosen
+    ]
 )
 unit = F.normalize(gradients.flatten(1), dim=1)[:, None]
 with softplus(1.0):
     reference = importance(simple_gradient(model, sample, its_labels))
     score_before = model(sample).gather(1, its_labels[:, None]).flatten()
-    five = top_directions(model, sample, its_labels, count=5, steps=40).directions.flatten(2)
+    five = top_directions(
+        model, sample, its_labels, count=5, steps=40
+    ).directions.flatten(2)
     outcomes = {
         name: attack_without(removed, epsilon, 15)
         for name, removed in {
@@ -360,15 +457,36 @@ with softplus(1.0):
     for name, changed in outcomes.items():
         after = importance(simple_gradient(model, changed, its_labels))
         move = (changed - sample).flatten(1)
-        along = (move * unit[chosen, 0]).sum(1).abs() / move.norm(dim=1).clamp(min=1e-12)
-        rise = (model(changed).gather(1, its_labels[:, None]).flatten() - score_before).abs()
+        along = (move * unit[chosen, 0]).sum(1).abs() / move.norm(dim=1).clamp(
+            min=1e-12
+        )
+        rise = (
+            model(changed).gather(1, its_labels[:, None]).flatten() - score_before
+        ).abs()
         effects[name] = torch.stack(
-            [top_k_intersection(reference, after, k), spearman(reference, after), along, rise]
+            [
+                top_k_intersection(reference, after, k),
+                spearman(reference, after),
+                along,
+                rise,
+            ]
         ).double()
 plot.Table(
-    ["taken out of the attack", "top-100 intersection", "Spearman", "cos(delta, gradient)", "change of the logit"],
     [
-        [name, *(f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in zip(*mean_interval(part), strict=True))]
+        "taken out of the attack",
+        "top-100 intersection",
+        "Spearman",
+        "cos(delta, gradient)",
+        "change of the logit",
+    ],
+    [
+        [
+            name,
+            *(
+                f"{m:.2f} [{a:.2f}, {b:.2f}]"
+                for m, a, b in zip(*mean_interval(part), strict=True)
+            ),
+        ]
         for name, part in effects.items()
     ],
 )
@@ -381,7 +499,9 @@ for name in list(strength)[1:]:
     losses[name] = lost
     share = lost.mean / strength["nothing"].mean()
     print(f"without {name}: {share:.0%} of the loss of correlation is lost")
-    print(f"  difference {lost.mean:.3f}, 95 % interval [{lost.low:.3f}, {lost.high:.3f}], n = {attacked}")
+    print(
+        f"  difference {lost.mean:.3f}, 95 % interval [{lost.low:.3f}, {lost.high:.3f}], n = {attacked}"
+    )
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
@@ -407,21 +527,41 @@ for name in list(strength)[1:]:
 def rank_correlation(a, b):
     """Spearman over images with its 95 % bootstrap interval."""
     a, b = a.double(), b.double()
-    picks = torch.randint(len(a), (2000, len(a)), generator=torch.Generator().manual_seed(0))
+    picks = torch.randint(
+        len(a), (2000, len(a)), generator=torch.Generator().manual_seed(0)
+    )
     draws = spearman(a[picks].unsqueeze(1), b[picks].unsqueeze(1))
-    low, high = draws[draws.isfinite()].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    low, high = draws[draws.isfinite()].quantile(
+        torch.tensor([0.025, 0.975], dtype=torch.float64)
+    )
     return spearman(a.view(1, 1, -1), b.view(1, 1, -1)).item(), low.item(), high.item()
 
 
 with softplus(1.0):
     logits = model(sample)
-margin = logits.gather(1, its_labels[:, None]).flatten() - logits.scatter(1, its_labels[:, None], -torch.inf).amax(1)
+margin = logits.gather(1, its_labels[:, None]).flatten() - logits.scatter(
+    1, its_labels[:, None], -torch.inf
+).amax(1)
 curvature = fragile.values[chosen, 0].abs() / gradients[chosen].flatten(1).norm(dim=1)
-predictors = {"angle": matched[chosen], "margin": margin, "curvature / gradient": curvature}
-relations = {name: rank_correlation(part, strength["nothing"]) for name, part in predictors.items()}
+predictors = {
+    "angle": matched[chosen],
+    "margin": margin,
+    "curvature / gradient": curvature,
+}
+relations = {
+    name: rank_correlation(part, strength["nothing"])
+    for name, part in predictors.items()
+}
 plot.Table(
-    [f"predictor of 1 - Spearman under attack, n = {attacked}", "rank correlation", "95 % interval"],
-    [[name, f"{rho:.2f}", f"[{low:.2f}, {high:.2f}]"] for name, (rho, low, high) in relations.items()],
+    [
+        f"predictor of 1 - Spearman under attack, n = {attacked}",
+        "rank correlation",
+        "95 % interval",
+    ],
+    [
+        [name, f"{rho:.2f}", f"[{low:.2f}, {high:.2f}]"]
+        for name, (rho, low, high) in relations.items()
+    ],
 )
 
 # %% [markdown]
@@ -434,7 +574,9 @@ plot.Table(
 # %% tags=["nbval-check-output", "hide-input"]
 backbone = feature_extractor(relu)
 training = dataset.digits("train")
-last = LastLayerInfluence(backbone(training.images), training.labels, l2=1e-3, num_classes=10)
+last = LastLayerInfluence(
+    backbone(training.images), training.labels, l2=1e-3, num_classes=10
+)
 right = relu(test.images).argmax(1) == test.labels
 order = torch.arange(len(test.labels))[right][:200]
 order = order[test.labels[order].argsort(stable=True)]
@@ -442,12 +584,18 @@ points, its_class = test.images[order].requires_grad_(), test.labels[order]
 features = backbone(points)
 most = last.influence(features.detach(), its_class).argmax(1, keepdim=True)
 into_features = last.feature_gradient(features.detach(), its_class, most)
-(steepest,) = torch.autograd.grad(features, points, into_features.to(features), retain_graph=True)
-(of_loss,) = torch.autograd.grad(F.cross_entropy(last.logits(features), its_class, reduction="sum"), points)
+(steepest,) = torch.autograd.grad(
+    features, points, into_features.to(features), retain_graph=True
+)
+(of_loss,) = torch.autograd.grad(
+    F.cross_entropy(last.logits(features), its_class, reduction="sum"), points
+)
 alive = (steepest.flatten(1).norm(dim=1) > 0) & (of_loss.flatten(1).norm(dim=1) > 0)
 influence_angles = angle(of_loss[alive].double(), steepest[alive].double())
 influence_blocks = [
-    squared_cosines(of_loss[alive & (its_class == label)], steepest[alive & (its_class == label)])
+    squared_cosines(
+        of_loss[alive & (its_class == label)], steepest[alive & (its_class == label)]
+    )
     for label in range(10)
 ]
 influence_null = permutation_null(influence_blocks, seed=seed)
@@ -456,7 +604,10 @@ plot.Table(
     ["influence, digits, live", ""],
     [
         ["test images", f"{len(influence_angles)}"],
-        ["median angle", f"{influence_middle[0]:.1f} [{influence_middle[1]:.1f}, {influence_middle[2]:.1f}]"],
+        [
+            "median angle",
+            f"{influence_middle[0]:.1f} [{influence_middle[1]:.1f}, {influence_middle[2]:.1f}]",
+        ],
         ["T", f"{influence_null.statistic:.3f}"],
         ["null, 95 %", f"[{influence_null.low:.3f}, {influence_null.high:.3f}]"],
         ["share of permutations at or below T", f"{influence_null.below:.4f}"],
@@ -470,7 +621,8 @@ plot.Table(
 # %% tags=["nbval-check-output", "hide-input"]
 flowers = store.read(*"influence_angles-laptop".split("-"))
 flower_angles, frozen_angles = (
-    torch.tensor([row[name] for row in flowers], dtype=torch.float64) for name in ("angle", "angle_frozen")
+    torch.tensor([row[name] for row in flowers], dtype=torch.float64)
+    for name in ("angle", "angle_frozen")
 )
 flower_null, flower_middle = stored_null(flowers), median_interval(flower_angles)
 frozen_middle = median_interval(frozen_angles)
@@ -478,14 +630,20 @@ plot.Table(
     [f"influence, flowers, {flowers[0]['network']}", ""],
     [
         ["test images", f"{len(flowers)}"],
-        ["median angle", f"{flower_middle[0]:.1f} [{flower_middle[1]:.1f}, {flower_middle[2]:.1f}]"],
+        [
+            "median angle",
+            f"{flower_middle[0]:.1f} [{flower_middle[1]:.1f}, {flower_middle[2]:.1f}]",
+        ],
         ["T", f"{flower_null.statistic:.3f}"],
         ["null, 95 %", f"[{flower_null.low:.3f}, {flower_null.high:.3f}]"],
         [
             "median angle, residual held fixed",
             f"{frozen_middle[0]:.1f} [{frozen_middle[1]:.1f}, {frozen_middle[2]:.1f}]",
         ],
-        ["median confidence", f"{torch.tensor([row['confidence'] for row in flowers]).median():.4f}"],
+        [
+            "median confidence",
+            f"{torch.tensor([row['confidence'] for row in flowers]).median():.4f}",
+        ],
     ],
 )
 
@@ -518,7 +676,12 @@ plot.Table(
 # null, at most *[direction only](../book/glossary.md#verdict)*. They read the stored rows of CIFAR-10 and of the flowers; the digits do not enter. The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-plot.ledger("O1", "O2", "O3", tables=["angles-laptop", "influence_angles-laptop", "dimension-laptop"])
+plot.ledger(
+    "O1",
+    "O2",
+    "O3",
+    tables=["angles-laptop", "influence_angles-laptop", "dimension-laptop"],
+)
 
 # %% [markdown]
 # ## Strengths, limitations, software
@@ -568,9 +731,14 @@ print(
 # </details>
 
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
-for name, z in {"all alike": torch.zeros(9), "one bends, eight are steep": torch.tensor([0.0] + [6.0] * 8)}.items():
+for name, z in {
+    "all alike": torch.zeros(9),
+    "one bends, eight are steep": torch.tensor([0.0] + [6.0] * 8),
+}.items():
     slope, bend = torch.sigmoid(z), torch.sigmoid(z) * torch.sigmoid(-z)
-    print(f"{name}: {math.degrees(math.acos(slope[bend.argmax()] / slope.norm())):.1f} degrees")
+    print(
+        f"{name}: {math.degrees(math.acos(slope[bend.argmax()] / slope.norm())):.1f} degrees"
+    )
 print(f"arccos of 9 to the -1/2: {math.degrees(math.acos(9**-0.5)):.1f} degrees")
 
 # %% [markdown]
@@ -611,4 +779,6 @@ with softplus(1.0):
     delta = outcomes["the score's gradient"] - sample
     second = (delta * input_hvp(model, sample, its_labels, delta)).sum((1, 2, 3)) / 2
     true = model(sample + delta).gather(1, its_labels[:, None]).flatten() - score_before
-print(f"rank correlation of the second-order term with the true change: {rank_correlation(second, true)[0]:.2f}")
+print(
+    f"rank correlation of the second-order term with the true change: {rank_correlation(second, true)[0]:.2f}"
+)

@@ -38,10 +38,12 @@ if "google.colab" in sys.modules:
     import subprocess
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+    )
 
 # %% tags=["parameters"]
-profile: str = "fast"  # fast; laptop, paper: more random networks in the check of the bound
+profile: str = "fast"  # fast; laptop, paper: more random networks for the bound
 seed: int = 0  # of all random draws
 
 # %% tags=["remove-cell"]
@@ -56,13 +58,19 @@ from torch.nn import functional as F
 
 from fragility import dataset, plot, train
 from fragility.attribution import importance, simple_gradient
-from fragility.curvature import angle, input_hessian, saliency_lipschitz_bound, top_direction
+from fragility.curvature import (
+    angle,
+    input_hessian,
+    saliency_lipschitz_bound,
+    top_direction,
+)
 from fragility.similarity import spearman
 from fragility.study.dimension import draw_neuron, draw_two_layers
 
 torch.set_flush_denormal(True)
 torch.set_default_dtype(torch.float64)
-plot.start(profile=profile, seed=seed)  # small enough for the CPU, which this chapter keeps to
+# small enough for the CPU, which this chapter keeps to
+plot.start(profile=profile, seed=seed)
 networks = {"fast": 100, "laptop": 1000, "paper": 1000}[profile]
 generator = torch.Generator().manual_seed(seed)
 one = torch.zeros(1, dtype=torch.int64)
@@ -73,7 +81,7 @@ def draw(*shape):
 
 
 # %% [markdown]
-# ## 1. Appendix F: a neuron's map does not move
+# ## Item 1, appendix F: a neuron's map does not move
 #
 # **Printed.** For $S = g(w^\top x)$ the relative change of the [saliency of feature](../book/glossary.md#saliency-map) $i$ under $\delta = \epsilon\,\mathrm{sign}(w)$ is
 # $\epsilon\|w\|_1 g''/g'$, grows with dimension, and "can be substantial".
@@ -88,7 +96,9 @@ neuron, x = draw_neuron(100_000, "sigmoid", seed, "draw 0")
 delta = 1e-3 * neuron.weights.sign().view_as(x)
 before, after = simple_gradient(neuron, x, one), simple_gradient(neuron, x + delta, one)
 print(f"raw gradient: changes by {((after - before).norm() / before.norm()):.0%}")
-print(f"normalised map: entries change by at most {(importance(after) - importance(before)).abs().max():.0e},")
+print(
+    f"normalised map: entries change by at most {(importance(after) - importance(before)).abs().max():.0e},"
+)
 print(
     f"where a typical entry is {importance(before).mean():.0e}; rank correlation {spearman(importance(before), importance(after)).item():.6f}"
 )
@@ -109,7 +119,7 @@ print(
 # The growth with dimension is a statement about the *length* of the gradient. Fragile maps need at least two hidden units.
 
 # %% [markdown]
-# ## 2. Eq. 2: the sign, and what the step does
+# ## Item 2, eq. 2: the sign, and what the step does
 #
 # **Printed.** $I(z_i, z_t) = -\nabla_\theta L(z_t)^\top H^{-1}\nabla_\theta L(z_i)$ (eq. 1) and $\delta = \epsilon\,\mathrm{sign}(\nabla_{x_t} I)$,
 # "the direction to decrease the influence of the 3 most influential training images".
@@ -124,7 +134,8 @@ def three_against_eight(split):
     digits = dataset.digits(split)
     rows = (digits.labels == 3) | (digits.labels == 8)
     pixels = F.avg_pool2d(digits.images[rows], 4).flatten(1).double()
-    return F.pad(pixels, (0, 1), value=1.0), (digits.labels[rows] == 8).double()  # a constant feature is the bias
+    # a constant feature is the bias
+    return F.pad(pixels, (0, 1), value=1.0), (digits.labels[rows] == 8).double()
 
 
 def fit(X, y, l2, steps=50):
@@ -140,29 +151,38 @@ def fit(X, y, l2, steps=50):
 (X, y), (X_test, y_test) = three_against_eight("train"), three_against_eight("test")
 theta, H = fit(X, y, l2=0.01)
 p = torch.sigmoid(X @ theta)
-solved = torch.linalg.solve(H, ((p - y)[:, None] * X).T)  # H^-1 grad L(z_i), one column per training image
+# H^-1 grad L(z_i), one column per training image
+solved = torch.linalg.solve(H, ((p - y)[:, None] * X).T)
 
 
 def eq1(x, label):
-    return -(torch.sigmoid(x @ theta) - label) * (x @ solved)  # eq. 1, for every training image
+    # eq. 1, for every training image
+    return -(torch.sigmoid(x @ theta) - label) * (x @ solved)
 
 
 def step(x, gradient, size=0.05):
-    return x + size * gradient.sign() * F.pad(torch.ones(64), (0, 1))  # the bias is no pixel
+    # the bias is no pixel
+    return x + size * gradient.sign() * F.pad(torch.ones(64), (0, 1))
 
 
 correct = ((X_test @ theta > 0) == (y_test == 1)).nonzero().flatten()
 outcomes = []
 for t in correct.tolist():
     top = eq1(X_test[t], y_test[t]).topk(3).indices
-    gradient = torch.func.grad(lambda x, t=t, top=top: eq1(x, y_test[t])[top].sum())(X_test[t])
-    values = [eq1(step(X_test[t], s * gradient), y_test[t])[top].sum() for s in (0, 1, -1)]
+    gradient = torch.func.grad(lambda x, t=t, top=top: eq1(x, y_test[t])[top].sum())(
+        X_test[t]
+    )
+    values = [
+        eq1(step(X_test[t], s * gradient), y_test[t])[top].sum() for s in (0, 1, -1)
+    ]
     outcomes.append(torch.stack(values))
 outcomes = torch.stack(outcomes)
 print(
     f"n = {len(outcomes)}; +sign(grad I) raises I for {(outcomes[:, 1] > outcomes[:, 0]).double().mean():.0%} of the test images,"
 )
-print(f"-sign(grad I) lowers it for {(outcomes[:, 2] < outcomes[:, 0]).double().mean():.0%}")
+print(
+    f"-sign(grad I) lowers it for {(outcomes[:, 2] < outcomes[:, 0]).double().mean():.0%}"
+)
 
 # %% [markdown]
 # **Corrected.** Eq. 2 makes sense if "influential" means *helpful*. Removing $z_i$ changes the test loss by about $-I/n$, so that helpful images have the most
@@ -179,7 +199,9 @@ print(f"-sign(grad I) lowers it for {(outcomes[:, 2] < outcomes[:, 0]).double().
 # %% tags=["nbval-check-output"]
 ways = {
     "eq. 2": lambda x, label, top: -eq1(x, label)[top].sum(),
-    "raise the confidence only": lambda x, label, top: F.binary_cross_entropy_with_logits(x @ theta, label),
+    "raise the confidence only": lambda x, label, top: (
+        F.binary_cross_entropy_with_logits(x @ theta, label)
+    ),
     "eq. 2, residual frozen": lambda x, label, top: (
         (torch.sigmoid(x @ theta) - label).detach() * (x @ solved[:, top]).sum()
     ),
@@ -211,14 +233,17 @@ plot.Table(
 # comes for free with moving $\phi$. To claim that influence itself was attacked, report the comparison.
 
 # %% [markdown]
-# ## 3. Eq. 5: a missing term
+# ## Item 3, eq. 5: a missing term
 #
 # **Printed.** With $L = |y - g(w^\top x)|$ and $J = \nabla_w L = \pm g'\, x$, the first-order change of $J$ is $\pm\, x\, g''\, w^\top\delta$.
 #
 # **Check.** At $d = 3072$, $\|x\| = \|w\| = 1$, $\epsilon = 10^{-3}$, $g$ the softplus; the derivative by automatic differentiation.
 
 # %% tags=["nbval-check-output"]
-w, x = F.normalize(draw(3072), dim=0), F.normalize(torch.rand(3072, generator=generator), dim=0)
+w, x = (
+    F.normalize(draw(3072), dim=0),
+    F.normalize(torch.rand(3072, generator=generator), dim=0),
+)
 delta = 1e-3 * w.sign()
 
 
@@ -241,7 +266,7 @@ for name, part in {"printed": printed, "with g' delta": corrected}.items():
 # well. With a fixed relative perturbation the growth is gone (see the [Hessian chapter](04_hessian.ipynb), where both arms are measured).
 
 # %% [markdown]
-# ## 4. Appendix H: not parallel unless $g' = g''$?
+# ## Item 4, appendix H: not parallel unless $g' = g''$?
 #
 # **Printed.** In $S = \sum_j v_j u_j$ with orthogonal $w_j$ the [most fragile direction](../book/glossary.md#fragile-direction) $\hat w_k$ and the gradient "are not parallel unless $g'(\cdot) = g''(\cdot)$".
 #
@@ -268,7 +293,7 @@ print(
 # the last formula.
 
 # %% [markdown]
-# ## 5. Eq. 7: a product that has to be a sum
+# ## Item 5, eq. 7: a product that has to be a sum
 #
 # **Printed.** $\mathcal L(S') \le \prod_i \|W_i\|^2\, \mathcal L(g_i')$, because "the Lipschitz constant of the product of two functions is also the product of their Lipschitz
 # constants" (footnote 8).
@@ -292,7 +317,15 @@ for K in (1, 2, 3, 4):
     true = vmap(torch.func.grad(torch.func.grad(chain)))(grid).abs().max()
     bound = saliency_lipschitz_bound(ones[:K], ones[:K], ones[:K] / 4)
     table.append([str(K), f"{true:.4f}", f"{0.25**K:.4f}", f"{bound:.4f}"])
-plot.Table(["layers", "largest |S''|".replace("|", "\\|"), "eq. 7 as printed", "corrected bound"], table)
+plot.Table(
+    [
+        "layers",
+        "largest |S''|".replace("|", "\\|"),
+        "eq. 7 as printed",
+        "corrected bound",
+    ],
+    table,
+)
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
@@ -348,12 +381,17 @@ for number in range(networks):
     hessians = vmap(jacrev(torch.func.grad(score)))(2 * draw(20, 10))
     bends = torch.tensor([0.25] * (len(norms) - 1) + [0.0])
     bound = saliency_lipschitz_bound(norms, torch.ones(len(norms)), bends)
-    printed = (norms[:-1].square() / 4).prod() * norms[-1] ** 2  # generous: the linear layer's zero left out
-    points.append(torch.stack([torch.linalg.matrix_norm(hessians, 2).max(), bound, printed]))
+    # generous: the linear layer's zero left out
+    printed = (norms[:-1].square() / 4).prod() * norms[-1] ** 2
+    points.append(
+        torch.stack([torch.linalg.matrix_norm(hessians, 2).max(), bound, printed])
+    )
 points = torch.stack(points)
 figure, axes = plt.subplots(figsize=(5.4, 3.8))
 axes.loglog(points[:, 1], points[:, 0], "o", markersize=4, label="corrected")
-axes.loglog(points[:, 2], points[:, 0], "x", markersize=4, label="eq. 7, zero factor left out")
+axes.loglog(
+    points[:, 2], points[:, 0], "x", markersize=4, label="eq. 7, zero factor left out"
+)
 ends = torch.stack([points.min(), points.max()])
 axes.loglog(ends, ends, "k--", linewidth=1)
 axes.set(xlabel="bound", ylabel="largest curvature found")
@@ -373,16 +411,35 @@ with torch.random.fork_rng([]):
         nn.Softplus(),
         nn.Linear(16, 10),
     )
-train.fit(dense, train.Batches(digits.images.double(), digits.labels), train.cross_entropy, epochs=15, progress=False)
+train.fit(
+    dense,
+    train.Batches(digits.images.double(), digits.labels),
+    train.cross_entropy,
+    epochs=15,
+    progress=False,
+)
 accuracy = train.accuracy(dense, held_out.images.double(), held_out.labels)
 pixels = F.avg_pool2d(held_out.images[:40].double(), 4)
-curvature = torch.linalg.matrix_norm(input_hessian(dense[1:].eval(), pixels, held_out.labels[:40]), 2).max()
+curvature = torch.linalg.matrix_norm(
+    input_hessian(dense[1:].eval(), pixels, held_out.labels[:40]), 2
+).max()
 norms = torch.stack([torch.linalg.matrix_norm(dense[i].weight, 2) for i in (2, 4)])
 rows = dense[6].weight.norm(dim=1).max()  # one logit: a row of the last W
-trained_bound = saliency_lipschitz_bound(torch.cat([norms, rows[None]]), torch.ones(3), torch.tensor([0.25, 0.25, 0.0]))
-violations = int((points[:, 0] > points[:, 1]).sum()), int((points[:, 0] > points[:, 2]).sum())
+trained_bound = saliency_lipschitz_bound(
+    torch.cat([norms, rows[None]]), torch.ones(3), torch.tensor([0.25, 0.25, 0.0])
+)
+violations = (
+    int((points[:, 0] > points[:, 1]).sum()),
+    int((points[:, 0] > points[:, 2]).sum()),
+)
 plot.Table(
-    ["networks", "n", "corrected violated", "printed violated", "corrected bound / curvature found, median"],
+    [
+        "networks",
+        "n",
+        "corrected violated",
+        "printed violated",
+        "corrected bound / curvature found, median",
+    ],
     [
         [
             "random",
@@ -405,7 +462,7 @@ plot.Table(
 # So the corrected bound holds and is loose, as the paper itself warns ("in practice the Lipschitz bounds are rarely tight"). As a *direction* for training, lower the operator norms, the advice survives.
 
 # %% [markdown]
-# ## 6. Robust attribution: the one-layer theorem
+# ## Item 6, robust attribution: the one-layer theorem
 #
 # **Printed** (on slides about [robust attribution regularization](../book/glossary.md#robust-attribution-regularization), RAR). Training minimises $l(x) + \lambda \max_{x'} s(\mathrm{IG}(x, x'))$, with IG of the *loss* along the path from $x$ to $x'$ in the
 # $L_\infty$ ball. "For one-layer neural networks the robust attribution instantiation, $s = \|\cdot\|_1$, and the robust prediction instantiation, $s = \mathrm{sum}$, coincide."
@@ -425,7 +482,10 @@ def both_instantiations(g, z, a):
 
 
 table = []
-for name, g in {"logistic loss, log(1 + e^z)": F.softplus, "sigmoid loss": torch.sigmoid}.items():
+for name, g in {
+    "logistic loss, log(1 + e^z)": F.softplus,
+    "sigmoid loss": torch.sigmoid,
+}.items():
     norm, total = both_instantiations(g, torch.tensor(0.0), 2.4)
     table.append([name, f"{norm:.3f}", f"{total:.3f}", f"{norm - total:.3f}"])
 plot.Table(["loss", "norm", "sum", "excess"], table)
@@ -459,7 +519,7 @@ for classes in (2, 10):
 # convex, non-decreasing $g$. The slide states the theorem without these; for what the paper itself assumes, see [Chen et al. (2019)](../book/bibliography.md).
 
 # %% [markdown]
-# ## 7. Robust attribution: approximate IG
+# ## Item 7, robust attribution: approximate IG
 #
 # **Printed** (slides). "If $\lambda = \lambda'/\epsilon^q$ and $s = \|\cdot\|_1^q$ with approximate IG, then RAR becomes input gradient regularization, $l + \lambda'\|\nabla_x l\|_q^q$."
 #
@@ -484,7 +544,9 @@ for q, ball in ((1, "L2"), (1, "L-inf"), (2, "L2"), (2, "L-inf")):
     left = (delta * gradient(x)).abs().sum(1).max() ** q / epsilon**q
     right = (delta * vmap(gradient)(x + delta)).abs().sum(1).max() ** q / epsilon**q
     wanted = gradient(x).abs().pow(q).sum()
-    table.append([f"q = {q}, {ball} ball", f"{wanted:.3f}", f"{left:.3f}", f"{right:.3f}"])
+    table.append(
+        [f"q = {q}, {ball} ball", f"{wanted:.3f}", f"{left:.3f}", f"{right:.3f}"]
+    )
 plot.Table(["", "penalty promised", "one step, left end", "one step, right end"], table)
 
 # %% [markdown]
@@ -492,15 +554,21 @@ plot.Table(["", "penalty promised", "one step, left end", "one step, right end"]
 # $1/p + 1/q = 1$. So the statement holds at the left end for the *dual* ball: $q = 1$ with $L_\infty$, $q = 2$ with $L_2$. For $q = 2$ and the $L_\infty$ ball one gets $\|\nabla l\|_1^2$ instead.
 
 # %% [markdown]
-# ## 8. Influence: the regulariser's gradient, and leverage
+# ## Item 8, influence: the regulariser's gradient, and leverage
 #
 # **In practice** one often differentiates "the loss", weight decay included, for $\nabla_\theta L(z_i)$ as well. And influence is read as the effect of [leaving an image out](../book/glossary.md#leave-one-out).
 #
 # **Check.** The digits of item 2. Adding the regulariser's gradient $\lambda\theta$ to every training gradient adds *one number per test image* to all its influences: the ranking is the same and signs flip.
 
 # %% tags=["nbval-check-output"]
-influence = ((torch.sigmoid(X_test @ theta) - y_test)[:, None] * X_test) @ solved / len(X)
-constant = ((torch.sigmoid(X_test @ theta) - y_test)[:, None] * X_test) @ torch.linalg.solve(H, 0.01 * theta) / len(X)
+influence = (
+    ((torch.sigmoid(X_test @ theta) - y_test)[:, None] * X_test) @ solved / len(X)
+)
+constant = (
+    ((torch.sigmoid(X_test @ theta) - y_test)[:, None] * X_test)
+    @ torch.linalg.solve(H, 0.01 * theta)
+    / len(X)
+)
 shifted = influence + constant[:, None]
 rho = spearman(influence[:, None], shifted[:, None]).min()
 print(
@@ -525,7 +593,8 @@ def test_loss(theta):
 
 retrained = []
 for i in range(40):
-    kept = torch.arange(40) != i  # the mean keeps its 1/40, or the regulariser would weigh more
+    # the mean keeps its 1/40, or the regulariser would weigh more
+    kept = torch.arange(40) != i
     retrained.append(fit(X40[kept], y40[kept], l2 * 40 / 39)[0])
 true = torch.stack([test_loss(t) for t in retrained], 1) - test_loss(theta40)[:, None]
 p40 = torch.sigmoid(X40 @ theta40)
@@ -533,7 +602,10 @@ solved40 = torch.linalg.solve(H40, ((p40 - y40)[:, None] * X40).T)
 plain = ((torch.sigmoid(X_test @ theta40) - y_test)[:, None] * X_test) @ solved40 / 40
 leverage = p40 * (1 - p40) * (X40 * torch.linalg.solve(H40, X40.T).T).sum(1) / 40
 table = []
-for name, guess in {"plain": plain, "divided by 1 - leverage": plain / (1 - leverage)}.items():
+for name, guess in {
+    "plain": plain,
+    "divided by 1 - leverage": plain / (1 - leverage),
+}.items():
     # To first order in theta for both, so that the loss's own bend does not enter.
     moved = torch.stack([t - theta40 for t in retrained], 1)
     first_order = ((torch.sigmoid(X_test @ theta40) - y_test)[:, None] * X_test) @ moved
@@ -541,7 +613,9 @@ for name, guess in {"plain": plain, "divided by 1 - leverage": plain / (1 - leve
     r_true = torch.corrcoef(torch.stack([guess.flatten(), true.flatten()]))[0, 1]
     slope = (guess.flatten() @ first_order.flatten()) / guess.flatten().square().sum()
     table.append([name, f"{r:.3f}", f"{slope:.2f}", f"{r_true:.3f}"])
-plot.Table(["prediction", "r, change of theta", "slope", "r, test loss retrained"], table)
+plot.Table(
+    ["prediction", "r, change of theta", "slope", "r, test loss retrained"], table
+)
 
 # %% [markdown]
 # **Corrected.** Influence takes the Hessian of *all* images, but it is the problem without image $i$ whose optimum is wanted. One Newton step there has the Hessian $H - w_i\phi_i\phi_i^\top/n$, and by
@@ -615,7 +689,9 @@ for d in (100, 10_000):
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
 t = torch.linspace(0, 2 * math.pi, 10_001)
 for name, shift in {"sin^2": 0.0, "(10 + sin)^2": 10.0}.items():
-    print(f"{name}: {(2 * (shift + torch.sin(t)) * torch.cos(t)).abs().max():.2f}, by footnote 8 1.00")
+    print(
+        f"{name}: {(2 * (shift + torch.sin(t)) * torch.cos(t)).abs().max():.2f}, by footnote 8 1.00"
+    )
 
 # %% [markdown]
 # **Item 6.** Where on $z$ does the sigmoid loss obey the theorem?
@@ -656,8 +732,12 @@ def two_exponentials(x):
 
 
 for name, delta in {"w1 + w2": w1 + w2, "w1 - w2": w1 - w2}.items():
-    change = (two_exponentials(point + 0.1 * delta) - two_exponentials(point)).abs().sum()
-    print(f"delta along {name}: the map changes by less than 1e-12: {bool(change < 1e-12)}")
+    change = (
+        (two_exponentials(point + 0.1 * delta) - two_exponentials(point)).abs().sum()
+    )
+    print(
+        f"delta along {name}: the map changes by less than 1e-12: {bool(change < 1e-12)}"
+    )
 
 # %% [markdown]
 # **Item 2.** Show that raising the confidence until $p = y$ leaves the ranking of helpfulness alone if $\phi$ does not change.
@@ -672,7 +752,8 @@ for name, delta in {"w1 + w2": w1 + w2, "w1 - w2": w1 - w2}.items():
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
 similarity = X_test[correct[0]] @ solved
 sure, unsure = (
-    (p_t - y_test[correct[0]]) * similarity for p_t in (y_test[correct[0]] * 0.98 + 0.01, torch.tensor(0.5))
+    (p_t - y_test[correct[0]]) * similarity
+    for p_t in (y_test[correct[0]] * 0.98 + 0.01, torch.tensor(0.5))
 )
 print(
     f"rank correlation {spearman(sure.view(1, 1, -1), unsure.view(1, 1, -1)).item():.3f}, sizes {(sure.norm() / unsure.norm()):.2f} to 1"
@@ -691,7 +772,10 @@ print(
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
 model, units = draw_two_layers(32, 8, "exp", seed, "draw 0")
 c = (model.v * torch.exp(model.inputs(units)))[0]
-for name, normaliser in {"printed": c.sum().square(), "corrected": c.square().sum().sqrt()}.items():
+for name, normaliser in {
+    "printed": c.sum().square(),
+    "corrected": c.square().sum().sqrt(),
+}.items():
     print(f"{name}: length {((c / normaliser) @ model.weights.T).norm():.3f}")
 
 # %% [markdown]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fragility.plot import Table, before_after, curve, grid, ledger, start, use_style
+from fragility.plot import Table, before_after, curve, grid, interval, ledger, start, use_style
 from fragility.study import store
 from fragility.study.claims import LEDGER, shown
 from fragility.study.evidence import Results, verdict
@@ -101,9 +101,18 @@ def test_the_table_that_closes_a_chapter_is_the_ledgers():
     findings = [claim.rule(Results()) for claim in claims]
     verdicts = {claim.id: verdict(found, claim.needed) for claim, found in zip(claims, findings, strict=True)}
     assert [row[3] for row in table.rows] == [f"*{verdicts[name]}*" for name in ("H1", "I3")]
-    assert [row[0].partition(":")[0] for row in table.rows] == ["H1", "I3"]
-    failing = [shown(measure) for found in findings for measure in found.measures if not measure.holds]
-    assert all(text in table.rows[1][2] for text in failing)
+    for row, name in zip(table.rows, ("H1", "I3"), strict=True):
+        section = f"{name} {verdicts[name]}".lower().replace(" ", "-")  # the heading, as MyST and GitHub slug it
+        assert row[0].startswith(f"[{name}](../book/claims.md#{section}): ")
+    failing = [measure for found in findings for measure in found.measures if not measure.holds]
+    decisive = next((measure for measure in failing if measure.refuted), failing[0])
+    assert f"{decisive.name}: {shown(decisive)} (misses {decisive.threshold})" in table.rows[1][2]
+
+
+def test_shares_are_written_as_the_paper_writes_them():
+    cell = {"a": 0.423, "a_low": -0.05, "a_high": 1.0, "b": 34.98, "b_low": 10.05, "b_high": 38.96}
+    assert interval(cell, "a") == ".42 [-.05, 1.00]"
+    assert interval(cell, "b", 1) == "35.0 [10.1, 39.0]"
 
 
 def test_the_closing_table_follows_the_results(tmp_path):

@@ -1,6 +1,7 @@
 """How a chapter looks: its opening, one style, one layout for images with their maps, and the table that closes it."""
 
 import ast
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,26 @@ def _assigned(cell: str) -> set[str]:
     return {target.id for line in lines for target in line.targets if isinstance(target, ast.Name)}
 
 
+def interval(cell: Mapping[str, Any], name: str, digits: int = 2) -> str:
+    """Write a mean with its interval.
+
+    Args:
+        cell: from a study's summary, with the keys `name`, `name_low` and `name_high`.
+        name: of the mean.
+        digits: behind the point.
+
+    Returns:
+        For example `.42 [.39, .45]`.
+    """
+    mean, low, high = (_short(cell[name + end], digits) for end in ("", "_low", "_high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _short(number: float, digits: int) -> str:
+    """Without the 0 before the point, as the paper writes shares."""
+    return re.sub(r"^(-?)0(?=\.)", r"\1", f"{number:.{digits}f}")
+
+
 @dataclass(frozen=True)
 class _Named(Results):
     """Stored results of which a page may read only the tables that its source names: its fingerprint follows those."""
@@ -124,7 +145,8 @@ def ledger(*ids: str, tables: Collection[str] = (), folder: Path | None = None) 
         folder: where the results lie; None for `fragility.study.store.results_folder`.
 
     Returns:
-        One row per claim. Measures that fail their threshold are told; where all hold, the first one.
+        One row per claim, which links to its section of the ledger, with one condition: the first that refutes
+        it, else the first that fails, else the first.
 
     Raises:
         ValueError: if there is no such claim, or a rule reads a table that is not named.
@@ -136,27 +158,29 @@ def ledger(*ids: str, tables: Collection[str] = (), folder: Path | None = None) 
     for claim in (by_id[name] for name in ids):
         finding = claim.rule(results)
         one = Judged(claim, finding, verdict(finding, claim.needed))
-        rows.append([f"{claim.id}: {claim.text}", claim.published, _measured(one), f"*{one.verdict}*"])
+        section = f"../book/claims.md#{claim.id}-{one.verdict}".replace(" ", "-").lower()
+        text = f"[{claim.id}]({section}): {claim.text}"
+        rows.append([text, claim.published, _measured(one), f"*{one.verdict}*"])
     return Table(["claimed", "published", "measured", "verdict"], rows)
 
 
 def _measured(one: Judged) -> str:
+    """One line; the book's ledger has every condition."""
     claim, finding, outcome = one
     if not finding.measures:
         return "nothing stored yet"
     if outcome == "not yet tested":
         return f"n = {finding.n} of the {claim.needed} that the rule asks for"
     failing = [measure for measure in finding.measures if not measure.holds]
-    count = len(finding.measures)
-    told = [f"{'identities' if finding.exact else 'conditions'} that hold: {count - len(failing)} of {count}"]
-    told += [
-        f"{m.name}: {shown(m, finding.exact)} ({'asked' if m.holds else 'misses'} {m.threshold})"
-        for m in failing or finding.measures[:1]
-        if not (m.holds and finding.exact)
-    ]
+    refuted = [measure for measure in failing if measure.refuted]
+    count, first = len(finding.measures), (refuted or failing or finding.measures)[0]
+    told = [f"{count - len(failing)} of {count} {'identities' if finding.exact else 'conditions'} hold"]
+    if failing or not finding.exact:
+        side = "asked" if first.holds else "misses"
+        told.append(f"for one, {first.name}: {shown(first, finding.exact)} ({side} {first.threshold})")
     if finding.equality is not None:
         told.append(f"{finding.equality.inside} of {finding.equality.total} published means matched")
-    told += [*finding.doubts, *finding.notes[:2]]
+    told += finding.doubts
     return "; ".join(told).replace("|", "\\|") + ("" if finding.exact else f" (n = {finding.n})")
 
 

@@ -327,6 +327,7 @@ def page(judged: Sequence[Judged], chapters: Iterable[str]) -> str:
     """
     known = set(chapters)
     lines = [
+        *("---", "myst:", "  heading_anchors: 2", "---", ""),  # the chapters link to the sections
         "# The claims, and what became of them",
         "",
         *INTRODUCTION,

@@ -213,10 +213,10 @@ CIFAR_SWEEP = {
         sweeps=(
             Sweep("cifar", "random", GRADIENT + DEEPLIFT, ALL, 64, 8),
             Sweep("cifar-k20", "random", GRADIENT, ALL, 64, 8),
-            *_both("cifar", GRADIENT, (8.0,), 64, 8, 40, 1.0),
             *_both("cifar-k20", GRADIENT, (8.0,), 64, 8, 40, 1.0),
-            *_both("cifar", GRADIENT, (2.0,), 64, 8, 40, 0.5),
             *_both("cifar-k20", GRADIENT, (2.0,), 64, 8, 40, 0.5),
+            *_both("cifar", GRADIENT, (8.0,), 64, 8, 40, 1.0),
+            *_both("cifar", GRADIENT, (2.0,), 64, 8, 40, 0.5),
             Sweep("cifar", "targeted", GRADIENT, (8.0,), 64, 8, 40, 1.0),
             Sweep("cifar", "random_walk", GRADIENT, (8.0,), 64, 8, 40, 1.0),
             Sweep("cifar", "random_walk", GRADIENT, (2.0,), 64, 8, 40, 0.5),

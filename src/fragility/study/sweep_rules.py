@@ -20,7 +20,16 @@ SHIFT = "center_shift"
 IMAGENET, CEIL, CIFAR, MATCHED = "squeezenet", "squeezenet-ceil", "cifar", "cifar-k20"
 SIDES = {IMAGENET: 227, CEIL: 227, CIFAR: 32, MATCHED: 32}
 SHOWN = {"top_k_intersection": "top-k intersection", "spearman": "rank correlation", SHIFT: "centre shift"}
-TITLES = {"simple_gradient": "simple gradient", "deeplift": "DeepLIFT", "integrated_gradients": "integrated gradients"}
+TITLES = {
+    "simple_gradient": "simple gradient",
+    "deeplift": "DeepLIFT",
+    "integrated_gradients": "integrated gradients",
+    "top_k": "top-k",
+    "mass_center": "mass-centre",
+    "targeted": "targeted",
+    "random": "one draw of random signs",
+    "random_walk": "random walk",
+}
 
 Core = Callable[[Cells, str], list[Measure]]
 Means = Sequence[tuple[str, str, float, str]]
@@ -97,7 +106,7 @@ def two_is_enough(results: Results) -> Finding:
         measures = []
         for method, attack, metric in product(_tested(cells, setup), ATTACKS, AGREEMENTS):
             small, large = 1 - cells.paired(*(((setup, method, attack, e), metric) for e in (SMALL, LARGE)))
-            name = f"{SHOWN[metric]} lost, {TITLES[method]}, {attack}: at 2/255 less .8 of that at 8/255"
+            name = f"{SHOWN[metric]} lost, {TITLES[method]}, {TITLES[attack]}: at 2/255 less .8 of that at 8/255"
             measures.append(at_least(name, small - 0.8 * large, 0))
         return measures
 
@@ -181,7 +190,7 @@ def cifar_is_sturdier(results: Results) -> Finding:
                 _corrected(cells.one(setup, METHODS[0], attack, epsilon, "top_k_intersection"), _share(part, setup))
                 for cells, part, setup in ((small, more, MATCHED), (large, rows, IMAGENET))
             ]
-            name = f"top-k intersection beyond chance, {attack}, {epsilon:g}/255: CIFAR-10 less ImageNet"
+            name = f"top-k intersection beyond chance, {TITLES[attack]}, {epsilon:g}/255: CIFAR-10 less ImageNet"
             measures.append(_difference(name, *pair))
         shifts = [
             cells.one(setup, METHODS[0], "mass_center", epsilon, SHIFT) / _diagonal(setup)
@@ -265,7 +274,7 @@ def _means(cells: Cells) -> list[str]:
         n = cells.count(*key)
         if n and setup == IMAGENET:
             shown = ", ".join(f"{SHOWN[name]} {cells.one(*key, name).mean():.3g}" for name in (*AGREEMENTS, SHIFT))
-            notes.append(f"{TITLES[method]}, {attack}, {epsilon:g}/255 (n = {n}): {shown} px")
+            notes.append(f"{TITLES[method]}, {TITLES[attack]}, {epsilon:g}/255 (n = {n}): {shown} px")
     return notes
 
 
