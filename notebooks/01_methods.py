@@ -60,18 +60,14 @@ if profile == "fast":
     training, test = dataset.digits("train"), dataset.digits("test")
     model = network.digits_cnn(seed=seed)
     train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
-    print(
-        f"test accuracy {train.accuracy(model, test.images, test.labels):.3f} on {len(test)} digits"
-    )
+    accuracy = train.accuracy(model, test.images, test.labels)
+    print(f"test accuracy {accuracy:.3f} on {len(test)} digits")
     shown = dataset.sample(test, 4, seed=seed)
     mean_image, k, steps = training.images.mean(0), 100, 100
 else:
     model, shown = network.squeezenet(), dataset.photographs()
-    mean_image, k, steps = (
-        shown.images.mean((0, 2, 3)).view(3, 1, 1),
-        1000,
-        50 if profile == "laptop" else 100,
-    )
+    mean_image = shown.images.mean((0, 2, 3)).view(3, 1, 1)
+    k, steps = 1000, 50 if profile == "laptop" else 100
 
 model, mean_image = model.to(device), mean_image.to(device)
 images = shown.images.to(device)
@@ -130,16 +126,14 @@ print(f"largest difference from the package: {(by_hand - library).abs().max():.0
 
 # %%
 def integrated_gradients_by_hand(model, images, labels, steps):
-    gradients = [
-        gradient_by_hand(model, k / steps * images, labels) for k in range(1, steps + 1)
-    ]
-    return images * torch.stack(gradients).mean(0)  # the baseline is black: x0 = 0
+    path = [k / steps * images for k in range(1, steps + 1)]  # from black: x0 = 0
+    gradients = [gradient_by_hand(model, x, labels) for x in path]
+    return images * torch.stack(gradients).mean(0)
 
 
-difference = integrated_gradients(
-    model, images, labels, steps=8
-) - integrated_gradients_by_hand(model, images, labels, 8)
-print(f"largest difference from the package: {difference.abs().max():.0e}")
+by_hand = integrated_gradients_by_hand(model, images, labels, 8)
+library = integrated_gradients(model, images, labels, steps=8)
+print(f"largest difference from the package: {(library - by_hand).abs().max():.0e}")
 
 
 def score(x, labels=labels, model=model):
@@ -148,14 +142,8 @@ def score(x, labels=labels, model=model):
 
 counts = [5, 10, 20, 40, 80, 160] if profile == "fast" else [5, 10, 20, 40]
 gap = score(images) - score(torch.zeros_like(images))
-errors = torch.stack(
-    [
-        (
-            integrated_gradients(model, images, labels, steps=m).sum((1, 2, 3)) - gap
-        ).abs()
-        for m in counts
-    ]
-).cpu()
+attributions = [integrated_gradients(model, images, labels, steps=m) for m in counts]
+errors = (torch.stack(attributions).sum((2, 3, 4)) - gap).abs().cpu()
 
 # %% [markdown]
 # **Predict.** With $M$ steps the sum misses $S_l(x) - S_l(x^0)$ by some error. Take twice as many steps: is the error half of it,

@@ -89,25 +89,17 @@ if profile == "fast":
 else:
     model, candidates = network.squeezenet(), dataset.photographs()
     calibration = candidates.images
-    epsilons, iterations, k, unit = (
-        [2 / 255, 8 / 255],
-        20 if profile == "laptop" else 300,
-        1000,
-        255.0,
-    )
+    iterations = 20 if profile == "laptop" else 300
+    epsilons, k, unit = [2 / 255, 8 / 255], 1000, 255.0
     # the channel-wise mean of ImageNet in Caffe's recipe
     reference = torch.tensor([123, 117, 104]).view(3, 1, 1) / 255
     attack_steps, steps = (5, 20) if profile == "laptop" else (100, 100)
 
 model, reference = model.to(device), reference.to(device)
-right = (
-    (model(candidates.images.to(device)).argmax(1).cpu() == candidates.labels)
-    .nonzero()
-    .flatten()[:16]
-)
+predicted = model(candidates.images.to(device)).argmax(1).cpu()
+right = (predicted == candidates.labels).nonzero().flatten()[:16]
 images, labels = (
-    candidates.images[right].to(device),
-    candidates.labels[right].to(device),
+    part[right].to(device) for part in (candidates.images, candidates.labels)
 )
 epsilon, pictured = epsilons[1], 2
 print(f"{len(images)} correctly classified images, {candidates.source}")
@@ -262,27 +254,23 @@ from fragility.substitution import softplus
 
 
 def attack_by_hand(images, labels, epsilon, alpha, iterations):
-    x, best = images.clone(), images.clone()
-    best_d = torch.full((len(images),), -torch.inf)
     objective, prediction = top_k(k), model(images).argmax(1)
+
+    def dissimilarity(x):
+        maps = importance(simple_gradient(model, x, labels))
+        return objective(maps, before["simple gradient"])
+
+    x, best = images.clone(), images.clone()
+    best_d = torch.full((len(images),), -torch.inf).to(images)
     for _ in range(iterations):
-        x = x.detach().requires_grad_()
-        # The surrogate gives the direction ...
-        with softplus(beta):
-            d = objective(
-                importance(simple_gradient(model, x, labels)), before["simple gradient"]
-            ).sum()
-        x = x + alpha * torch.autograd.grad(d, x)[0].sign()
+        with softplus(beta):  # the surrogate gives the direction ...
+            d = dissimilarity(x.requires_grad_())
+        x = x + alpha * torch.autograd.grad(d.sum(), x)[0].sign()
         x = x.clamp(images - epsilon, images + epsilon).clamp(0, 1).detach()
-        # ... and the network judges
-        d = objective(
-            importance(simple_gradient(model, x, labels)), before["simple gradient"]
-        )
-        better = (d > best_d.to(d)) & (model(x).argmax(1) == prediction)
-        best, best_d = (
-            torch.where(better.view(-1, 1, 1, 1), x, best),
-            torch.where(better, d, best_d.to(d)),
-        )
+        d = dissimilarity(x)  # ... and the network judges
+        better = (d > best_d) & (model(x).argmax(1) == prediction)
+        best = torch.where(better.view(-1, 1, 1, 1), x, best)
+        best_d = torch.where(better, d, best_d)
     return best
 
 

@@ -96,23 +96,15 @@ def path_attributions(model, x, x_new, y, m):
 
 
 def ig_norm_by_hand(model, x, y, epsilon, step_size, iterations, m):
-    x_new = x + epsilon * (
-        2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x) - 1
-    )
+    start = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    x_new = x + epsilon * (2 * start - 1)
     for _ in range(iterations):
-        x_new = x_new.detach().requires_grad_()
-        climb = torch.autograd.grad(
-            path_attributions(model, x, x_new, y, m).abs().sum(), x_new
-        )[0]
-        x_new = (
-            (x_new + step_size * climb.sign())
-            .clamp(x - epsilon, x + epsilon)
-            .clamp(0, 1)
-            .detach()
-        )
-    return F.cross_entropy(model(x), y) + path_attributions(
-        model, x, x_new, y, m
-    ).abs().sum() / len(x)
+        x_new.requires_grad_()
+        norm = path_attributions(model, x, x_new, y, m).abs().sum()
+        x_new = x_new + step_size * torch.autograd.grad(norm, x_new)[0].sign()
+        x_new = x_new.clamp(x - epsilon, x + epsilon).clamp(0, 1).detach()
+    norm = path_attributions(model, x, x_new, y, m).abs().sum()
+    return F.cross_entropy(model(x), y) + norm / len(x)
 
 
 toy = small_cnn(size=32, stride=4, seed=seed).requires_grad_(True)

@@ -42,6 +42,9 @@ LOOK = """() => {
         language: document.documentElement.lang,
         theme: document.documentElement.dataset.theme,
         background: getComputedStyle(document.body).backgroundColor,
+        shut: texts('.bd-article figure:not(.player) img').filter(e => !e.closest('a[href]')).map(e => e.src),
+        asked: texts('.bd-article strong').filter(e => e.textContent === 'Predict.').length,
+        marked: texts('.bd-article p.predict').length,
         filtered: texts('.bd-article img').filter(e => getComputedStyle(e).filter !== 'none').map(e => e.src),
     };
 }"""
@@ -140,6 +143,15 @@ def test_every_picture_shows_and_says_what_it_shows(visits: Visits) -> None:
 
     bad = {key: [image for image in visit.look["images"] if not sound(image)] for key, visit in visits.items()}
     assert {key: images for key, images in bad.items() if images} == {}
+
+
+def test_every_figure_opens_in_full(visits: Visits) -> None:
+    assert {where: visit.look["shut"] for where, visit in visits.items() if visit.look["shut"]} == {}
+
+
+def test_predictions_stand_out(visits: Visits) -> None:
+    assert {where for where, visit in visits.items() if visit.look["asked"] != visit.look["marked"]} == set()
+    assert sum(visit.look["marked"] for visit in visits.values()) > 0
 
 
 def test_no_page_scrolls_sideways(visits: Visits) -> None:

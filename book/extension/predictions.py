@@ -10,7 +10,7 @@ from docutils import nodes
 def mark(document: nodes.document) -> None:
     """Give every paragraph that opens with a bold "Predict." the class `predict`, for the style sheet."""
     for paragraph in document.findall(nodes.paragraph):
-        opening = paragraph.children[0] if paragraph.children else None
+        opening = next((child for child in paragraph.children if child.astext()), None)
         if isinstance(opening, nodes.strong) and opening.astext() == "Predict.":
             paragraph["classes"].append("predict")
 
