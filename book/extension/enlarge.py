@@ -1,4 +1,4 @@
-"""A Sphinx extension: a figure is a link to its file, so that it opens in full size and can be zoomed, on a phone too."""
+"""A Sphinx extension: a figure is a link to its file, which opens in full size and can be zoomed, on a phone too."""
 
 from __future__ import annotations
 
