@@ -119,8 +119,7 @@ REASONS = {
     "probably what the allocator keeps between them.",
     "DeepLIFT: speed": "three stacked parts against Captum's two; the third is what makes it differentiable.",
     "Spearman": "both sort, and ours averages ties by whole-tensor passes, which also run on a GPU.",
-    "Kendall": "ours compares within blocks and adds up a histogram of blocks, in whole-tensor passes which also run "
-    "on a GPU; SciPy's compiled merge sort needs no such passes.",
+    "Kendall": "ours is SciPy's with a thread per core; what does not run side by side is sorting's bookkeeping.",
     "influence": "ours is charged with fitting the layer, the other library is given the fit.",
     "photographs": "the schedule was chosen on digits and not fitted to photographs.",
 }

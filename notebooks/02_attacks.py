@@ -478,23 +478,11 @@ for (method, attack, e), cell in sorted(stored.items()):
             f"{plot.interval(cell, m, digits)} ({published[method, attack, e, m]:g})"
             for m, digits in zip(metrics, (2, 2, 1), strict=True)
         ]
-        table.append(
-            [
-                f"{plot.NAMES[method]}, {titles[attack]}, {e:g}/255",
-                *ours,
-                str(cell["n"]),
-                f"{cell['labels_kept']:.0%}",
-            ]
-        )
-plot.Table(
-    [
-        "method, attack, epsilon",
-        *(f"{title} (published)" for title in metrics.values()),
-        "n",
-        "kept",
-    ],
-    table,
-)
+        kept = f"{cell['labels_kept']:.0%}"
+        named = f"{plot.NAMES[method]}, {titles[attack]}"
+        table.append([named, f"{e:g}", *ours, str(cell["n"]), kept])
+theirs = [f"{title} (published)" for title in metrics.values()]
+plot.Table(["method, attack", "epsilon", *theirs, "n", "kept"], table)
 
 # %% tags=["hide-input"]
 story = store.provenance(*"attack_sweep-laptop".split("-"))

@@ -1,4 +1,6 @@
-"""How alike two importance maps are: batched, on the maps' device, one number per pair."""
+"""How alike two importance maps are: batched, one number per pair."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -6,8 +8,7 @@ from torch import Tensor
 
 from fragility.checks import check_count, check_maps
 
-_BLOCK = 128  # entries compared with one another when inversions are counted
-_AT_ONCE = 2**24  # such comparisons in memory
+_LARGE = 2**13  # pixels
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 def kendall(a: Tensor, b: Tensor) -> Tensor:
-    """Kendall's tau-b, corrected for ties, in O(n log n) [Kendall1938].
+    """Kendall's tau-b, corrected for ties, in O(n log n), computed by SciPy on the processor [Kendall1938].
 
     Args:
         a: (B, H, W) or (B, N).
@@ -44,18 +45,14 @@ def kendall(a: Tensor, b: Tensor) -> Tensor:
         ValueError: if the shapes differ or a value is NaN.
     """
     check_maps(a, b)
-    x, y = _dense_ranks(a), _dense_ranks(b)
-    n = x.shape[1]
-    # Sorted by a and, within its ties, by b, the discordant pairs are the inversions of what b reads.
-    _, by_b = _order(y)
-    _, then_a = _order(x.gather(1, by_b))
-    order = by_b.gather(1, then_a)
-    joint = (x * n + y).gather(1, order)
-    discordant = _inversions(joint % n).double()
-    pairs = n * (n - 1) / 2
-    tied_a, tied_b = _tied_pairs(joint // n), _tied_pairs(y.gather(1, by_b))
-    surplus = pairs - tied_a - tied_b + _tied_pairs(joint) - 2 * discordant
-    return surplus / ((pairs - tied_a) * (pairs - tied_b)).sqrt()
+    from scipy.stats import kendalltau  # here, as it takes longer to import than everything else together
+
+    rows = [maps.detach().flatten(1).double().cpu().numpy() for maps in (a, b)]
+    # SciPy lets other threads run while it sorts and counts, which is most of its time on large maps alone.
+    workers = torch.get_num_threads() if rows[0].shape[1] >= _LARGE else 1
+    with ThreadPoolExecutor(workers) as pool:
+        taus = list(pool.map(lambda x, y: kendalltau(x, y).statistic, *rows))
+    return torch.tensor(taus, dtype=torch.float64, device=a.device)
 
 
 def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
@@ -156,66 +153,14 @@ def _average_ranks(maps: Tensor) -> Tensor:
     return torch.empty_like(average).scatter_(1, order, average)
 
 
-def _dense_ranks(maps: Tensor) -> Tensor:
-    """Ranks 0, 1, 2, ... of each row, int64 (B, N); equal values share one."""
-    ordered, order = _order(maps.detach().flatten(1))
-    return torch.empty_like(order).scatter_(1, order, _runs(ordered).cumsum(1) - 1)
-
-
-def _tied_pairs(ordered: Tensor) -> Tensor:
-    """The number of pairs of equal entries in each sorted row, float64 (B,)."""
-    group = _runs(ordered).cumsum(1) - 1
-    sizes = torch.zeros_like(group).scatter_add_(1, group, torch.ones_like(group)).double()
-    return (sizes * (sizes - 1) / 2).sum(1)
-
-
-def _inversions(ranks: Tensor) -> Tensor:
-    """Count pairs i < j with ranks[i] > ranks[j] in each row of int64 (B, N), entries in [0, N)."""
-    # Positions and values are cut into blocks of _BLOCK. A pair lies in one block of positions (compare there), or in
-    # two, with values of one block (compare there, by the blocks of the positions), or in two both ways (a histogram).
-    n = ranks.shape[1]
-    rows = max(1, _AT_ONCE // (n * _BLOCK))
-    return torch.cat([_inversions_of_few(part, n) for part in torch.split(ranks, rows)])
-
-
-def _inversions_of_few(ranks: Tensor, n: int) -> Tensor:
-    _, where = _order(ranks)  # equal ranks keep their order, which makes them no inversions
-    padding = torch.arange(n, n + -n % _BLOCK, device=ranks.device).expand(len(ranks), -1)
-    where = torch.cat([where, padding], 1)
-    size = where.shape[1]
-    what = torch.empty_like(where).scatter_(1, where, torch.arange(size, device=where.device).expand_as(where))
-    block = where // _BLOCK
-    same_block, same_value = (part.view(len(ranks), -1, _BLOCK).int() for part in (what, block))
-    total = _inverted_pairs(same_block) + _inverted_pairs(same_value)
-    blocks = size // _BLOCK
-    cell = block * blocks + torch.arange(size, device=where.device) // _BLOCK  # (block of the position, of the value)
-    exact = torch.float32 if size * _BLOCK < 2**24 else torch.float64
-    ones = torch.ones((), dtype=exact, device=where.device).expand_as(cell)
-    counts = ones.new_zeros(len(ranks), blocks * blocks).scatter_add_(1, cell, ones).view(-1, blocks, blocks)
-    before = counts.cumsum(1) - counts  # in earlier blocks of positions, by value
-    larger = before.flip(2).cumsum(2).flip(2) - before
-    return total + (counts * larger).sum((1, 2), dtype=torch.float64).long()
-
-
-def _inverted_pairs(parts: Tensor) -> Tensor:
-    """Count the inversions inside of each part, (B, parts, size), and add the parts: (B,)."""
-    larger = torch.zeros_like(parts, dtype=torch.uint8)  # of each entry, how many before it are larger
-    for distance in range(1, parts.shape[2]):
-        larger[..., distance:] += parts[..., :-distance] > parts[..., distance:]
-    return larger.sum((1, 2))
-
-
 def _order(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Sort the rows of (B, N), stably: the values and where they stood."""
-    if maps.device.type != "cpu" or maps.dtype not in (torch.float32, torch.int64) or maps.shape[1] >= 2**31:
+    if maps.device.type != "cpu" or maps.dtype != torch.float32 or maps.shape[1] >= 2**31:
         return maps.sort(dim=1, stable=True)
     # Many times faster there: NumPy's vectorised sort of integers that hold a value above its position. A float's bits
     # rise with it, if those below the sign bit are flipped for negative ones.
-    if maps.dtype == torch.float32:
-        bits = (maps + 0.0).contiguous().view(torch.int32).long()  # + 0.0 makes -0.0 the 0.0 that it is equal to
-        keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    else:
-        keys = maps  # ranks, which are below 2^31
+    bits = (maps + 0.0).contiguous().view(torch.int32).long()  # + 0.0 makes -0.0 the 0.0 that it is equal to
+    keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     position = torch.arange(maps.shape[1])
     order = torch.from_numpy(np.sort(((keys << 32) | position).numpy(), axis=1)) & 0xFFFFFFFF
     return maps.gather(1, order), order

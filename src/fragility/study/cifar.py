@@ -14,7 +14,7 @@ from fragility.substitution import softplus
 EPOCHS, SOFTPLUS_EPOCHS, BATCH_SIZE = 3, 1, 128  # Adam with its defaults, as in the paper, which names no epochs
 
 
-def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, progress: bool = False) -> nn.Module:
+def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, progress: bool = True) -> nn.Module:
     """Train the network, or load it from the data folder; on two cores half an hour, on a GPU a minute.
 
     Products are computed in bfloat16 where that is fast, weights are kept in float32.
@@ -24,7 +24,7 @@ def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, prog
         smooth: retrain from the ReLU weights with softplus (beta = 1) in place of ReLU. Use the network inside
             `fragility.substitution.softplus(1.0)` then.
         seed: of the initial weights and of the order of the batches.
-        progress: show progress bars.
+        progress: show progress bars while it trains.
 
     Returns:
         The network in evaluation mode, with its parameters frozen, on the processor.
