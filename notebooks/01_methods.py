@@ -36,7 +36,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from fragility import dataset, network, plot, train
+from fragility import chapter, dataset, network, plot, train
 from fragility.attribution import (
     ATTRIBUTIONS,
     deeplift,
@@ -46,7 +46,7 @@ from fragility.attribution import (
 )
 from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
 
-device = plot.start(profile=profile, seed=seed)
+device = chapter.start(profile=profile, seed=seed)
 
 # %% [markdown]
 # ## A network and a few pictures
@@ -239,7 +239,7 @@ pairs = [
     ("simple_gradient", "deeplift"),
     ("integrated_gradients", "deeplift"),
 ]
-plot.Table(
+chapter.Table(
     ["two methods", "Spearman correlation"],
     [
         [
@@ -350,13 +350,13 @@ checks["symmetry"] = float((first - second).abs() / first.abs())
 # change up to its Riemann error.
 
 # %% tags=["nbval-check-output"]
-plot.Table(
+chapter.Table(
     ["sensitivity (a)", "attribution of the pixel that did it"],
     [[plot.NAMES[name], f"{share[0]:.2f}"] for name, share in shares.items()],
 )
 
 # %% tags=["nbval-check-output"]
-plot.Table(
+chapter.Table(
     ["identity", "holds to 1e-10"],
     [
         [name, "yes" if value <= 1e-10 else f"NO, off by {value:.0e}"]
@@ -494,7 +494,7 @@ def row(name, changed):
     return [name, f"{rho:.2f}", f"{tau:.2f}", f"{top:.2f}", f"{shift:.1f} px"]
 
 
-plot.Table(
+chapter.Table(
     ["change", "rho", "tau", f"top-{k}", "shift"],
     [row(name, changed) for name, changed in changes.items()],
 )
@@ -525,7 +525,7 @@ plot.Table(
 # them.
 
 # %% tags=["hide-input"]
-plot.ledger("M1")
+chapter.ledger("M1")
 
 # %% [markdown]
 # ## Strengths, limitations, software
@@ -612,4 +612,4 @@ for name, method in ATTRIBUTIONS.items():
     rows.append([plot.NAMES[name], f"{kept.mean():.2f}"])
 # Methods with the factor x - x0 keep a high correlation although the explained function is another one: what
 # they keep is the picture.
-plot.Table(["method", "Spearman, trained against scrambled"], rows)
+chapter.Table(["method", "Spearman, trained against scrambled"], rows)

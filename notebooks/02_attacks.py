@@ -38,7 +38,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import torch
 
-from fragility import dataset, network, plot, train
+from fragility import chapter, dataset, network, plot, train
 from fragility.attack import iterative, random_sign, random_walk
 from fragility.attribution import (
     deeplift,
@@ -58,7 +58,7 @@ from fragility.surrogate import suggest_beta, surrogate_fidelity
 
 # denormal numbers make a softplus several times slower on a CPU
 torch.set_flush_denormal(True)
-device = plot.start(profile=profile, seed=seed)
+device = chapter.start(profile=profile, seed=seed)
 
 # %% [markdown]
 # ## The problem
@@ -167,7 +167,9 @@ def compare(changed):
         [title, f"{top:.2f}", f"{rho:.2f}", f"{shift:.1f} px"]
         for title, (top, rho, shift) in means.items()
     ]
-    return plot.Table(["", f"top-{k} intersection", "Spearman", "centre shift"], rows)
+    return chapter.Table(
+        ["", f"top-{k} intersection", "Spearman", "centre shift"], rows
+    )
 
 
 compare({"one draw of random signs": noisy, "random walk, best of all": walk.images})
@@ -389,7 +391,7 @@ for (name, title, e), values in curves.items():
         )
         rows.append([f"{name}, {title}", *cells, count])
 size = f"{epsilon * unit:g}" if unit == 1 else f"{epsilon * unit:g}/255"
-plot.Table(
+chapter.Table(
     [
         f"epsilon {size}",
         f"top-{k} intersection",
@@ -445,22 +447,12 @@ figure, panels = plt.subplots(
 for line, method in zip(panels, methods_stored, strict=True):
     for axes, (metric, title) in zip(line, metrics.items(), strict=True):
         for color, (attack, name) in enumerate(titles.items()):
-            there = [e for e in sizes if (method, attack, e) in stored]
-            cells = [stored[method, attack, e] for e in there]
-            mean, low, high = (
-                [cell[metric + end] for cell in cells] for end in ("", "_low", "_high")
-            )
-            below = [m - bottom for m, bottom in zip(mean, low, strict=True)]
-            above = [top - m for m, top in zip(mean, high, strict=True)]
-            axes.errorbar(
-                there,
-                mean,
-                [below, above],
-                fmt="o-",
-                capsize=3,
-                color=f"C{color}",
-                label=name,
-            )
+            cells = {
+                e: stored[method, attack, e]
+                for e in sizes
+                if (method, attack, e) in stored
+            }
+            plot.error_bars(axes, cells, metric, label=name, color=f"C{color}")
             theirs = [published[method, attack, e, metric] for e in sizes]
             axes.plot(sizes, theirs, "--", color=f"C{color}", linewidth=1)
         axes.set(title=title if line is panels[0] else "", ylim=(0, None))
@@ -475,14 +467,14 @@ table = []
 for (method, attack, e), cell in sorted(stored.items()):
     if attack in titles:
         ours = [
-            f"{plot.interval(cell, m, digits)} ({published[method, attack, e, m]:g})"
+            f"{chapter.interval(cell, m, digits)} ({published[method, attack, e, m]:g})"
             for m, digits in zip(metrics, (2, 2, 1), strict=True)
         ]
         kept = f"{cell['labels_kept']:.0%}"
         named = f"{plot.NAMES[method]}, {titles[attack]}"
         table.append([named, f"{e:g}", *ours, str(cell["n"]), kept])
 theirs = [f"{title} (published)" for title in metrics.values()]
-plot.Table(["method, attack", "epsilon", *theirs, "n", "kept"], table)
+chapter.Table(["method, attack", "epsilon", *theirs, "n", "kept"], table)
 
 # %% tags=["hide-input"]
 story = store.provenance(*"attack_sweep-laptop".split("-"))
@@ -505,7 +497,7 @@ try:
     cifar = summary(store.read(*"cifar_sweep-laptop".split("-")))
 except FileNotFoundError:
     cifar = []
-plot.Table(
+chapter.Table(
     [
         "CIFAR-10",
         "top-100 intersection",
@@ -518,7 +510,7 @@ plot.Table(
         [
             f"{plot.NAMES[cell['method']]}, {titles[cell['attack']]}, {cell['epsilon']:g}/255",
             *(
-                plot.interval(cell, m, digits)
+                chapter.interval(cell, m, digits)
                 for m, digits in zip(metrics, (2, 2, 1), strict=True)
             ),
             str(cell["n"]),
@@ -618,7 +610,7 @@ for p in (5, 10, 20) if profile == "fast" else (10, 20, 60):
         -found[adaptive].objective.nanmean().item() for adaptive in (False, True)
     )
     rows.append([str(p), f"{plain:.3f}", f"{clever:.3f}"])
-plot.Table(
+chapter.Table(
     ["steps", f"fixed: left on the top {k}", f"adaptive: left on the top {k}"], rows
 )
 
@@ -678,7 +670,7 @@ rows.append(
         "",
     ]
 )
-plot.Table(["Spearman with the original map", "noise", "attack on IG"], rows)
+chapter.Table(["Spearman with the original map", "noise", "attack on IG"], rows)
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
@@ -721,7 +713,7 @@ for title, baseline, m in [
         for x in (noisy[some], found.images)
     ]
     rows.append([title, *(f"{value:.2f}" for value in rho)])
-plot.Table(
+chapter.Table(
     [f"IG, Spearman over {len(images[some])} images", "noise", "top-k attack"], rows
 )
 
@@ -784,7 +776,7 @@ def gain_in_d(x):
 on_network = gain_in_d(library.images)
 with softplus(beta):
     transfer = on_network / gain_in_d(library.images)
-plot.Table(
+chapter.Table(
     ["claim", "asked", "here"],
     [
         [
@@ -834,7 +826,7 @@ plot.Table(
 # authors' plot (reading error about .005, and 0.3 px). The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-plot.ledger(
+chapter.ledger(
     "A1",
     "A2",
     "A3",
@@ -895,7 +887,7 @@ for factor in (1 / 16, 1, 16):
     rows.append([f"{beta * factor:g}", f"{left:.2f}"])
 # Both directions weaken the attack. An unfaithful surrogate walks somewhere else, a sharp one has its curvature in few
 # places: without the comparison over beta, and against noise, either would pass for a robust method.
-plot.Table(["beta", f"top-{k} intersection after the attack"], rows)
+chapter.Table(["beta", f"top-{k} intersection after the attack"], rows)
 
 # %% [markdown]
 # ### Open

@@ -42,7 +42,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
-from fragility import plot
+from fragility import chapter, plot
 from fragility.influence import LastLayerInfluence
 from fragility.influence_attack import lower_influence, sign_attack, training_attack
 from fragility.interval import mean_interval
@@ -52,7 +52,7 @@ from fragility.study import features as data_of
 from fragility.study import influence_attack as study
 
 torch.set_flush_denormal(True)
-device = plot.start(profile=profile, seed=seed)
+device = chapter.start(profile=profile, seed=seed)
 
 # %% [markdown]
 # ## A frozen network and a last layer
@@ -213,7 +213,7 @@ rows = [
     ["leverage corrected" if corrected else "influence", f"{r:.3f}", f"{slope:.2f}"]
     for corrected, (r, slope) in agreement.items()
 ]
-plot.Table(
+chapter.Table(
     [f"{truth.numel()} pairs", "Pearson r", "slope of truth on prediction"], rows
 )
 
@@ -289,7 +289,7 @@ rows = [
 ]
 display_gain = [f"{value:+.3f}" for value in gain]
 rows.append(["self-influence minus the better of loss and chance", *display_gain])
-plot.Table(["area under the curve", "mean", "from", "to"], rows)
+chapter.Table(["area under the curve", "mean", "from", "to"], rows)
 
 # %% [markdown]
 # The last line is the statistic of claim I4: its interval has to lie above zero for influence to be *better* than simply looking at the
@@ -438,7 +438,7 @@ for strength in (1e-3, 1e-2, 1e-1):
             f"{stayed.mean():.0%}",
         ]
         rows.append([f"l2 {strength:g}, {title}", *cells])
-plot.Table(
+chapter.Table(
     ["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "label kept"], rows
 )
 
@@ -478,7 +478,7 @@ pairs = {
     "retraining before and after the attack": (true_before, true_after),
 }
 rows = [[title, f"{spearman(a, b).mean():.2f}"] for title, (a, b) in pairs.items()]
-plot.Table([f"{len(chosen)} images, {len(sample)} retrainings", "Spearman"], rows)
+chapter.Table([f"{len(chosen)} images, {len(sample)} retrainings", "Spearman"], rows)
 
 # %% [markdown]
 # If the first two lines are high and the last two agree with one another, the explanation followed the truth: which training images the loss at this picture
@@ -549,7 +549,7 @@ for title, recipe in (
         except ValueError:
             cells.append("refused")
     rows.append([title, *cells])
-plot.Table(
+chapter.Table(
     [
         f"{len(small)} images; Spearman under 1e-7 of feature noise",
         "float64",
@@ -623,7 +623,7 @@ rows = [
     ]
     for budget in budgets
 ]
-plot.Table(
+chapter.Table(
     [
         "change of one image",
         *(f"flips, {len(members)} images" for members in (many, scarce)),
@@ -748,7 +748,7 @@ for decay in (1e-2, 1e-4):
                 f"{floor:.1e}",
             ]
         )
-plot.Table(["", "r, influence and retraining", "mean change", "noise floor"], rows)
+chapter.Table(["", "r, influence and retraining", "mean change", "noise floor"], rows)
 
 # %% [markdown]
 # One seed, 80 pairs a line: an illustration, not a test. Read the correlation beside the last two columns. Where the noise floor reaches the size of the
@@ -784,7 +784,7 @@ for title, solve in {
         ]
     )
 rows.append(["Cholesky, factored once", "0", "0", "yes"])
-plot.Table(["8 test images", "relative error", "products", "converged"], rows)
+chapter.Table(["8 test images", "relative error", "products", "converged"], rows)
 
 # %% [markdown]
 # ## Roses and sunflowers, stored
@@ -815,24 +815,12 @@ for axes, (value, title) in zip(
     strict=True,
 ):
     for color, (condition, name) in enumerate(titles.items()):
-        there = sorted(
-            e for strength, c, e in cells if c == condition and strength == 1e-2
-        )
-        line = [cells[1e-2, condition, e] for e in there]
-        mean, low, high = (
-            [cell[value + end] for cell in line] for end in ("", "_low", "_high")
-        )
-        below = [m - bottom for m, bottom in zip(mean, low, strict=True)]
-        above = [ceiling - m for m, ceiling in zip(mean, high, strict=True)]
-        axes.errorbar(
-            there,
-            mean,
-            [below, above],
-            fmt="o-",
-            capsize=3,
-            color=f"C{color}",
-            label=name,
-        )
+        line = {
+            e: cell
+            for (strength, c, e), cell in cells.items()
+            if (strength, c) == (1e-2, condition)
+        }
+        plot.error_bars(axes, line, value, label=name, color=f"C{color}")
     axes.set(title=title, xlabel="epsilon (of 255)", ylim=(0, 1.02))
 panels[0].legend(fontsize=8)
 plt.show()
@@ -851,7 +839,7 @@ for (strength, condition, e), cell in sorted(cells.items()):
         rows.append(
             [
                 f"l2 {strength:g}, {titles[condition]}, {e:g}/255",
-                *(plot.interval(cell, value) for value in values[:2]),
+                *(chapter.interval(cell, value) for value in values[:2]),
                 f"{ratio.median():.2g}",
                 str(cell["n"]),
                 f"{cell['labels_kept']:.0%}",
@@ -861,7 +849,9 @@ story = store.provenance(*"influence_attack-laptop".split("-"))
 print(
     f"{len(stored)} rows, {'complete' if story['complete'] else 'not complete yet'}; accuracy {stored[0]['validation_accuracy']:.3f}"
 )
-plot.Table(["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "n", "kept"], rows)
+chapter.Table(
+    ["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "n", "kept"], rows
+)
 
 # %% tags=["hide-input"]
 retrainings = store.read(*"leave_one_out-laptop".split("-"))
@@ -885,7 +875,7 @@ leverages = retrainings[0]["max_leverage"]
 print(
     f"{len(retrainings)} test images, {retrainings[0]['pairs']} retrainings, leverages up to {leverages:.2f}"
 )
-plot.Table(["leave-one-out, flowers", "mean", "from", "to"], rows)
+chapter.Table(["leave-one-out, flowers", "mean", "from", "to"], rows)
 
 # %% [markdown]
 # ## What follows, and what does not
@@ -909,7 +899,7 @@ tables = [
     "poisoning-laptop",
     "depth-laptop",
 ]
-plot.ledger("I1", "I2", "I3", "I4", "I5", "I6", tables=tables)
+chapter.ledger("I1", "I2", "I3", "I4", "I5", "I6", tables=tables)
 
 # %% [markdown]
 # ## Strengths, limitations, software

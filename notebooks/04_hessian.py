@@ -41,7 +41,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fragility import dataset, network, plot, train
+from fragility import chapter, dataset, network, plot, train
 from fragility.attack import iterative, random_sign
 from fragility.attribution import ATTRIBUTIONS, importance, simple_gradient
 from fragility.curvature import angle, input_hessian, input_hvp, top_directions
@@ -55,7 +55,7 @@ from fragility.substitution import softplus
 # denormal numbers make a softplus several times slower on a CPU
 torch.set_flush_denormal(True)
 # small enough for the CPU, which this chapter keeps to
-plot.start(profile=profile, seed=seed)
+chapter.start(profile=profile, seed=seed)
 # images whose whole Hessian is written out
 count = {"fast": 3, "laptop": 12, "paper": 48}[profile]
 generator = torch.Generator().manual_seed(seed)
@@ -87,7 +87,7 @@ h1 = {}
 for name, method in ATTRIBUTIONS.items():
     maps = [importance(method(linear, points, labels)) for points in (x, moved)]
     h1[name] = float((maps[1] - maps[0]).abs().max())
-plot.Table(
+chapter.Table(
     ["map of a linear model", "largest change of an entry"],
     [[plot.NAMES[name], f"{change:.1e}"] for name, change in h1.items()],
 )
@@ -209,7 +209,7 @@ map_change = max(
     for arm in arms
     for g in ("softplus", "sigmoid")
 )
-plot.Table(
+chapter.Table(
     ["arm", "slope of log change on log d", "95 % interval, n = 20"],
     [
         [arms[arm], f"{part.mean:.3f}", f"[{part.low:.3f}, {part.high:.3f}]"]
@@ -305,7 +305,7 @@ slope, bend = (
 )
 printed = -image * bend * (weights @ delta)
 corrected = printed - slope * delta
-plot.Table(
+chapter.Table(
     ["first-order change of J", "relative error"],
     [
         [name, f"{((part - true).norm() / true.norm()):.0%}"]
@@ -435,7 +435,7 @@ panels[1].legend(fontsize=9)
 plt.show()
 
 # %% tags=["nbval-check-output"]
-plot.Table(
+chapter.Table(
     ["relative error along sign(v1)", *(f"{255 * size:.3g}/255" for size in sizes)],
     [
         [
@@ -461,7 +461,7 @@ with softplus(4.0):
         "along sign(v1)": errors_of_linearisation(pooled, v1.sign()),
         "along random signs": errors_of_linearisation(pooled, random_direction),
     }
-plot.Table(
+chapter.Table(
     ["relative error with max-pools", *(f"{255 * size:.3g}/255" for size in sizes)],
     [
         [name, *(f"{value:.2f}" for value in part.mean(1))]
@@ -503,7 +503,7 @@ for name, share in hidden.items():
     rows_of_hidden.append(
         [name, f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]", str(len(share))]
     )
-plot.Table(
+chapter.Table(
     ["share of the turn hidden by normalising", "mean", "95 % interval", "n"],
     rows_of_hidden,
 )
@@ -579,7 +579,7 @@ for name, values in spectra.items():
             f"{effective.mean():.0f} of {values.shape[1]}",
         ]
     )
-plot.Table(
+chapter.Table(
     [
         "network",
         "accuracy",
@@ -642,7 +642,7 @@ figure.legend(loc="outside lower center", ncol=2, fontsize=9)
 plt.show()
 
 # %% tags=["nbval-check-output", "hide-input"]
-plot.Table(
+chapter.Table(
     ["in the first 10 of 1024", "of H delta", "of delta itself"],
     [[name, f"{part[0][9]:.2f}", f"{part[1][9]:.3f}"] for name, part in shares.items()],
 )
@@ -738,7 +738,7 @@ print(f"{inside['random']:.2f} along random ones; the single neuron has 0.5")
 # to one common sign. The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-plot.ledger("H1", "H2", "H3", tables=["dimension-laptop"])
+chapter.ledger("H1", "H2", "H3", tables=["dimension-laptop"])
 
 # %% [markdown]
 # ## Strengths, limitations, software

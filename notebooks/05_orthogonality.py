@@ -40,7 +40,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch.nn import functional as F
 
-from fragility import dataset, plot
+from fragility import chapter, dataset
 from fragility.attribution import importance, simple_gradient
 from fragility.curvature import angle, top_directions
 from fragility.influence import LastLayerInfluence
@@ -61,7 +61,7 @@ from fragility.substitution import softplus
 # denormal numbers make a softplus several times slower on a CPU
 torch.set_flush_denormal(True)
 # small enough for the CPU, which this chapter keeps to
-plot.start(profile=profile, seed=seed)
+chapter.start(profile=profile, seed=seed)
 per_class, attacked = (10, 24) if profile == "fast" else (25, 100)
 generator = torch.Generator().manual_seed(seed)
 
@@ -174,7 +174,7 @@ def median_interval(values, draws=2000):
 
 live = permutation_null(blocks, seed=seed)
 middle = median_interval(matched)
-plot.Table(
+chapter.Table(
     ["digits, live", ""],
     [
         ["images", f"{len(images)}"],
@@ -229,7 +229,7 @@ quantities = {
         f"{max(r['residual'] for r in part):.0e}"
     ),
 }
-plot.Table(
+chapter.Table(
     ["stored", *(titles[setup] for setup in summaries)],
     [
         [name, *(fill(*summary) for summary in summaries.values())]
@@ -242,7 +242,7 @@ if "cifar10" not in summaries:
     print(
         "CIFAR-10 is not stored yet: `fragility run angles --profile laptop` adds it."
     )
-plot.Table(
+chapter.Table(
     ["network", "test accuracy, ReLU", "retrained with softplus", "test images"],
     [
         [
@@ -365,7 +365,7 @@ axes.legend(fontsize=9, loc="lower right")
 plt.show()
 
 # %% tags=["nbval-check-output", "hide-input"]
-plot.Table(
+chapter.Table(
     ["median angle [quartiles], 400 draws", *(f"h = {h}" for h in widths)],
     [
         [
@@ -471,7 +471,7 @@ with softplus(1.0):
                 rise,
             ]
         ).double()
-plot.Table(
+chapter.Table(
     [
         "taken out of the attack",
         "top-100 intersection",
@@ -552,7 +552,7 @@ relations = {
     name: rank_correlation(part, strength["nothing"])
     for name, part in predictors.items()
 }
-plot.Table(
+chapter.Table(
     [
         f"predictor of 1 - Spearman under attack, n = {attacked}",
         "rank correlation",
@@ -600,7 +600,7 @@ influence_blocks = [
 ]
 influence_null = permutation_null(influence_blocks, seed=seed)
 influence_middle = median_interval(influence_angles)
-plot.Table(
+chapter.Table(
     ["influence, digits, live", ""],
     [
         ["test images", f"{len(influence_angles)}"],
@@ -626,7 +626,7 @@ flower_angles, frozen_angles = (
 )
 flower_null, flower_middle = stored_null(flowers), median_interval(flower_angles)
 frozen_middle = median_interval(frozen_angles)
-plot.Table(
+chapter.Table(
     [f"influence, flowers, {flowers[0]['network']}", ""],
     [
         ["test images", f"{len(flowers)}"],
@@ -676,7 +676,7 @@ plot.Table(
 # null, at most *[direction only](../book/glossary.md#verdict)*. They read the stored rows of CIFAR-10 and of the flowers; the digits do not enter. The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-plot.ledger(
+chapter.ledger(
     "O1",
     "O2",
     "O3",

@@ -41,7 +41,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fragility import dataset, plot, train
+from fragility import chapter, dataset, plot, train
 from fragility.attack import iterative, random_sign
 from fragility.attribution import importance, integrated_gradients, simple_gradient
 from fragility.defense import (
@@ -64,7 +64,7 @@ from fragility.surrogate import suggest_beta
 
 # denormal numbers make a softplus several times slower on a CPU
 torch.set_flush_denormal(True)
-device = plot.start(profile=profile, seed=seed)
+device = chapter.start(profile=profile, seed=seed)
 
 # %% [markdown]
 # ## Robust attribution regularization
@@ -249,7 +249,7 @@ identities = {
 }
 
 # %% tags=["nbval-check-output", "hide-input"]
-plot.Table(
+chapter.Table(
     ["identity", "holds to 1e-10", "broken by", "and then off by"],
     [
         [
@@ -348,7 +348,7 @@ def show(rows):
     lines = [
         [
             TITLES[cell["defense"]],
-            *(plot.interval(cell, name) for name in names),
+            *(chapter.interval(cell, name) for name in names),
             f"{cell['labels_kept']:.0%}",
             f"{cell['cost'] / plain:.1f}",
         ]
@@ -364,7 +364,7 @@ def show(rows):
         "kept",
         "cost",
     ]
-    return plot.Table(header, lines)
+    return chapter.Table(header, lines)
 
 
 show(live)
@@ -523,7 +523,7 @@ for levels in (2, 4, 16, 256):
     )
 
 # %% tags=["nbval-check-output", "hide-input"]
-plot.Table(
+chapter.Table(
     ["pixels", "still correct", "blind attack", "tau, noise", "tau, adaptive attack"],
     rows,
 )
@@ -587,7 +587,7 @@ for title, (model, attacked, judged, sharpness) in smoothers.items():
     ])  # fmt: skip
 
 # %% tags=["nbval-check-output", "hide-input"]
-plot.Table(
+chapter.Table(
     [
         "explanation",
         "accuracy",
@@ -667,7 +667,7 @@ for strength in (faint, 1.0):
         )
 
 # %% tags=["nbval-check-output", "hide-input"]
-plot.Table(
+chapter.Table(
     [
         "bar, training",
         "bar true",
@@ -726,7 +726,7 @@ else:
 
 # %% tags=["hide-input"]
 complete = {row["defense"] for row in main} >= {"natural"}
-show(main) if complete else plot.Table(
+show(main) if complete else chapter.Table(
     ["stored", "status"], [["MNIST", "not yet tested"]]
 )
 
@@ -739,7 +739,7 @@ try:
 except FileNotFoundError:
     fashion = []
 complete = {row["defense"] for row in fashion} >= {"natural"}
-show(defense_table.main(fashion)) if complete else plot.Table(
+show(defense_table.main(fashion)) if complete else chapter.Table(
     ["stored", "status"], [["Fashion-MNIST", "not yet tested"]]
 )
 
@@ -770,7 +770,7 @@ for data, rows in (("MNIST", stored), ("Fashion-MNIST", fashion)):
                 str(climb[0]["images"]),
             ]
         )
-plot.Table(
+chapter.Table(
     ["", "top-k", "tau", "tau, by top-k", "tau, by order", "images"],
     lines or [["not yet tested", "", "", "", "", ""]],
 )
@@ -802,7 +802,7 @@ for data, rows in (("MNIST", stored), ("Fashion-MNIST", fashion)):
 # 0.3$. The rules read the stored table and compute the identities anew. The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-plot.ledger(
+chapter.ledger(
     "D1",
     "D2",
     "D3",

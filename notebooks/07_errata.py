@@ -56,7 +56,7 @@ from torch import nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
-from fragility import dataset, plot, train
+from fragility import chapter, dataset, train
 from fragility.attribution import importance, simple_gradient
 from fragility.curvature import (
     angle,
@@ -70,7 +70,7 @@ from fragility.study.dimension import draw_neuron, draw_two_layers
 torch.set_flush_denormal(True)
 torch.set_default_dtype(torch.float64)
 # small enough for the CPU, which this chapter keeps to
-plot.start(profile=profile, seed=seed)
+chapter.start(profile=profile, seed=seed)
 networks = {"fast": 100, "laptop": 1000, "paper": 1000}[profile]
 generator = torch.Generator().manual_seed(seed)
 one = torch.zeros(1, dtype=torch.int64)
@@ -219,7 +219,7 @@ for name, lowered in ways.items():
         results.append(torch.stack([rho, after[top].sum() / before[top].sum()]))
     rho, ratio = torch.stack(results).median(0).values
     table.append([name, f"{rho:.3f}", f"{ratio:.2f}"])
-plot.Table(
+chapter.Table(
     [
         f"one sign step of 0.05, median over {len(correct)} images",
         "rank correlation of influences",
@@ -317,7 +317,7 @@ for K in (1, 2, 3, 4):
     true = vmap(torch.func.grad(torch.func.grad(chain)))(grid).abs().max()
     bound = saliency_lipschitz_bound(ones[:K], ones[:K], ones[:K] / 4)
     table.append([str(K), f"{true:.4f}", f"{0.25**K:.4f}", f"{bound:.4f}"])
-plot.Table(
+chapter.Table(
     [
         "layers",
         "largest |S''|".replace("|", "\\|"),
@@ -432,7 +432,7 @@ violations = (
     int((points[:, 0] > points[:, 1]).sum()),
     int((points[:, 0] > points[:, 2]).sum()),
 )
-plot.Table(
+chapter.Table(
     [
         "networks",
         "n",
@@ -488,7 +488,7 @@ for name, g in {
 }.items():
     norm, total = both_instantiations(g, torch.tensor(0.0), 2.4)
     table.append([name, f"{norm:.3f}", f"{total:.3f}", f"{norm - total:.3f}"])
-plot.Table(["loss", "norm", "sum", "excess"], table)
+chapter.Table(["loss", "norm", "sum", "excess"], table)
 
 # %% [markdown]
 # And with ten classes, softmax cross entropy of $Wx$ (convex, one layer), all corners of the ball in six dimensions. The best corner for the norm is a lower bound of the maximum over the ball;
@@ -547,7 +547,9 @@ for q, ball in ((1, "L2"), (1, "L-inf"), (2, "L2"), (2, "L-inf")):
     table.append(
         [f"q = {q}, {ball} ball", f"{wanted:.3f}", f"{left:.3f}", f"{right:.3f}"]
     )
-plot.Table(["", "penalty promised", "one step, left end", "one step, right end"], table)
+chapter.Table(
+    ["", "penalty promised", "one step, left end", "one step, right end"], table
+)
 
 # %% [markdown]
 # **Corrected.** At the left end $\|\mathrm{IG}\|_1 = \sum_i |\delta_i||\partial_i l|$, and by Hölder's inequality its maximum over $\|\delta\|_p \le \epsilon$ is $\epsilon\|\nabla l\|_q$ with
@@ -613,7 +615,7 @@ for name, guess in {
     r_true = torch.corrcoef(torch.stack([guess.flatten(), true.flatten()]))[0, 1]
     slope = (guess.flatten() @ first_order.flatten()) / guess.flatten().square().sum()
     table.append([name, f"{r:.3f}", f"{slope:.2f}", f"{r_true:.3f}"])
-plot.Table(
+chapter.Table(
     ["prediction", "r, change of theta", "slope", "r, test loss retrained"], table
 )
 
@@ -640,7 +642,7 @@ plot.Table(
 
 # %% tags=["hide-input"]
 tables = ["influence_attack-laptop", "leave_one_out-laptop", "dimension-laptop"]
-plot.ledger("H2", "I1", "I3", "O3", "D1", "D4", "D5", tables=tables)
+chapter.ledger("H2", "I1", "I3", "O3", "D1", "D4", "D5", tables=tables)
 
 # %% [markdown]
 # ## Strengths, limitations, software

@@ -208,7 +208,7 @@ def test_every_chapter_opens_with_goals_and_times_and_closes_alike() -> None:
         assert "| in class | to run at `fast` | at `laptop` | at `paper` |" in opening, name
         headings = re.findall(r"^##+ .*", prose(cells), re.MULTILINE)
         assert tuple(headings[-len(CLOSING + TIERS) :]) == CLOSING + TIERS, name
-        ledger = [cell.source for cell in cells if "plot.ledger(" in cell.source]
+        ledger = [cell.source for cell in cells if "chapter.ledger(" in cell.source]
         assert len(ledger) == 1, name
 
 
@@ -264,7 +264,7 @@ def test_a_parameter_is_explained_to_papermills_users_and_a_wrong_one_refused(tm
         known = papermill.inspect_notebook(str(source.with_suffix(".ipynb")))
         assert list(known) == ["profile", "seed"], source.name
         assert all(len(facts["help"]) > 10 for facts in known.values()), source.name
-        assert "plot.start(profile=profile, seed=seed)" in source.read_text("utf-8"), source.name
+        assert "chapter.start(profile=profile, seed=seed)" in source.read_text("utf-8"), source.name
     page = pages.sources([])[-1].with_suffix(".ipynb")
     for parameters, message in (
         ({"profile": "slow"}, "profile: expected fast, laptop or paper, got 'slow'"),

@@ -45,7 +45,7 @@ def kendall(a: Tensor, b: Tensor) -> Tensor:
         ValueError: if the shapes differ or a value is NaN.
     """
     check_maps(a, b)
-    from scipy.stats import kendalltau  # here, as it takes longer to import than everything else together
+    from scipy.stats import kendalltau  # here, not to slow the import of the package
 
     rows = [maps.detach().flatten(1).double().cpu().numpy() for maps in (a, b)]
     # SciPy lets other threads run while it sorts and counts, which is most of its time on large maps alone.
