@@ -117,6 +117,7 @@ REASONS = {
     "the floor of its convolutions alone; secants and their derivatives come on top.",
     "attack step, IG: peak memory": "the passes over the path are equally large whatever M is; what grows is "
     "probably what the allocator keeps between them.",
+    "integrated gradients: speed": "both make the same passes; from run to run the ratio falls on either side of one.",
     "DeepLIFT: speed": "three stacked parts against Captum's two; the third is what makes it differentiable.",
     "Spearman": "both sort, and ours averages ties by whole-tensor passes, which also run on a GPU.",
     "Kendall": "ours is SciPy's with a thread per core; what does not run side by side is sorting's bookkeeping.",

@@ -17,6 +17,7 @@ from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated
 from fragility.cli import main
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study import STUDIES, attack_sweep, run
+from fragility.study.cifar import mixed_precision_loss
 from fragility.study.profile import ATTACK_SWEEP, CIFAR_SWEEP, SENSITIVITY, Profile, Sweep
 from fragility.study.setup import NETWORKS, RECIPES, prepare
 from fragility.study.store import Row, provenance, read
@@ -350,3 +351,14 @@ def test_two_processes_do_not_work_on_one_table(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(STUDIES, "attack_sweep", STUDIES["attack_sweep"]._replace(plan=nested))
     with pytest.raises(BlockingIOError, match=r"attack_sweep-fast\.csv: another process is computing it"):
         run("attack_sweep", "fast", folder=tmp_path)
+
+
+def test_the_loss_in_mixed_precision_is_the_cross_entropy():
+    model = network.digits_cnn(seed=0).requires_grad_(True)
+    test = dataset.sample(dataset.digits("test"), 32, seed=0)
+    value = mixed_precision_loss(model, test.images, test.labels)
+    exact = -model(test.images).double().log_softmax(1)[range(32), test.labels].mean()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(exact.item(), rel=0.02)  # bfloat16 has eight bits
+    (slope,) = torch.autograd.grad(value, next(model.parameters()))
+    assert slope.isfinite().all()

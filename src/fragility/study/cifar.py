@@ -15,7 +15,7 @@ EPOCHS, SOFTPLUS_EPOCHS, BATCH_SIZE = 3, 1, 128  # Adam with its defaults, as in
 
 
 def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, progress: bool = True) -> nn.Module:
-    """Train the network, or load it from the data folder; on two cores half an hour, on a GPU a minute.
+    """Train the network, or load it from the data folder; on two cores most of an hour, on a GPU a minute.
 
     Products are computed in bfloat16 where that is fast, weights are kept in float32.
 

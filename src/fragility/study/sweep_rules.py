@@ -183,22 +183,24 @@ def cifar_is_sturdier(results: Results) -> Finding:
     if not rows or not more:
         return Finding()
     large, small = Cells(rows), Cells(more)
-    measures = []
+    measures, notes = [], []
     for epsilon in (SMALL, LARGE):
         for attack in ATTACKS:
             pair = [
                 _corrected(cells.one(setup, METHODS[0], attack, epsilon, "top_k_intersection"), _share(part, setup))
                 for cells, part, setup in ((small, more, MATCHED), (large, rows, IMAGENET))
             ]
-            name = f"top-k intersection beyond chance, {TITLES[attack]}, {epsilon:g}/255: CIFAR-10 less ImageNet"
-            measures.append(_difference(name, *pair))
+            condition = f"top-k intersection beyond chance, {TITLES[attack]}, {epsilon:g}/255"
+            measures.append(_difference(f"{condition}: CIFAR-10 less ImageNet", *pair))
+            if all(len(part) for part in pair):
+                notes.append(f"{condition}: CIFAR-10 {pair[0].mean():.3g}, ImageNet {pair[1].mean():.3g}")
         shifts = [
             cells.one(setup, METHODS[0], "mass_center", epsilon, SHIFT) / _diagonal(setup)
             for cells, setup in ((large, IMAGENET), (small, MATCHED))
         ]
         measures.append(_difference(f"shift by the diagonal, {epsilon:g}/255: ImageNet less CIFAR-10", *shifts))
     doubts = [f"few labels kept ({c.kept():.0%})" for c in (large, small) if c.kept() < KEPT]
-    return Finding(measures, doubts=doubts, where=f"{where}; {where_too}")
+    return Finding(measures, doubts=doubts, notes=notes, where=f"{where}; {where_too}")
 
 
 def importance_can_be_moved(results: Results) -> Finding:
