@@ -1,6 +1,7 @@
 """What every group of measurements shares: interleaved timing, peak memory of a fresh process, rows with verdicts."""
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -107,10 +108,11 @@ class Fresh:
     cpu: float
 
 
-def fresh(code: str, setup: str = "") -> Fresh:
-    """Run `setup` and then `code` in a new interpreter and measure the second."""
-    program = _MEASURED.format(setup=setup, code=code)
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+def fresh(code: str, setup: str = "", **variables: str) -> Fresh:
+    """Run `setup` and then `code` in a new interpreter, with environment variables set, and measure the second."""
+    command = [sys.executable, "-c", _MEASURED.format(setup=setup, code=code)]
+    environment = os.environ | variables
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise RuntimeError(f"code: expected a clean run, got status {done.returncode}\n{done.stderr[-2000:]}")
     *_, last = (line for line in done.stdout.splitlines() if line.startswith("measured "))

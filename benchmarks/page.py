@@ -115,8 +115,8 @@ REASONS = {
     "attack step, integrated": "as for the simple gradient: the same second derivative, at every point of the path.",
     "attack step, DeepLIFT": "the batch is three times as large (images, reference, dummy input), so that twelve is "
     "the floor of its convolutions alone; secants and their derivatives come on top.",
-    "attack step, IG: peak memory": "the passes over the path are equally large whatever M is; what grows is "
-    "probably what the allocator keeps between them.",
+    "attack step, IG: peak memory": "what the step holds does not grow, as the row with freed blocks handed "
+    "back shows; what grows is what glibc keeps of them.",
     "integrated gradients: speed": "both make the same passes; from run to run the ratio falls on either side of one.",
     "DeepLIFT: speed": "three stacked parts against Captum's two; the third is what makes it differentiable.",
     "Spearman": "both sort, and ours averages ties by whole-tensor passes, which also run on a GPU.",
