@@ -168,6 +168,79 @@ def test_the_walk_is_the_librarys(model, sample) -> None:  # type: ignore[no-unt
     assert rows[0]["surrogate_beta"] is None
 
 
+def test_the_best_iterate_can_be_chosen_by_the_metric(model, sample) -> None:  # type: ignore[no-untyped-def]
+    images, labels, _ = sample
+    sweep = Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 4, 4, 6, 10.0)
+    by_d, by_metric = (rows_of(replace(sweep, by_metric=flag)) for flag in (False, True))
+    found = iterative(
+        model,
+        images,
+        labels,
+        attribution=simple_gradient,
+        objective=objective.top_k(100),
+        selection=lambda maps, reference: -top_k_intersection(maps, reference, 100),
+        epsilon=51 / 255,
+        step_size=10 / 255,
+        iterations=6,
+        surrogate_beta=4.0,
+    )
+    assert [row["iteration"] for row in by_metric] == found.iteration.tolist()
+    for one, other in zip(by_metric, by_d, strict=True):
+        assert one["top_k_intersection"] <= other["top_k_intersection"]
+
+
+def test_a_file_of_eight_bits_keeps_whole_steps_and_loses_small_ones() -> None:
+    small, whole = (
+        Sweep("photographs", "top_k", ("simple_gradient",), (2.0,), 4, 4, steps, size)
+        for steps, size in ((1, 0.25), (2, 1.0))
+    )
+    setups = {"photographs": replace(SETUPS["digits"], data_options={"split": "test"}, jpeg_quality=95)}
+
+    def rows(sweep: Sweep) -> list[Row]:
+        what = attack_sweep.plan(Profile(0, setups, (sweep,)))
+        return what.compute(what.pieces[0])
+
+    lost = rows(replace(small, rounded=True))  # of pixels that are multiples of 1 / 255, as in a file
+    assert [row["top_k_intersection"] for row in lost] == [1.0] * 4
+    assert any(float(row["top_k_intersection"] or 0) < 1 for row in rows(small))
+    for one, other in zip(rows(whole), rows(replace(whole, rounded=True)), strict=True):
+        assert one["top_k_intersection"] == other["top_k_intersection"]
+        assert one["labels_kept"] == other["labels_kept"]
+
+
+def test_images_can_be_recompressed_before_anything_else(model) -> None:  # type: ignore[no-untyped-def]
+    setups = [replace(SETUPS["digits"], jpeg_quality=quality) for quality in (None, 95, 20)]
+    plain, fine, coarse = (prepare(setup, 8, 0, "cpu").data for setup in setups)
+    assert "JPEG of quality 20" in coarse.source
+    assert model(coarse.images).argmax(1).equal(coarse.labels)
+    common = set(plain.files) & set(fine.files) & set(coarse.files)
+    assert len(common) > 2
+    for name in common:
+        one, two, three = (part.images[part.files.index(name)] for part in (plain, fine, coarse))
+        assert 0 < (one - two).abs().mean() < (one - three).abs().mean() < 0.2
+
+
+def test_what_is_unset_does_not_change_a_pieces_name() -> None:
+    (piece,) = plan(Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 4, 4, 3, 10.0)).pieces
+    assert not {"by_metric", "rounded", "jpeg_quality"} & set(piece)
+    (other,) = plan(Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 4, 4, 3, 10.0, rounded=True)).pieces
+    assert other == piece | {"rounded": True}
+
+
+def test_differences_are_taken_image_by_image() -> None:
+    def row(image: str, setup: str, value: float) -> Row:
+        key = {"image": image, "setup": setup, "method": "deeplift", "attack": "top_k", "epsilon": 8.0}
+        return key | {"top_k_intersection": value, "spearman": 2 * value, "center_shift": 0.0}
+
+    reference = [row("a", "plain", 0.1), row("b", "plain", 0.9)]
+    changed = [row("b", "other", 0.95), row("a", "other", 0.2), row("without a partner", "other", 5.0)]
+    (cell,) = attack_sweep.differences(changed, reference)
+    assert (cell["setup"], cell["n"]) == ("other", 2)
+    assert cell["top_k_intersection"] == pytest.approx(0.075)
+    assert cell["spearman"] == pytest.approx(0.15)
+    assert cell["top_k_intersection_low"] == pytest.approx(0.05)
+
+
 def test_rows_of_a_piece_do_not_depend_on_the_order_of_pieces() -> None:
     what = plan(
         Sweep("digits", "top_k", ("simple_gradient",), (51.0,), 4, 2, 3, 10.0),

@@ -6,7 +6,7 @@ iterate leaves with its label counts as unchanged (1, 1, 0 pixels): the means ar
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -26,6 +26,7 @@ from fragility.substitution import softplus
 
 GRADIENT_ATTACKS = ("top_k", "mass_center", "targeted")  # those of Algorithm 1
 NONE = float("nan")
+LATER = {"by_metric": False, "rounded": False, "jpeg_quality": None}  # left out where unset: pieces keep their names
 VERSION = 1  # to be raised with any change of what a row means; older rows then never mix with new ones
 
 METRICS = ("top_k_intersection", "spearman", "center_shift")
@@ -146,6 +147,31 @@ def summary(rows: Sequence[Row], *, kept_only: bool = False) -> list[dict[str, A
     return summarise(chosen, ("setup", "method", "attack", "epsilon"), (*METRICS, "labels_kept"))
 
 
+def differences(rows: Sequence[Row], reference: Sequence[Row]) -> list[dict[str, Any]]:
+    """Average what changes in the metrics, image by image, with 95 % bootstrap intervals.
+
+    Args:
+        rows: of some setups.
+        reference: rows that the first ones of the same image, method, attack and epsilon are compared with.
+
+    Returns:
+        Per setup, method, attack and epsilon: n, and the mean differences, `rows` less `reference`, of `METRICS` with
+        `_low` and `_high`. Rows without a partner are left out.
+    """
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in ("image", "method", "attack", "epsilon"))
+
+    partners = {key(row): row for row in reference}
+    pairs = [(row, partners[key(row)]) for row in rows if key(row) in partners]
+    changes = [row | {name: _number(row, name) - _number(other, name) for name in METRICS} for row, other in pairs]
+    return summarise(changes, ("setup", "method", "attack", "epsilon"), METRICS)
+
+
+def _number(row: Row, name: str) -> float:
+    return float(row[name] or 0)
+
+
 def _pieces(sweep: Sweep, ready: Ready, seed: int) -> list[Piece]:
     """All that determines the rows of a piece stands in it, checksums of weights and pixels included."""
     pieces = []
@@ -166,6 +192,7 @@ def _pieces(sweep: Sweep, ready: Ready, seed: int) -> list[Piece]:
                 rest = asdict(sweep) | asdict(ready.setup)
                 for name in ("methods", "epsilons", "start", "images", "batch", "candidates"):
                     del rest[name]
+                rest = {name: value for name, value in rest.items() if name not in LATER or value != LATER[name]}
                 pieces.append(piece | rest | ready.measured)
     return pieces
 
@@ -254,7 +281,7 @@ def _perturb(
             random_sign(image.unsqueeze(0), epsilon, generator=_generator(piece["seed"], name))
             for image, name in zip(images, piece["images"], strict=True)
         ]
-        return (draw := torch.cat(draws)), _one_draw(model, images, draw)
+        return (draw := torch.cat(draws)), _judged(model, images, draw)
     visited: list[Tensor] = []
 
     def judge(network: nn.Module, points: Tensor, classes: Tensor) -> Tensor:
@@ -285,20 +312,29 @@ def _perturb(
             attribution=attribution,
             evaluation=judge,
             objective=_objective(piece),
+            selection=_intersection_lost(piece["k"]) if piece.get("by_metric") else None,
             surrogate_beta=ready.surrogate_beta,
             adaptive=piece["adaptive"],
             **options,
         )
+    if piece.get("rounded"):
+        file = _judged(model, images, found.images.mul(255).round().div(255))
+        kept = found.labels_kept & file.labels_kept
+        found = replace(found, images=file.images, labels_kept=kept, confidence_after=file.confidence_after)
     return visited[1], found
 
 
-def _one_draw(model: nn.Module, images: Tensor, draw: Tensor) -> Perturbation:
-    """A single draw by the attacks' convention: the original comes back where the label changes."""
+def _intersection_lost(k: int) -> objective.Objective:
+    return lambda maps, reference: -top_k_intersection(maps, reference, k)
+
+
+def _judged(model: nn.Module, images: Tensor, changed: Tensor) -> Perturbation:
+    """Changed images by the attacks' convention: the original comes back where the label changes."""
     with torch.no_grad():
-        before, after = model(images).softmax(1), model(draw).softmax(1)
+        before, after = model(images).softmax(1), model(changed).softmax(1)
     prediction = before.argmax(1, keepdim=True)
     kept = after.argmax(1, keepdim=True) == prediction
-    best = torch.where(kept.view(-1, 1, 1, 1), draw, images)
+    best = torch.where(kept.view(-1, 1, 1, 1), changed, images)
     kept, confidence = kept.squeeze(1), torch.where(kept, after, before).gather(1, prediction).squeeze(1)
     return Perturbation(
         images=best,

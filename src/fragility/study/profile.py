@@ -17,6 +17,7 @@ class Setup:
         network: a key of `fragility.study.setup.NETWORKS`, or of `RECIPES` there.
         network_options: arguments of that function.
         training_epochs: of the network, on the training split of the data; None where its weights are published.
+        jpeg_quality: of the JPEG files that the images are written to and read from once more; None for as they are.
         k: how many pixels count as the most important.
         surrogate_beta: of the attacks' softplus, in units of 1 / pre-activation; None for what
             `fragility.surrogate.suggest_beta` says of 16 training images.
@@ -33,6 +34,7 @@ class Setup:
     data_options: dict[str, Any] = field(default_factory=dict)
     network_options: dict[str, Any] = field(default_factory=dict)
     training_epochs: int | None = None
+    jpeg_quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Sweep:
         attack_steps: M of integrated gradients while attacking and choosing the best iterate.
         evaluation_steps: M of integrated gradients in the metrics.
         start: how many of the images are left to other sweeps.
+        by_metric: choose the best iterate by the top-k intersection, as the released code does, not by D.
+        rounded: judge what is left of the perturbation in a file of eight bits per channel.
     """
 
     setup: str
@@ -66,6 +70,8 @@ class Sweep:
     attack_steps: int = 100
     evaluation_steps: int = 100
     start: int = 0
+    by_metric: bool = False
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         count = self.images - self.start
@@ -107,7 +113,7 @@ def _squeezenet(pooling: str, candidates: int, *, beta: float = 1.0, crop: bool 
     )
 
 
-def _cifar(k: int, candidates: int) -> Setup:
+def _cifar(k: int, candidates: int, *, jpeg_quality: int | None = None) -> Setup:
     return Setup(
         data="cifar10",
         data_options={"split": "test"},
@@ -116,11 +122,19 @@ def _cifar(k: int, candidates: int) -> Setup:
         k=k,
         surrogate_beta=None,
         baseline=None,
+        jpeg_quality=jpeg_quality,
     )
 
 
 def _both(setup: str, methods: tuple[str, ...], epsilons: tuple[float, ...], *rest: Any, **more: Any) -> list[Sweep]:
     return [Sweep(setup, attack, methods, epsilons, *rest, **more) for attack in ("top_k", "mass_center")]
+
+
+def _recompressed(setup: str) -> list[Sweep]:
+    return [
+        Sweep(setup, "random", GRADIENT, (8.0, 2.0), 32, 8),
+        *_both(setup, GRADIENT, (8.0,), 32, 8, 40, 1.0),
+    ]
 
 
 _DIGITS = Setup(
@@ -209,7 +223,13 @@ ATTACK_SWEEP = {
 CIFAR_SWEEP = {
     "laptop": Profile(
         seed=0,
-        setups={"cifar": _cifar(100, 128), "cifar-k20": _cifar(20, 128)},
+        setups={
+            "cifar": _cifar(100, 128),
+            "cifar-k20": _cifar(20, 128),
+            # How much do the results owe to the compression of the pictures?
+            "cifar-jpeg80": _cifar(100, 128, jpeg_quality=80),
+            "cifar-jpeg40": _cifar(100, 128, jpeg_quality=40),
+        },
         sweeps=(
             Sweep("cifar", "random", GRADIENT + DEEPLIFT, ALL, 64, 8),
             Sweep("cifar-k20", "random", GRADIENT, ALL, 64, 8),
@@ -220,6 +240,8 @@ CIFAR_SWEEP = {
             Sweep("cifar", "targeted", GRADIENT, (8.0,), 64, 8, 40, 1.0),
             Sweep("cifar", "random_walk", GRADIENT, (8.0,), 64, 8, 40, 1.0),
             Sweep("cifar", "random_walk", GRADIENT, (2.0,), 64, 8, 40, 0.5),
+            *_recompressed("cifar-jpeg80"),
+            *_recompressed("cifar-jpeg40"),
             *_both("cifar", GRADIENT, (4.0, 1.0), 64, 8, 40, 0.5),
             Sweep("cifar", "random", INTEGRATED, ALL, 64, 8, evaluation_steps=20),
             *_both("cifar", DEEPLIFT, (8.0,), 16, 8, 20, 1.0),
@@ -243,11 +265,13 @@ CIFAR_SWEEP = {
 
 
 def _variants(images: int, candidates: int, batch: int, iterations: int, step_size: float) -> Profile:
-    """The attacks on the simple gradient at 8 / 255 with one thing changed at a time."""
+    """The attacks on the simple gradient with one thing changed at a time."""
     plain = _squeezenet("floor", candidates)
     setups = {
         "steps doubled": plain,
         "steps adapted": plain,
+        "chosen by the metric": plain,
+        "8-bit file": plain,
         "epsilon 64": plain,
         "beta 0.5": _squeezenet("floor", candidates, beta=0.5),
         "beta 2": _squeezenet("floor", candidates, beta=2.0),
@@ -265,6 +289,9 @@ def _variants(images: int, candidates: int, batch: int, iterations: int, step_si
             Sweep("central square", "random", GRADIENT, (8.0, 2.0), images, batch),
             *_both("central square", GRADIENT, (8.0,), *run),
             *_both("epsilon 64", GRADIENT, (64.0,), images, batch, iterations, 8.0),
+            *_both("chosen by the metric", GRADIENT, (8.0,), *run, by_metric=True),
+            # Half a step of 1 / 255 is what a file cannot hold: of the perturbations at 8 / 255 it keeps all.
+            *_both("8-bit file", GRADIENT, (2.0,), images, batch, iterations, 0.5, rounded=True),
         ),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.io import decode_jpeg, encode_jpeg
 
 from fragility import network, train
 from fragility.dataset import ImageDataset, load, sample
@@ -95,6 +96,8 @@ def prepare(setup: Setup, count: int, seed: int, device: str) -> Ready:
 def _right(setup: Setup, model: nn.Module, count: int, seed: int, device: str) -> ImageDataset:
     """The first images of the draw that the network gets right."""
     drawn = load(setup.data, **setup.data_options, limit=setup.candidates, seed=seed)
+    if setup.jpeg_quality is not None:
+        drawn = _recompress(drawn, setup.jpeg_quality)
     with torch.no_grad():
         predicted = torch.cat([model(batch.to(device)).argmax(1).cpu() for batch in torch.split(drawn.images, 8)])
     rows = (predicted == drawn.labels).nonzero().flatten()[:count]
@@ -104,3 +107,11 @@ def _right(setup: Setup, model: nn.Module, count: int, seed: int, device: str) -
         )
     files = tuple(drawn.files[row] for row in rows)
     return replace(drawn, images=drawn.images[rows], labels=drawn.labels[rows], files=files)
+
+
+def _recompress(data: ImageDataset, quality: int) -> ImageDataset:
+    """Write the images to JPEG files in memory, and read them."""
+    pixels = data.images.mul(255).round().byte()
+    read = torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in pixels])
+    images = read.to(data.images.dtype).div(255)
+    return replace(data, images=images, source=f"{data.source}; JPEG of quality {quality}")
