@@ -25,7 +25,8 @@ from nbformat import NotebookNode
 
 # Sections whose words and tables are slides of their own; of all others, the figures are.
 SUMMARIES = re.compile(r"^(Claimed|What follows|Strengths)")
-ROWS = 8  # of a table that fit on a slide
+LETTERS = 1300  # of words and tables that fit on a slide
+ROW = 90  # letters that a short row of a table counts as
 NOT_SHOWN = re.compile(r"\[([^\]]+)\]\((?!http)[^)]*\)")  # links within the book
 
 STYLE = """
@@ -148,16 +149,33 @@ def figures(cell: NotebookNode) -> list[str]:
 
 
 def tables(cell: NotebookNode) -> list[str]:
-    """Return the Markdown that a cell printed as its result, long tables in parts that fit on a slide."""
-    parts = []
-    for output in cell.get("outputs", []):
-        lines = output.get("data", {}).get("text/markdown", "").splitlines()
-        if len(lines) > 2 and lines[1].startswith("|"):
-            head, rows = lines[:2], lines[2:]
-            parts += ["\n".join(head + rows[at : at + ROWS]) for at in range(0, len(rows), ROWS)]
-        elif lines:
-            parts.append("\n".join(lines))
-    return parts
+    """Return the Markdown that a cell printed as its result."""
+    printed = (output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", []))
+    return [text for text in printed if text]
+
+
+def fitted(text: str, taken: int) -> list[str]:
+    """Cut a table into parts that fit on a slide each, with its head.
+
+    Args:
+        text: Markdown; what is no table stays whole.
+        taken: letters that stand on the first slide already.
+
+    Returns:
+        The parts.
+    """
+    lines = text.splitlines()
+    if len(lines) < 3 or not lines[1].startswith("|"):
+        return [text]
+    head, parts, room = lines[:2], [list[str]()], LETTERS - taken
+    for row in lines[2:]:
+        cost = max(ROW, len(NOT_SHOWN.sub(r"\1", row)))
+        if parts[-1] and cost > room:
+            parts.append([])
+            room = LETTERS
+        parts[-1].append(row)
+        room -= cost
+    return ["\n".join(head + part) for part in parts]
 
 
 def chapter(page: NotebookNode, name: str) -> list[Slide]:
@@ -175,18 +193,22 @@ def chapter(page: NotebookNode, name: str) -> list[Slide]:
     goals = re.search(r"(?ms)^\*\*After this chapter.*?(?:\n\n|\n)((?:- |  ).*?)(?=\n\n|\Z)", first)
     about = f"**After this chapter you can**\n\n{goals[1]}" if goals else first.split("\n\n")[1]
     slides = [Slide(title, render(about), "title", name)]
-    heading = title
+    heading, words = title, ""  # words: of the slide before, to which a table is added
     for cell in page.cells[1:]:
         if cell.cell_type == "markdown":
             parts = re.split(r"(?m)^## +(.+)$", cell.source)
             for at in range(1, len(parts), 2):
                 heading = parts[at]
-                if SUMMARIES.match(heading) and parts[at + 1].strip():
-                    slides.append(Slide(heading, render(parts[at + 1])))
+                if SUMMARIES.match(heading) and (words := parts[at + 1].strip()):
+                    slides.append(Slide(heading, render(words)))
         else:
             slides += [Slide(heading, figure, "picture") for figure in figures(cell)]
-            if SUMMARIES.match(heading):
-                slides += [Slide(heading, render(part)) for part in tables(cell)]
+            for text in tables(cell) if SUMMARIES.match(heading) else []:
+                bodies = [render(part) for part in fitted(text, len(words))]
+                if words:
+                    slides[-1] = Slide(heading, slides[-1].body + bodies.pop(0))
+                slides += [Slide(heading, body) for body in bodies]
+                words = ""
     return slides
 
 

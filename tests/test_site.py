@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import pages
 import pytest
+import slides
 from address import current, site_address
 from axe_playwright_python.sync_playwright import Axe
 from browser import WIDTHS, chromium, page_names, serve, settle
@@ -230,6 +232,23 @@ def test_sliders_are_pictures_without_javascript(address: str, browser: Browser)
     assert not page.locator(".player-controls").first.is_visible()
     assert page.locator("figure.player figcaption").first.inner_text()
     context.close()
+
+
+CUT = "slides => slides.filter(s => s.scrollHeight > s.clientHeight).map(s => [s.id, s.innerText])"
+
+
+def test_no_slide_is_cut_off_and_the_keyboard_turns_them(browser: Browser, tmp_path: Path) -> None:
+    slides.main(pages.NOTEBOOKS, tmp_path / "slides.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.goto((tmp_path / "slides.html").as_uri())
+    count = page.locator("section").count()
+    assert count > 40
+    assert page.locator("section").evaluate_all(CUT) == []
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('nav output').textContent.startsWith('2 / ')")
+    page.keyboard.press("End")
+    page.wait_for_function(f"document.querySelector('nav output').textContent === '{count} / {count}'")
+    page.close()
 
 
 TABS = """limit => {

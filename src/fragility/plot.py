@@ -140,6 +140,7 @@ def curve(axes: Axes, x: Sequence[float], samples: Tensor, *, label: str, **styl
         x: one position per row of `samples`.
         samples: (len(x), n), one value per image.
         label: the curve's name.
+        across: horizontal bars without a line between them; positions are heights then.
         style: passed on to matplotlib's `plot`.
     """
     mean, low, high = mean_interval(samples)
@@ -147,7 +148,9 @@ def curve(axes: Axes, x: Sequence[float], samples: Tensor, *, label: str, **styl
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def error_bars(axes: Axes, cells: Mapping[float, Mapping[str, Any]], name: str, *, label: str, **style: Any) -> None:
+def error_bars(
+    axes: Axes, cells: Mapping[float, Mapping[str, Any]], name: str, *, label: str, across: bool = False, **style: Any
+) -> None:
     """Draw stored means with their 95 % intervals as bars.
 
     Args:
@@ -155,13 +158,17 @@ def error_bars(axes: Axes, cells: Mapping[float, Mapping[str, Any]], name: str, 
         cells: by position, from a study's summary, with the keys `name`, `name_low` and `name_high`.
         name: of the mean.
         label: the curve's name.
+        across: horizontal bars without a line between them; positions are heights then.
         style: passed on to matplotlib's `errorbar`.
     """
     x = sorted(cells)
     mean, low, high = ([cells[position][name + end] for position in x] for end in ("", "_low", "_high"))
     below = [middle - bottom for middle, bottom in zip(mean, low, strict=True)]
     above = [top - middle for middle, top in zip(mean, high, strict=True)]
-    axes.errorbar(x, mean, [below, above], fmt="o-", capsize=3, label=label, **style)
+    if across:
+        axes.errorbar(mean, x, xerr=[below, above], fmt="o", capsize=3, label=label, **style)
+    else:
+        axes.errorbar(x, mean, [below, above], fmt="o-", capsize=3, label=label, **style)
 
 
 def _bare(axes: Axes) -> None:
