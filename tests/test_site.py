@@ -234,6 +234,23 @@ def test_sliders_are_pictures_without_javascript(address: str, browser: Browser)
     context.close()
 
 
+FADING = """parts => {
+    parts.forEach(part => { part.open = true; });
+    return parts.flatMap(part => [...part.children]).filter(e => e.tagName !== 'SUMMARY' && e.offsetParent)
+        .map(e => [getComputedStyle(e).animationName, e.outerHTML.slice(0, 120)]);
+}"""
+
+
+def test_what_is_opened_for_paper_is_there_at_once(address: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/notebooks/02_attacks.html")
+    page.emulate_media(media="print")
+    opened = page.locator(".bd-article details").evaluate_all(FADING)
+    assert len(opened) > 4
+    assert [html for name, html in opened if name != "none"] == []
+    page.close()
+
+
 CUT = "slides => slides.filter(s => s.scrollHeight > s.clientHeight).map(s => [s.id, s.innerText])"
 
 
