@@ -16,7 +16,7 @@ from fragility.attack import iterative, random_walk
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
 from fragility.cli import main
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.study import STUDIES, attack_sweep, run
+from fragility.study import STUDIES, attack_sweep, run, surrogate_fidelity
 from fragility.study.cifar import mixed_precision_loss
 from fragility.study.profile import ATTACK_SWEEP, CIFAR_SWEEP, SENSITIVITY, Profile, Sweep
 from fragility.study.setup import NETWORKS, RECIPES, prepare
@@ -239,6 +239,35 @@ def test_differences_are_taken_image_by_image() -> None:
     assert cell["top_k_intersection"] == pytest.approx(0.075)
     assert cell["spearman"] == pytest.approx(0.15)
     assert cell["top_k_intersection_low"] == pytest.approx(0.05)
+
+
+def test_fidelity_rows_are_the_maps_of_two_networks(model) -> None:  # type: ignore[no-untyped-def]
+    profile = replace(surrogate_fidelity.PROFILES["fast"], images=4, batch=2, multiples=(1.0, 1e6))
+    what = surrogate_fidelity.plan(profile)
+    assert len(what.pieces) == 6
+    rows = [row for piece in what.pieces for row in what.compute(piece)]
+    assert {tuple(row) for row in rows} == {tuple(row) for row in rows[:1]}
+    assert set(rows[0]) == set(what.columns)
+    test = dataset.digits("test")
+    for row in rows:
+        index = test.files.index(row["image"])
+        images, labels = test.images[index : index + 1], test.labels[index : index + 1]
+        assert (labels.item(), row["beta"]) == (row["label"], 4.0 * row["multiple"])
+        options: dict[str, object] = {} if row["method"] == "simple_gradient" else {"baseline": 0.305}
+        if row["method"] == "integrated_gradients":
+            options["steps"] = 10
+        own = importance(ATTRIBUTIONS[row["method"]](model, images, labels, **options))
+        with softplus(row["beta"]):
+            smooth = importance(ATTRIBUTIONS[row["method"]](model, images, labels, **options))
+        assert row["spearman"] == pytest.approx(spearman(own, smooth).item(), abs=1e-4)
+        assert row["top_k_intersection"] == pytest.approx(top_k_intersection(own, smooth, 100).item(), abs=0.011)
+        assert row["center_shift"] == pytest.approx(center_shift(own, smooth).item(), abs=1e-3)
+        if row["multiple"] == 1e6:  # as good as the ReLU itself
+            assert row["spearman"] > 0.999
+    cells = surrogate_fidelity.summary(rows)
+    assert [(cell["method"], cell["multiple"], cell["n"]) for cell in cells] == [
+        (method, multiple, 4) for method in surrogate_fidelity.METHODS for multiple in (1.0, 1e6)
+    ]
 
 
 def test_rows_of_a_piece_do_not_depend_on_the_order_of_pieces() -> None:

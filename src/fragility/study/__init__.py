@@ -25,6 +25,7 @@ from fragility.study import (
     mislabel,
     poisoning,
     profile,
+    surrogate_fidelity,
 )
 from fragility.study.machine import check_device, describe, repeatable
 from fragility.study.store import Piece, Plan, Recomputable, Row, Store, checkout, piece_name
@@ -42,6 +43,7 @@ STUDIES = {
     "attack_sweep": Study(profile.ATTACK_SWEEP, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
     "cifar_sweep": Study(profile.CIFAR_SWEEP, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
     "sensitivity": Study(profile.SENSITIVITY, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
+    "surrogate_fidelity": Study(surrogate_fidelity.PROFILES, surrogate_fidelity.plan, surrogate_fidelity.RECOMPUTABLE),
     "angles": Study(angles.ANGLES, angles.plan, angles.RECOMPUTABLE),
     "dimension": Study(dimension.DIMENSION, dimension.plan),
     "influence_angles": Study(influence_angles.INFLUENCE_ANGLES, influence_angles.plan, influence_angles.RECOMPUTABLE),

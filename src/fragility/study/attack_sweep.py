@@ -7,7 +7,6 @@ iterate leaves with its label counts as unchanged (1, 1, 0 pixels): the means ar
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from fragility import objective, train
 from fragility.attack import Perturbation, iterative, random_sign, random_walk
-from fragility.attribution import ATTRIBUTIONS, importance
+from fragility.attribution import importance
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.profile import Profile, Sweep
 from fragility.study.setup import Ready, prepare
@@ -105,13 +104,9 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
     }
     if twice := [condition for condition, count in Counter(conditions(profile)).items() if count > 1]:
         raise ValueError(f"sweeps: expected every condition once per image, got {twice[0]} twice")
-    inputs = {
-        name: {"data": part.data.source, "images_sha256": train.fingerprint(part.data.images), "weights": part.weights}
-        for name, part in ready.items()
-    }
     return Plan(
         parameters=asdict(profile),
-        inputs=inputs,
+        inputs={name: part.inputs for name, part in ready.items()},
         columns=COLUMNS,
         pieces=[piece for sweep in profile.sweeps for piece in _pieces(sweep, ready[sweep.setup], profile.seed)],
         compute=lambda piece: _compute(piece, ready[piece["setup"]]),
@@ -201,8 +196,9 @@ def _compute(piece: Piece, ready: Ready) -> list[Row]:
     model, setup = ready.model, ready.setup
     rows = [ready.data.files.index(name) for name in piece["images"]]
     images, labels = ready.data.images[rows].to(ready.device), ready.data.labels[rows].to(ready.device)
-    attribution = _attribution(piece, ready, piece["attack_steps"])
-    evaluation = _attribution(piece, ready, piece["evaluation_steps"])
+    attribution, evaluation = (
+        ready.attribution(piece["method"], piece[steps]) for steps in ("attack_steps", "evaluation_steps")
+    )
     first, found = _perturb(piece, ready, images, labels, attribution)
     before, after, after_first = (importance(evaluation(model, x, labels)) for x in (images, found.images, first))
 
@@ -248,13 +244,6 @@ def _compute(piece: Piece, ready: Ready) -> list[Row]:
         }
         for index, (best, step) in enumerate(table)
     ]
-
-
-def _attribution(piece: Piece, ready: Ready, steps: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    options: dict[str, Any] = {} if piece["method"] == "simple_gradient" else {"baseline": ready.baseline}
-    if piece["method"] == "integrated_gradients":
-        options["steps"] = steps
-    return partial(ATTRIBUTIONS[piece["method"]], **options)
 
 
 def _objective(piece: Piece) -> objective.Objective:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from fragility import network, train
+from fragility.attribution import ATTRIBUTIONS
 from fragility.dataset import ImageDataset, load, sample
 from fragility.study import cifar
 from fragility.study.profile import Setup
@@ -46,6 +47,27 @@ class Ready:
     baseline: Tensor
     surrogate_beta: float
     measured: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What it was made from, with checksums, for the provenance."""
+        images = train.fingerprint(self.data.images)
+        return {"data": self.data.source, "images_sha256": images, "weights": self.weights}
+
+    def attribution(self, method: str, steps: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+        """Return an attribution with this setup's baseline.
+
+        Args:
+            method: a key of `ATTRIBUTIONS`.
+            steps: M of integrated gradients; the others have none.
+
+        Returns:
+            A function (model, images, labels) -> (B, C, H, W).
+        """
+        options: dict[str, Any] = {} if method == "simple_gradient" else {"baseline": self.baseline}
+        if method == "integrated_gradients":
+            options["steps"] = steps
+        return partial(ATTRIBUTIONS[method], **options)
 
 
 def prepare(setup: Setup, count: int, seed: int, device: str) -> Ready:
