@@ -201,6 +201,7 @@ ATTACK_SWEEP = {
             Sweep("squeezenet", "targeted", DEEPLIFT, (8.0,), 16, 4, 20, 1.0),
             Sweep("squeezenet", "targeted", GRADIENT, (2.0, 4.0, 1.0), 32, 4, 40, 0.5),
             Sweep("squeezenet", "random_walk", GRADIENT, (4.0, 1.0), 64, 4, 40, 0.5),
+            Sweep("squeezenet", "targeted", DEEPLIFT, (2.0, 4.0, 1.0), 16, 4, 20, 0.5),
         ),
     ),
     # The paper's own scale, for a GPU.
