@@ -30,7 +30,9 @@ def not_found(title: str, home: str) -> str:
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Not here - {html.escape(title)}</title>\n"
-        "<style>:root { color-scheme: light dark; } body { font: 1.1rem/1.6 system-ui, sans-serif; "
+        "<style>:root { color-scheme: light dark; color: #1b1b1f; background: #fff; } a { color: #1a4fa0; }\n"
+        "@media (prefers-color-scheme: dark) { :root { color: #ececf1; background: #16161b; } a { color: #9ec1ff; } }\n"
+        "body { font: 1.1rem/1.6 system-ui, sans-serif; "
         "max-width: 34rem; margin: 15vh auto; padding: 0 1rem; }</style>\n"
         "<main>\n<h1>There is no such page</h1>\n<p>Chapters get renamed; the book is still here: "
         f'<a href="{home}">{html.escape(title)}</a>.</p>\n</main>\n</html>\n'

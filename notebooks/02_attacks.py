@@ -76,7 +76,7 @@ device = chapter.start(profile=profile, seed=seed)
 # \end{aligned}
 # $$
 #
-# At `fast` the pictures are digits of 32 by 32 pixels and the network is small. [$\epsilon$](../book/glossary.md#epsilon) goes much further here than the
+# At `fast` the pictures are digits of 32 by 32 pixels and the network is small. The size [epsilon](../book/glossary.md#epsilon) goes much further here than the
 # paper's $8/255$, and at $0.2$ the change can be seen: take these digits as an illustration that anybody can rerun in a
 # minute. The `laptop` profile runs the same cells on photographs at the paper's sizes.
 
