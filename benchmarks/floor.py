@@ -5,13 +5,14 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import Point, Row, fresh, interleaved, missing
-from fragility import dataset, network
+from fragility import network
 from fragility.attack import iterative
 from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
 from fragility.curvature import input_hvp
+from fragility.data import datasets
+from fragility.iterate import Attribution, Best, gradient
 from fragility.objective import top_k
-from fragility.search import Attribution, Best, gradient
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 K = 1000  # the most important pixels of 227 x 227, as in the paper
 PATH = """
@@ -20,8 +21,8 @@ from functools import partial
 from fragility import network
 from fragility.attribution import integrated_gradients
 from fragility.objective import top_k
-from fragility.search import gradient
-from fragility.substitution import softplus
+from fragility.iterate import gradient
+from fragility.surrogate import softplus
 model, x = network.squeezenet(weights=None), torch.rand(1, 3, {size}, {size})
 labels, reference = torch.tensor([0]), torch.rand(1, {size}, {size})
 """
@@ -38,7 +39,7 @@ KINDS = {
 
 def photographs(batch: int, size: int = 227) -> Tensor:
     """Return free photographs, repeated to fill the batch."""
-    images = dataset.photographs(size=size).images
+    images = datasets.photographs(size=size).images
     return images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
 
 

@@ -10,11 +10,11 @@ from benchmarks.floor import PATH, STEP
 from benchmarks.harness import Point, Row, fresh, interleaved, slope
 from fragility import network
 from fragility.attribution import integrated_gradients, simple_gradient
-from fragility.influence import LastLayerInfluence
+from fragility.influence.last_layer import LastLayerInfluence
+from fragility.iterate import Attribution, gradient
 from fragility.objective import top_k
-from fragility.search import Attribution, gradient
 from fragility.similarity import top_k_intersection
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 LINEAR = "<= 1.15"
 MEMORY = STEP.replace("partial(integrated_gradients, steps={steps})", "simple_gradient")

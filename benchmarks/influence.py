@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from fragility.influence import LastLayerInfluence
+from fragility.influence.last_layer import LastLayerInfluence
 
 try:
     from dattri.algorithm.influence_function import IFAttributorCG

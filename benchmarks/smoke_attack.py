@@ -10,15 +10,16 @@ import time
 
 import torch
 
-from fragility import dataset, network
+from fragility import network
 from fragility.attack import iterative
 from fragility.attribution import importance, simple_gradient
+from fragility.data import datasets
 from fragility.objective import mass_center, top_k
 from fragility.similarity import center_shift, spearman, top_k_intersection
 
 torch.set_flush_denormal(True)  # denormal numbers make the softplus of strongly negative pre-activations slow
 model = network.squeezenet(pooling="ceil")
-images = dataset.imagenet().images[:8]  # in the order of their names
+images = datasets.imagenet().images[:8]  # in the order of their names
 labels = model(images).argmax(1)
 before = importance(simple_gradient(model, images, labels))
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from benchmarks.floor import photographs
 from benchmarks.harness import Point, Row, clock, missing
-from fragility import dataset, network, train
+from fragility import network, train
 from fragility.attack import iterative
 from fragility.attribution import importance, simple_gradient
+from fragility.data import datasets
 from fragility.objective import Objective, mass_center, top_k
 from fragility.similarity import center_shift, top_k_intersection
 
@@ -81,11 +82,11 @@ def first_reaching(gains: Sequence[float], wanted: float) -> float:
 
 def measure(quick: bool) -> tuple[list[Row], list[Point]]:
     """Measure digits with both objectives and, unless in a hurry, two photographs with the top-k attack."""
-    split = dataset.digits("train")
+    split = datasets.digits("train")
     model = network.digits_cnn()
     train.fit_cached(model, split.images, split.labels, epochs=12, progress=False)
     model.requires_grad_(False)
-    digits = dataset.digits("test", limit=4 if quick else 16).images
+    digits = datasets.digits("test", limit=4 if quick else 16).images
     rows: list[Row] = []
     points: list[Point] = []
     for name, objective in {"top-k": top_k(100), "mass centre": mass_center()}.items():

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fragility import dataset, network, plot
+from fragility import network, plot
 from fragility.attack import iterative
 from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
+from fragility.data import datasets
 from fragility.objective import mass_center
 from fragility.similarity import center_shift
 
@@ -33,7 +34,7 @@ CHEAP = {"integrated gradients": partial(integrated_gradients, baseline=MEAN, st
 
 def main(target: Path) -> None:
     """Attack, draw and write the figure."""
-    photographs, model = dataset.photographs(), network.squeezenet()
+    photographs, model = datasets.photographs(), network.squeezenet()
     parts: list[tuple[Tensor, ...]] = []
     rows, shifts, changed_captions = [], [], []
     for name, (title, method) in METHODS.items():

@@ -20,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fragility import dataset, network, plot
+from fragility import network, plot
 from fragility.attack import iterative
 from fragility.attribution import importance, integrated_gradients, simple_gradient
+from fragility.data import datasets
 from fragility.objective import mass_center
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 FOLDER = Path(__file__).parent / "_static" / "play"
 MEAN = torch.tensor([123, 117, 104]).view(3, 1, 1) / 255  # of ImageNet, in the order of RGB
@@ -54,7 +55,7 @@ class Piece:
 
 def photograph(title: str) -> tuple[Tensor, Tensor]:
     """Return a free photograph (1, 3, 227, 227) and its label (1,)."""
-    photographs = dataset.photographs()
+    photographs = datasets.photographs()
     label = photographs.class_names.index(title)
     row = int((photographs.labels == label).nonzero()[0])
     return photographs.images[row : row + 1], torch.tensor([label])

@@ -19,7 +19,8 @@ import torch
 import torchvision
 from address import ROOT, current
 
-from fragility import network, source
+from fragility import network
+from fragility.data import sources
 from fragility.study.machine import describe
 
 PACKAGES = (
@@ -93,11 +94,11 @@ def checksums() -> list[list[str]]:
     """List the files that the package verifies when it fetches or checks a source, with their checksums."""
     weights, caffe = "SqueezeNet's weights", network.CAFFE_URL.rpartition("/")[2]
     known: dict[str, Mapping[str, str | None]] = {
-        "mnist": source._IDX_SHA256["MNIST"],
-        "fashion_mnist": source._IDX_SHA256["FashionMNIST"],
+        "mnist": sources._IDX_SHA256["MNIST"],
+        "fashion_mnist": sources._IDX_SHA256["FashionMNIST"],
         "cifar10": {torchvision.datasets.CIFAR10.filename: f"md5 {torchvision.datasets.CIFAR10.tgz_md5}"},
-        "imagenet": {Path(name).name: digest for _, name, digest in (source._SYNSETS, source._IMAGENET)},
-        "flowers": {Path(source._FLOWERS[1]).name: source._FLOWERS[2]},
+        "imagenet": {Path(name).name: digest for _, name, digest in (sources._SYNSETS, sources._IMAGENET)},
+        "flowers": {Path(sources._FLOWERS[1]).name: sources._FLOWERS[2]},
         weights: {caffe: network.CAFFE_SHA256},
     }
     return [
@@ -148,7 +149,7 @@ def page(executed: Path) -> str:
             ["name", "download", "licence"],
             [
                 [name, f"{part.megabytes:.0f} MB" if part.megabytes else "-", part.licence]
-                for name, part in source.SOURCES.items()
+                for name, part in sources.SOURCES.items()
             ],
         ),
         "What is downloaded is compared with these checksums (sha256 where nothing else is said); `fragility data "

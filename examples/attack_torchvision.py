@@ -9,16 +9,17 @@ from functools import partial
 import torch
 from torchvision.models import resnet18
 
-from fragility import dataset, network
+from fragility import network
 from fragility.attack import iterative
 from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
+from fragility.data import datasets
 from fragility.objective import mass_center, opposite_quadrant, targeted, top_k
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.surrogate import suggest_beta
 
 torch.manual_seed(0)
 model = network.Normalize(resnet18(weights=None), network.IMAGENET_MEAN, network.IMAGENET_STD).eval()
-images = dataset.photographs(size=32).images[:2]
+images = datasets.photographs(size=32).images[:2]
 labels = model(images).argmax(1)
 beta = suggest_beta(model, images, labels)
 methods = {"gradient": simple_gradient, "IG": partial(integrated_gradients, steps=2), "DeepLIFT": deeplift}

@@ -36,7 +36,8 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from fragility import chapter, dataset, network, plot, train
+from fragility import chapter, network, plot, train
+from fragility.data import datasets
 from fragility.attribution import (
     ATTRIBUTIONS,
     deeplift,
@@ -57,15 +58,15 @@ device = chapter.start(profile=profile, seed=seed)
 
 # %%
 if profile == "fast":
-    training, test = dataset.digits("train"), dataset.digits("test")
+    training, test = datasets.digits("train"), datasets.digits("test")
     model = network.digits_cnn(seed=seed)
     train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
     accuracy = train.accuracy(model, test.images, test.labels)
     print(f"test accuracy {accuracy:.3f} on {len(test)} digits")
-    shown = dataset.sample(test, 4, seed=seed)
+    shown = datasets.sample(test, 4, seed=seed)
     mean_image, k, steps = training.images.mean(0), 100, 100
 else:
-    model, shown = network.squeezenet(), dataset.photographs()
+    model, shown = network.squeezenet(), datasets.photographs()
     mean_image = shown.images.mean((0, 2, 3)).view(3, 1, 1)
     k, steps = 1000, 50 if profile == "laptop" else 100
 
@@ -191,7 +192,7 @@ print(f"slope {float(z > 0):.0f}, secant {((z.relu() - z0.relu()) / (z - z0)):.3
 # respect to the dummy input $t$. That is all of it:
 
 # %%
-from fragility.substitution import rescale
+from fragility._rescale import rescale
 
 reference = torch.zeros_like(images)
 dummy = torch.zeros_like(images).requires_grad_()

@@ -40,7 +40,8 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
 
-from fragility import chapter, dataset, network, plot, train
+from fragility import chapter, network, plot, train
+from fragility.data import datasets
 from fragility.attack import iterative, random_sign, random_walk
 from fragility.attribution import (
     deeplift,
@@ -82,14 +83,14 @@ device = chapter.start(profile=profile, seed=seed)
 
 # %%
 if profile == "fast":
-    training, test = dataset.digits("train"), dataset.digits("test")
+    training, test = datasets.digits("train"), datasets.digits("test")
     model = network.digits_cnn(seed=seed)
     train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
-    calibration, candidates = training.images[:16], dataset.sample(test, 24, seed=seed)
+    calibration, candidates = training.images[:16], datasets.sample(test, 24, seed=seed)
     epsilons, iterations, k, unit = [0.1, 0.2, 0.3], 10, 100, 1.0
     reference, attack_steps, steps = training.images.mean(0), 5, 10
 else:
-    model, candidates = network.squeezenet(), dataset.photographs()
+    model, candidates = network.squeezenet(), datasets.photographs()
     calibration = candidates.images
     iterations = 20 if profile == "laptop" else 300
     epsilons, k, unit = [2 / 255, 8 / 255], 1000, 255.0
@@ -288,7 +289,7 @@ plt.show()
 # importance left on the $k$ pixels that led originally. In a dozen lines:
 
 # %% tags=["nbval-check-output"]
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 
 def attack_by_hand(images, labels, epsilon, alpha, iterations):

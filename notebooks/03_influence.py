@@ -44,10 +44,15 @@ from torch.nn.functional import cross_entropy, pad
 
 from fragility import chapter, plot
 from fragility.influence import LastLayerInfluence
-from fragility.influence_attack import lower_influence, sign_attack, training_attack
+from fragility.influence.attack import lower_influence, sign_attack, training_attack
 from fragility.interval import mean_interval
 from fragility.similarity import spearman, top_k_intersection
-from fragility.solver import conjugate_gradient, direct, lissa, network_influence
+from fragility.influence.whole_network import (
+    conjugate_gradient,
+    direct,
+    lissa,
+    network_influence,
+)
 from fragility.study import features as data_of
 from fragility.study import influence_attack as study
 

@@ -41,7 +41,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fragility import chapter, dataset, network, plot, train
+from fragility import chapter, network, plot, train
+from fragility.data import datasets
 from fragility.attack import iterative, random_sign
 from fragility.attribution import ATTRIBUTIONS, importance, simple_gradient
 from fragility.curvature import angle, input_hessian, input_hvp, top_directions
@@ -50,7 +51,7 @@ from fragility.objective import top_k
 from fragility.similarity import spearman
 from fragility.study import store
 from fragility.study.dimension import draw_neuron
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 # denormal numbers make a softplus several times slower on a CPU
 torch.set_flush_denormal(True)
@@ -358,14 +359,14 @@ def strided_cnn():
         ).eval()
 
 
-training, test = dataset.digits("train"), dataset.digits("test")
+training, test = datasets.digits("train"), datasets.digits("test")
 model, pooled = strided_cnn(), network.digits_cnn(seed=seed)
 for candidate in (model, pooled):
     train.fit_cached(
         candidate, training.images, training.labels, epochs=12, progress=False
     )
 print(f"test accuracy {train.accuracy(model, test.images, test.labels):.3f}")
-drawn = dataset.sample(test, 4 * count + 16, seed=seed)
+drawn = datasets.sample(test, 4 * count + 16, seed=seed)
 right = (model(drawn.images).argmax(1) == drawn.labels) & (
     pooled(drawn.images).argmax(1) == drawn.labels
 )

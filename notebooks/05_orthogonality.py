@@ -40,7 +40,8 @@ import matplotlib.pyplot as plt
 import torch
 from torch.nn import functional as F
 
-from fragility import chapter, dataset
+from fragility import chapter
+from fragility.data import datasets
 from fragility.attribution import importance, simple_gradient
 from fragility.curvature import angle, top_directions
 from fragility.influence import LastLayerInfluence
@@ -56,7 +57,7 @@ from fragility.study.angles import (
     stored_null,
 )
 from fragility.study.dimension import draw_two_layers
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 # denormal numbers make a softplus several times slower on a CPU
 torch.set_flush_denormal(True)
@@ -78,7 +79,7 @@ generator = torch.Generator().manual_seed(seed)
 
 # %% tags=["nbval-check-output"]
 relu, model = NETWORKS["digits"]()
-test = dataset.sample(dataset.digits("test"), 360, seed=seed)
+test = datasets.sample(datasets.digits("test"), 360, seed=seed)
 with softplus(1.0):
     predicted = model(test.images).argmax(1)
     accuracy = float((predicted == test.labels).float().mean())
@@ -573,7 +574,7 @@ chapter.Table(
 
 # %% tags=["nbval-check-output", "hide-input"]
 backbone = feature_extractor(relu)
-training = dataset.digits("train")
+training = datasets.digits("train")
 last = LastLayerInfluence(
     backbone(training.images), training.labels, l2=1e-3, num_classes=10
 )

@@ -41,7 +41,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fragility import chapter, dataset, plot, train
+from fragility import chapter, plot, train
+from fragility.data import datasets
 from fragility.attack import iterative, random_sign
 from fragility.attribution import importance, integrated_gradients, simple_gradient
 from fragility.defense import (
@@ -53,9 +54,10 @@ from fragility.defense import (
     operator_norm,
     robust_attribution_loss,
 )
-from fragility.loss_attribution import each_loss, l1_norm, loss_attributions
+from fragility.defense.loss_attribution import each_loss, l1_norm, loss_attributions
 from fragility.similarity import kendall, top_k_intersection
-from fragility.smoothing import SoftplusNetwork, smooth_gradient, uniform_gradient
+from fragility.defense.smoothing import smooth_gradient, uniform_gradient
+from fragility.surrogate import SoftplusNetwork
 from fragility.study import defense_table, store
 from fragility.study.defense_attack import soft_kendall
 from fragility.study.defense_profile import DEFENSE_TABLE
@@ -81,7 +83,7 @@ device = chapter.start(profile=profile, seed=seed)
 # **IG-SUM-NORM**. The maximum is sought by sign steps, the minimum by the usual optimizer. By hand:
 
 # %%
-few = dataset.digits("train", limit=12, seed=seed)
+few = datasets.digits("train", limit=12, seed=seed)
 
 
 def path_attributions(model, x, x_new, y, m):
@@ -404,8 +406,8 @@ plt.show()
 # ## The maps themselves
 
 # %% mystnb={"figure": {"caption": "Two digits explained by the naturally trained network and by the one trained with IG-NORM, before and after an attack on each. Below the maps of the changed digits, Kendall's tau with the map before.", "name": "maps"}, "image": {"alt": "Four rows, two digits and two networks each: digit, heat map, changed digit, the change magnified, heat map of the changed digit."}} tags=["hide-input"]
-training = dataset.load(settings.data, split="train", limit=settings.training_images)
-test = dataset.load(settings.data, split="test", limit=settings.test_images)
+training = datasets.load(settings.data, split="train", limit=settings.training_images)
+test = datasets.load(settings.data, split="test", limit=settings.test_images)
 networks = {
     name: trained(settings, name, seed, training, device)[0]
     for name in ("natural", "ig_norm", "input_gradient", "softplus")

@@ -56,7 +56,8 @@ from torch import nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
-from fragility import chapter, dataset, train
+from fragility import chapter, train
+from fragility.data import datasets
 from fragility.attribution import importance, simple_gradient
 from fragility.curvature import (
     angle,
@@ -131,7 +132,7 @@ print(
 
 
 def three_against_eight(split):
-    digits = dataset.digits(split)
+    digits = datasets.digits(split)
     rows = (digits.labels == 3) | (digits.labels == 8)
     pixels = F.avg_pool2d(digits.images[rows], 4).flatten(1).double()
     # a constant feature is the bias
@@ -399,7 +400,7 @@ axes.legend(fontsize=9)
 plt.show()
 
 # %% tags=["nbval-check-output", "hide-input"]
-digits, held_out = dataset.digits("train"), dataset.digits("test")
+digits, held_out = datasets.digits("train"), datasets.digits("test")
 with torch.random.fork_rng([]):
     torch.manual_seed(seed)
     dense = nn.Sequential(

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import EveryRelu, randomise
-from fragility import dataset, network
+from fragility import network
 from fragility.attack import Perturbation, iterative, random_sign, random_walk
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
+from fragility.ball import ball
+from fragility.data import datasets
+from fragility.iterate import gradient, safe_importance
 from fragility.objective import box, mass_center, opposite_quadrant, targeted, top_k
-from fragility.search import ball, gradient, safe_importance
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 METHODS = {
@@ -571,7 +573,7 @@ class TestOnRealImages:
         """
         torch.set_flush_denormal(True)  # they make a softplus several times slower
         model = network.squeezenet(pooling="floor")
-        images = dataset.imagenet(limit=16, seed=0).images
+        images = datasets.imagenet(limit=16, seed=0).images
         labels = model(images).argmax(1)
         objective = {"top-k": top_k(1000), "mass centre": mass_center()}[name]
         found = iterative(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conftest import randomise
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 ACTIVATIONS = {
     "relu": nn.ReLU(),

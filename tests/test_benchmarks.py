@@ -16,7 +16,7 @@ from benchmarks.harness import Point, Row  # noqa: E402
 
 from fragility.attribution import importance, simple_gradient  # noqa: E402
 from fragility.objective import mass_center, top_k  # noqa: E402
-from fragility.substitution import softplus  # noqa: E402
+from fragility.surrogate import softplus  # noqa: E402
 
 SESSION = {
     "started": "2026-01-02T03:04:05+00:00",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fragility import source
 from fragility.cli import main
-from fragility.source import SOURCES
+from fragility.data import sources
+from fragility.data.sources import SOURCES
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def idx_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four files that pass for MNIST's, by their checksums."""
-    names = list(source._IDX_SHA256["MNIST"])
+    names = list(sources._IDX_SHA256["MNIST"])
     (folder / "MNIST" / "raw").mkdir(parents=True)
     for name in names:
         (folder / "MNIST" / "raw" / name).write_text(name)
     sha256 = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
-    monkeypatch.setitem(source._IDX_SHA256, "MNIST", sha256)
+    monkeypatch.setitem(sources._IDX_SHA256, "MNIST", sha256)
     return folder / "MNIST" / "raw"
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
-from fragility.convolution import fixed_weights
+from fragility._convolution import fixed_weights
 
 CASES = [
     ("conv1d", (2, 3, 9), (4, 3, 3), {"padding": 1}),

@@ -21,7 +21,7 @@ from fragility.curvature import (
     top_direction,
     top_directions,
 )
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 LABELS = torch.tensor([0, 2, 3])
 
@@ -112,7 +112,7 @@ def test_a_relu_network_is_flat_and_says_so(every_relu: nn.Module) -> None:
     for mode in MODES:
         assert input_hvp(every_relu, images, LABELS, images, mode=mode).abs().max() == 0
     with pytest.raises(
-        ValueError, match=r"a Hessian that is zero for the whole batch.* call inside fragility.substitution.softplus"
+        ValueError, match=r"a Hessian that is zero for the whole batch.* call inside fragility.surrogate.softplus"
     ):
         top_direction(every_relu, images, LABELS)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from fragility.dataset import (
+from fragility.data.datasets import (
     ImageDataset,
     cifar10,
     digits,
@@ -26,8 +26,8 @@ from fragility.dataset import (
     photographs,
     sample,
 )
-from fragility.download import data_folder
-from fragility.source import find
+from fragility.data.download import data_folder
+from fragility.data.sources import find
 
 
 def rows_of(dataset: ImageDataset) -> list[int]:

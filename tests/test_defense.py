@@ -20,8 +20,8 @@ from fragility.defense import (
     input_gradient_loss,
     robust_attribution_loss,
 )
-from fragility.loss_attribution import each_loss, l1_norm, loss_attributions
-from fragility.substitution import softplus
+from fragility.defense.loss_attribution import each_loss, l1_norm, loss_attributions
+from fragility.surrogate import softplus
 
 BALL = {"epsilon": 0.1, "step_size": 0.04, "iterations": 4}
 

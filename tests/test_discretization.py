@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from conftest import EveryRelu, randomise
 from fragility.attack import iterative
 from fragility.attribution import importance, simple_gradient
-from fragility.defense import Discretized, discretize
+from fragility.defense.training import Discretized, discretize
 from fragility.objective import top_k
 
 

@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from fragility.download import (
+from fragility.data.download import (
     Unreachable,
     data_folder,
     download,

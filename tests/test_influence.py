@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import TensorDataset
 
-from fragility.influence import LastLayerInfluence
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.similarity import spearman
 
 SHAPES = [(60, 7, 2), (60, 7, 4), (12, 20, 2), (12, 20, 3)]  # n, p, K

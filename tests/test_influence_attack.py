@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fragility.influence import LastLayerInfluence
-from fragility.influence_attack import judge, lower_influence, raise_confidence, sign_attack, training_attack
+from fragility.influence.attack import judge, lower_influence, raise_confidence, sign_attack, training_attack
+from fragility.influence.last_layer import LastLayerInfluence
 
 EPSILON = 8 / 255
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fragility.logistic import condition_number, contrasts, covariances, factor, hessian, newton, residuals
+from fragility.influence.logistic import condition_number, contrasts, covariances, factor, hessian, newton, residuals
 
 
 def problem(n: int = 40, width: int = 5, classes: int = 3) -> tuple[Tensor, Tensor]:

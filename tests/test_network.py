@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fragility import attribution, dataset, network, train
+from fragility import attribution, network, train
+from fragility.data import datasets
 
 CLOSED_PORT = "http://127.0.0.1:9"
 
@@ -221,14 +222,14 @@ def test_inception_v3_is_torchvisions(tmp_path: Path) -> None:
 
 
 def test_digits_cnn_learns_the_digits_in_seconds() -> None:
-    training, test = dataset.digits("train"), dataset.digits("test")
+    training, test = datasets.digits("train"), datasets.digits("test")
     model = network.digits_cnn()
     train.fit_cached(model, training.images, training.labels, epochs=20, progress=False)
     assert train.accuracy(model, test.images, test.labels) >= 0.97
 
 
 def test_digits_cnn_trains_to_the_same_bits() -> None:
-    training = dataset.digits("train")
+    training = datasets.digits("train")
     states = []
     for seed in (0, 0, 1):
         model = network.digits_cnn(seed=seed)
@@ -423,7 +424,7 @@ def test_layers_without_features_are_refused() -> None:
 
 @pytest.mark.slow
 def test_squeezenet_classifies_the_imagenet_photographs() -> None:
-    photographs = dataset.imagenet()
+    photographs = datasets.imagenet()
     assert photographs.images.shape == (527, 3, 227, 227)
     shares = {
         pooling: train.accuracy(network.squeezenet(pooling=pooling), photographs.images, photographs.labels)

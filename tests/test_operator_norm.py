@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conftest import EveryRelu, randomise
-from fragility.operator_norm import (
+from fragility.defense.operator_norm import (
     operator_norm,
     operator_norm_loss,
     operator_norm_penalty,

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from fragility import objective
 from fragility.attack import iterative
 from fragility.attribution import importance, integrated_gradients, simple_gradient
-from fragility.smoothing import SoftplusNetwork, smooth_gradient, uniform_gradient
-from fragility.substitution import softplus
+from fragility.defense.smoothing import smooth_gradient, uniform_gradient
+from fragility.surrogate import SoftplusNetwork, softplus
 
 AVERAGES = {
     "SmoothGrad": lambda model, x, y, **options: smooth_gradient(model, x, y, sigma=0.1, **options),

@@ -8,8 +8,8 @@ from scipy.sparse.linalg import cg
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fragility.influence import LastLayerInfluence
-from fragility.solver import (
+from fragility.influence.last_layer import LastLayerInfluence
+from fragility.influence.whole_network import (
     Product,
     conjugate_gradient,
     direct,

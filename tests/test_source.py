@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
-from fragility import source
-from fragility.dataset import LOADERS, cifar10, flowers, imagenet, load, mnist
-from fragility.download import Unreachable
-from fragility.source import SOURCES, ensure, find
+from fragility.data import sources
+from fragility.data.datasets import LOADERS, cifar10, flowers, imagenet, load, mnist
+from fragility.data.download import Unreachable
+from fragility.data.sources import SOURCES, ensure, find
 
 DOWNLOADED = ["mnist", "fashion_mnist", "cifar10", "imagenet", "flowers"]
 
@@ -95,7 +95,7 @@ def test_without_a_network_every_source_says_what_to_do(
     monkeypatch.setattr("torchvision.datasets.FashionMNIST.mirrors", [closed])
     monkeypatch.setattr(CIFAR10, "url", closed)
     for constant in ("_SYNSETS", "_IMAGENET", "_FLOWERS"):
-        monkeypatch.setattr(source, constant, (closed, *getattr(source, constant)[1:]))
+        monkeypatch.setattr(sources, constant, (closed, *getattr(sources, constant)[1:]))
     with pytest.raises(Unreachable) as caught:
         load(name)
     for part in (closed, str(folder), "digits"):
@@ -123,7 +123,7 @@ def synsets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "".join(f"{wnid} name {index}, other name\n" for index, wnid in enumerate(WNIDS)).encode()
     (folder / "weights" / "synset_words.txt").write_bytes(words)
     sha256 = hashlib.sha256(words).hexdigest()
-    monkeypatch.setattr(source, "_SYNSETS", ("http://127.0.0.1:9/", "weights/synset_words.txt", sha256))
+    monkeypatch.setattr(sources, "_SYNSETS", ("http://127.0.0.1:9/", "weights/synset_words.txt", sha256))
 
 
 def test_the_imagenet_archive_becomes_labelled_images(folder: Path, synsets: None) -> None:
@@ -173,8 +173,8 @@ def test_only_the_list_of_classes_is_fetched_if_the_images_are_there(
     (folder / "imagenet").mkdir()
     (folder / "imagenet" / f"{WNIDS[7]}_seven.JPEG").write_bytes(jpeg(COLORS[1]))
     (folder / "weights" / "synset_words.txt").rename(site[0] / "synset.txt")
-    monkeypatch.setattr(source, "_SYNSETS", (site[1] + "synset.txt", *source._SYNSETS[1:]))
-    monkeypatch.setattr(source, "_IMAGENET", (site[1] + "absent", *source._IMAGENET[1:]))
+    monkeypatch.setattr(sources, "_SYNSETS", (site[1] + "synset.txt", *sources._SYNSETS[1:]))
+    monkeypatch.setattr(sources, "_IMAGENET", (site[1] + "absent", *sources._IMAGENET[1:]))
     assert not find("imagenet").present()
     assert imagenet().labels.tolist() == [7]
 
@@ -187,7 +187,7 @@ def garden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     counts = {"roses": 641, "sunflowers": 699, "tulips": 2}
     members = {f"flower_photos/{name}/{i}.jpg": jpeg(COLORS[0]) for name, n in counts.items() for i in range(n)}
     path = folder / "downloads" / "flower_photos.tgz"
-    monkeypatch.setattr(source, "_FLOWERS", (*source._FLOWERS[:2], pack(path, members)))
+    monkeypatch.setattr(sources, "_FLOWERS", (*sources._FLOWERS[:2], pack(path, members)))
     return path
 
 
@@ -222,7 +222,7 @@ def test_a_flower_archive_with_another_checksum_is_refused(
     folder: Path, site: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack(site[0] / "flower_photos.tgz", {"flower_photos/roses/1.jpg": b"not the published one"})
-    monkeypatch.setattr(source, "_FLOWERS", (site[1] + "flower_photos.tgz", *source._FLOWERS[1:]))
+    monkeypatch.setattr(sources, "_FLOWERS", (site[1] + "flower_photos.tgz", *sources._FLOWERS[1:]))
     with pytest.raises(OSError, match="damaged or has changed"):
         ensure("flowers")
     assert [path for path in folder.rglob("*") if path.is_file()] == []
@@ -252,7 +252,7 @@ def digits_site(site: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> dict
     sha256 = {name: hashlib.sha256(idx(values)).hexdigest() for name, values in published.items()}
     monkeypatch.setattr(MNIST, "mirrors", [site[1]])
     monkeypatch.setattr(MNIST, "resources", resources)
-    monkeypatch.setitem(source._IDX_SHA256, "MNIST", sha256)
+    monkeypatch.setitem(sources._IDX_SHA256, "MNIST", sha256)
     return published
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fragility import dataset, network, objective, train
+from fragility import network, objective, train
 from fragility.attack import iterative, random_walk
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
 from fragility.cli import main
+from fragility.data import datasets
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study import STUDIES, attack_sweep, run, surrogate_fidelity
 from fragility.study.cifar import mixed_precision_loss
 from fragility.study.profile import ATTACK_SWEEP, CIFAR_SWEEP, SENSITIVITY, Profile, Sweep
 from fragility.study.setup import NETWORKS, RECIPES, prepare
 from fragility.study.store import Row, provenance, read
-from fragility.substitution import softplus
-from fragility.surrogate import suggest_beta
+from fragility.surrogate import softplus, suggest_beta
 
 SETUPS = ATTACK_SWEEP["fast"].setups
 
@@ -38,7 +38,7 @@ def rows_of(*sweeps: Sweep, seed: int = 0) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    training = dataset.digits("train")
+    training = datasets.digits("train")
     built = network.digits_cnn()
     train.fit_cached(built, training.images, training.labels, epochs=12, progress=False)
     return built
@@ -47,7 +47,7 @@ def model() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def sample(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """The first four correctly classified images of the seeded draw."""
-    drawn = dataset.digits("test", limit=24, seed=0)
+    drawn = datasets.digits("test", limit=24, seed=0)
     right = (model(drawn.images).argmax(1) == drawn.labels).nonzero().flatten()[:4]
     return drawn.images[right], drawn.labels[right], [drawn.files[row] for row in right]
 
@@ -248,7 +248,7 @@ def test_fidelity_rows_are_the_maps_of_two_networks(model) -> None:  # type: ign
     rows = [row for piece in what.pieces for row in what.compute(piece)]
     assert {tuple(row) for row in rows} == {tuple(row) for row in rows[:1]}
     assert set(rows[0]) == set(what.columns)
-    test = dataset.digits("test")
+    test = datasets.digits("test")
     for row in rows:
         index = test.files.index(row["image"])
         images, labels = test.images[index : index + 1], test.labels[index : index + 1]
@@ -284,7 +284,7 @@ def test_images_are_classified_correctly_and_more_of_them_begin_with_the_same(mo
     few, many = (plan(Sweep("digits", "random", ("simple_gradient",), (51.0,), n, 4)) for n in (4, 16))
     assert few.pieces == many.pieces[:1]
     names = [name for piece in many.pieces for name in piece["images"]]
-    test = dataset.digits("test")
+    test = datasets.digits("test")
     rows = [test.files.index(name) for name in names]
     assert (model(test.images[rows]).argmax(1) == test.labels[rows]).all()
     assert len(set(names)) == 16
@@ -316,7 +316,7 @@ def test_profiles_at_scale_name_what_there_is(profile: Profile) -> None:
     assert len(set(conditions)) == len(conditions)
     for sweep in profile.sweeps:
         setup = profile.setups[sweep.setup]
-        assert setup.data in dataset.LOADERS
+        assert setup.data in datasets.LOADERS
         assert setup.network in NETWORKS | RECIPES
         assert setup.candidates > sweep.images
         assert set(sweep.methods) <= set(ATTRIBUTIONS)
@@ -333,9 +333,9 @@ def test_a_later_sweep_continues_an_earlier_one() -> None:
 
 def test_what_a_setup_leaves_open_is_found_on_the_training_images(model) -> None:  # type: ignore[no-untyped-def]
     ready = prepare(replace(SETUPS["digits"], baseline=None, surrogate_beta=None), 4, 0, "cpu")
-    training = dataset.digits("train")
+    training = datasets.digits("train")
     assert torch.allclose(ready.baseline, training.images.mean(0), atol=1e-6)
-    few = dataset.sample(training, 16, seed=0)
+    few = datasets.sample(training, 16, seed=0)
     assert ready.surrogate_beta == suggest_beta(model, few.images, few.labels)
     assert set(ready.measured) == {"baseline", "surrogate_beta"}
     open_setup = {"digits": replace(SETUPS["digits"], baseline=None, surrogate_beta=None)}
@@ -349,7 +349,7 @@ def test_a_network_with_a_recipe_is_trained_on_the_training_split(model, monkeyp
     monkeypatch.setitem(RECIPES, "digits_recipe", lambda training: seen.append(training.files) or model)
     ready = prepare(replace(SETUPS["digits"], network="digits_recipe", training_epochs=None), 4, 0, "cpu")
     assert ready.model is model
-    assert seen == [dataset.digits("train").files]
+    assert seen == [datasets.digits("train").files]
 
 
 KILLER = """
@@ -457,7 +457,7 @@ def test_two_processes_do_not_work_on_one_table(tmp_path: Path, monkeypatch: pyt
 
 def test_the_loss_in_mixed_precision_is_the_cross_entropy():
     model = network.digits_cnn(seed=0).requires_grad_(True)
-    test = dataset.sample(dataset.digits("test"), 32, seed=0)
+    test = datasets.sample(datasets.digits("test"), 32, seed=0)
     value = mixed_precision_loss(model, test.images, test.labels)
     exact = -model(test.images).double().log_softmax(1)[range(32), test.labels].mean()
     assert value.dtype == torch.float32

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fragility import dataset
-from fragility.influence import LastLayerInfluence
+from fragility.data import datasets
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study import STUDIES, angles, dimension, influence_angles, influence_attack, run
 from fragility.study.angles import ANGLES, Profile, Setup, permutation_null, stored_null
 from fragility.study.dimension import DIMENSION
 from fragility.study.store import Row, provenance, read
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_angles_are_those_of_the_dense_hessian(few: tuple[angles.Plan, list[Row]
     plan, rows = few
     assert [row["label"] for row in rows] == [0, 0, 1, 1, 2, 2]
     assert list(rows[0].keys() ^ angles.COLUMNS.keys()) == []
-    drawn = dataset.digits("test", limit=60, seed=0)
+    drawn = datasets.digits("test", limit=60, seed=0)
     model = angles.NETWORKS["digits"]()[1]
     gradients: list[Tensor] = []
     directions: list[Tensor] = []
@@ -117,7 +117,7 @@ def test_too_few_correct_images_are_an_error() -> None:
 def test_profiles_at_scale_can_be_planned_as_far_as_their_numbers_go() -> None:
     for profile in ANGLES.values():
         for name, setup in profile.setups.items():
-            assert name in dataset.LOADERS
+            assert name in datasets.LOADERS
             assert name in angles.NETWORKS
             assert setup.images % (10 * setup.block) == 0
             assert setup.candidates > setup.images

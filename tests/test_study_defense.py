@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from fragility import dataset, train
+from fragility import train
 from fragility.attribution import importance, integrated_gradients
-from fragility.defense import Discretized
+from fragility.data import datasets
+from fragility.defense.training import Discretized
 from fragility.similarity import kendall
-from fragility.smoothing import SoftplusNetwork
 from fragility.study import STUDIES, Outcome, complete
 from fragility.study.defense_attack import soft_kendall
 from fragility.study.defense_profile import DEFENSE_TABLE, Defense, Profile
 from fragility.study.defense_table import COLUMNS, ladder, moved, plan, summary
 from fragility.study.defense_training import NETWORKS, madry_cnn, small_cnn, trained, training_cost
 from fragility.study.store import Store, read
+from fragility.surrogate import SoftplusNetwork
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def test_a_row_is_what_the_library_says(tiny: Profile) -> None:
     what = plan(tiny)
     piece = what.pieces[0]
     (row,) = what.compute(piece)
-    training, test = (dataset.digits(part, limit=n) for part, n in (("train", 200), ("test", 30)))
+    training, test = (datasets.digits(part, limit=n) for part, n in (("train", 200), ("test", 30)))
     model, _ = trained(tiny, "natural", 0, training, "cpu")
     assert row["natural_accuracy"] == train.accuracy(model, test.images, test.labels)
     right = (model(test.images[:12]).argmax(1) == test.labels[:12]).nonzero().flatten()[:6]
@@ -95,7 +96,7 @@ def test_a_row_is_what_the_library_says(tiny: Profile) -> None:
 def test_training_is_common_at_first_and_taken_up_where_it_stopped(
     tiny: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = dataset.digits("train", limit=200)
+    training = datasets.digits("train", limit=200)
     whole, loss = trained(tiny, "ig_norm", 0, training, "cpu")
     untrained, none = trained(tiny, "softplus_untrained", 0, training, "cpu")
     assert none != none
@@ -132,7 +133,7 @@ def test_networks_take_their_images() -> None:
 @pytest.mark.parametrize("name", DEFENSE_TABLE)
 def test_profiles_name_what_there_is(name: str) -> None:
     profile = DEFENSE_TABLE[name]
-    assert profile.data in dataset.LOADERS
+    assert profile.data in datasets.LOADERS
     assert NETWORKS[profile.network](**profile.network_options, seed=0)
     required = {
         "natural", "adversarial", "ig_norm", "ig_sum_norm", "input_gradient", "spectral", "softplus", "discretized",

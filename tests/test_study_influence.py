@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fragility import dataset, network, train
+from fragility import network, train
 from fragility.attack import random_sign
-from fragility.influence import LastLayerInfluence
+from fragility.data import datasets
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study import STUDIES, features, influence_attack, leave_one_out
 from fragility.study.store import Plan, Row
@@ -30,13 +31,13 @@ def rows(condition: str, epsilon: float = 51.0, l2: float = 1e-2) -> list[Row]:
 @cache
 def by_hand() -> tuple[torch.nn.Module, LastLayerInfluence, torch.Tensor, torch.Tensor]:
     """Backbone, layer, test images and their predictions, without the study's code."""
-    digits = dataset.digits("train")
+    digits = datasets.digits("train")
     model = network.digits_cnn()
     train.fit_cached(model, digits.images, digits.labels, epochs=12, progress=False)
     backbone = network.feature_extractor(model)
     kept = (digits.labels == 3) | (digits.labels == 8)
     layer = LastLayerInfluence(backbone(digits.images[kept]), (digits.labels[kept] == 8).long(), l2=1e-2, num_classes=2)
-    test = dataset.digits("test")
+    test = datasets.digits("test")
     images = test.images[[test.files.index(str(row["image"])) for row in rows("eq2")]]
     return backbone, layer, images, layer.logits(backbone(images)).argmax(1)
 

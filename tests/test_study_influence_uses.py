@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import avg_pool2d, cross_entropy, pad
 
 from fragility import train
-from fragility.influence import LastLayerInfluence
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study import STUDIES, depth, features, mislabel, poisoning
 from fragility.study.influence_attack import PROFILES
 from fragility.study.store import Plan, Row

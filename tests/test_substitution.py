@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conftest import randomise
+from fragility._rescale import rescale
+from fragility._softplus import active_beta, capture, softplus
 from fragility.attribution import deeplift, integrated_gradients, simple_gradient
-from fragility.substitution import capture, rescale, softplus, substituted
 
 Z = torch.linspace(-9, 9, 181, dtype=torch.float64)
 
@@ -70,8 +71,8 @@ class TestSoftplus:
             with softplus(5.0):
                 inner = functional.relu(Z)
             outer = functional.relu(Z)
-            assert substituted()
-        assert not substituted()
+            assert active_beta() is not None
+        assert active_beta() is None
         torch.testing.assert_close(inner, smooth(Z, 5.0))
         torch.testing.assert_close(outer, smooth(Z, 1.0))
         assert torch.equal(functional.relu(Z), Z.clamp(min=0))
@@ -79,7 +80,7 @@ class TestSoftplus:
     def test_restores_after_an_error(self):
         with pytest.raises(RuntimeError), softplus(1.0):
             raise RuntimeError
-        assert not substituted()
+        assert active_beta() is None
 
     def test_capture_re_enters_any_number_of_times(self):
         with softplus(3.0):
@@ -88,7 +89,7 @@ class TestSoftplus:
             with again():
                 torch.testing.assert_close(functional.relu(Z), smooth(Z, 3.0))
         with capture()():
-            assert not substituted()
+            assert active_beta() is None
 
     def test_forward_over_reverse_is_double_backward(self, every_relu, images):
         direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

@@ -6,8 +6,7 @@ from torch import nn
 
 from fragility.attribution import deeplift, importance, simple_gradient
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.substitution import softplus
-from fragility.surrogate import suggest_beta, surrogate_fidelity
+from fragility.surrogate import softplus, suggest_beta, surrogate_fidelity
 
 
 @pytest.mark.parametrize("attribution", [simple_gradient, deeplift])

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from fragility import substitution, train
+from fragility import train
+from fragility.surrogate import softplus
 
 Weights = dict[str, Tensor]
 
@@ -356,7 +357,7 @@ def test_every_ingredient_makes_another_cache_entry(
     for number, change in enumerate(changes, start=2):
         run(**change)
         assert entries() == number, change
-    with substitution.softplus(5.0):
+    with softplus(5.0):
         run()
     assert entries() == len(changes) + 2
     monkeypatch.setattr(torch, "__version__", "0")

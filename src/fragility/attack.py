@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fragility.checks import check_count, check_model, check_positive
+from fragility._checks import check_count, check_model, check_positive
+from fragility._softplus import softplus
+from fragility.ball import ball, frozen, uniform
+from fragility.iterate import Attribution, Best, gradient
+from fragility.iterate import Perturbation as Perturbation
 from fragility.objective import Objective
-from fragility.search import Attribution, Best, ball, frozen, gradient, uniform
-from fragility.search import Perturbation as Perturbation
-from fragility.substitution import softplus
 
 Callback = Callable[[int, Tensor], None]
 

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fragility.checks import check_count, check_images, check_labels, check_logits, check_model
-from fragility.convolution import fixed_weights
-from fragility.substitution import capture, check_substitutable, rescale, substituted
+from fragility._checks import check_count, check_images, check_labels, check_logits, check_model
+from fragility._convolution import fixed_weights
+from fragility._rescale import rescale
+from fragility._softplus import active_beta, capture, check_substitutable
 
 Baseline = float | Tensor | None
 
@@ -83,7 +84,7 @@ def integrated_gradients(
 def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Baseline = None) -> Tensor:
     """DeepLIFT with the Rescale rule [Shrikumar2017].
 
-    The multipliers are the gradient of a linear network in a dummy input (see `fragility.substitution.rescale`), and
+    The multipliers are the gradient of a linear network in a dummy input (see `fragility._rescale.rescale`), and
     the attributions sum to S(x) - S(x0).
 
     Args:
@@ -228,7 +229,7 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     check_model(model)
     check_images(images)
     check_labels(labels, len(images))
-    if substituted():
+    if active_beta() is not None:
         check_substitutable(model)
 
 

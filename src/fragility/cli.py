@@ -27,8 +27,8 @@ def data_list(arguments: argparse.Namespace) -> int:
     Returns:
         Exit status 0.
     """
-    from fragility.download import data_folder
-    from fragility.source import SOURCES
+    from fragility.data.download import data_folder
+    from fragility.data.sources import SOURCES
 
     print(f"data folder: {data_folder()}\n")
     print(f"{'name':<14}{'download':>10}  {'present':<8} licence")
@@ -42,12 +42,12 @@ def data_fetch(arguments: argparse.Namespace) -> int:
     """Download the named sources into the data folder.
 
     Args:
-        arguments: `names`, keys of `fragility.source.SOURCES`.
+        arguments: `names`, keys of `fragility.data.sources.SOURCES`.
 
     Returns:
         Exit status 0.
     """
-    from fragility.source import find
+    from fragility.data.sources import find
 
     sources = {name: find(name) for name in arguments.names}
     for name, source in sources.items():
@@ -62,12 +62,12 @@ def data_check(arguments: argparse.Namespace) -> int:
     """Verify the files of the named sources, or of all that are there.
 
     Args:
-        arguments: `names`, keys of `fragility.source.SOURCES`; empty for all.
+        arguments: `names`, keys of `fragility.data.sources.SOURCES`; empty for all.
 
     Returns:
         Exit status 0, or 1 if a source is damaged or a named one is missing.
     """
-    from fragility.source import SOURCES, find
+    from fragility.data.sources import SOURCES, find
 
     sources = {name: find(name) for name in arguments.names or SOURCES}
     status = 0

@@ -1,7 +1,7 @@
 """How fast the gradient of a score turns: the Hessian with respect to the image [Ghorbani2019, app. F to I].
 
 To first order grad S(x + delta) - grad S(x) = H delta with H = grad^2 S(x). A ReLU network's H is zero almost
-everywhere: call these functions inside `fragility.substitution.softplus`, for a network trained with ReLU or retrained.
+everywhere: call these functions inside `fragility.surrogate.softplus`, for a network trained with ReLU or retrained.
 """
 
 import math
@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fragility._checks import check_count, check_images, check_labels, check_logits, check_model
+from fragility._convolution import fixed_weights
+from fragility._softplus import active_beta, check_substitutable
 from fragility.attribution import simple_gradient
-from fragility.checks import check_count, check_images, check_labels, check_logits, check_model
-from fragility.convolution import fixed_weights
-from fragility.substitution import check_substitutable, substituted
 
 MODES = ("double_backward", "forward_over_reverse")
 
@@ -149,7 +149,7 @@ def top_directions(
     if not leading.any():
         raise ValueError(
             "model: expected scores with a second derivative, got a Hessian that is zero for the whole batch; a ReLU "
-            "network is linear in pieces: call inside fragility.substitution.softplus(beta)"
+            "network is linear in pieces: call inside fragility.surrogate.softplus(beta)"
         )
     second = values.abs()[:, 1] if steps > 1 else torch.zeros_like(leading)
     directions = picked.view(len(images), count, *images.shape[1:])
@@ -331,5 +331,5 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     check_model(model)
     check_images(images)
     check_labels(labels, len(images))
-    if substituted():
+    if active_beta() is not None:
         check_substitutable(model)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fragility.checks import check_count
+from fragility._checks import check_count
 
 
 class Interval(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fragility.dataset import download
+from fragility.data.datasets import download
 
 CAFFE_URL = "https://raw.githubusercontent.com/nihui/ncnn-assets/9489f876/models/squeezenet_v1.1.bin"
 CAFFE_SHA256 = "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fragility import similarity
-from fragility.checks import check_count
+from fragility._checks import check_count
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 

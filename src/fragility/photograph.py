@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from fragility import network, objective
+from fragility._checks import check_count
 from fragility.attack import iterative
 from fragility.attribution import ATTRIBUTIONS, importance
-from fragility.checks import check_count
-from fragility.dataset import imagenet_classes
-from fragility.download import read_image
+from fragility.data.datasets import imagenet_classes
+from fragility.data.download import read_image
 from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
 from fragility.surrogate import suggest_beta
 

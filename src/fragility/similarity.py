@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fragility.checks import check_count, check_maps
+from fragility._checks import check_count, check_maps
 
 _LARGE = 2**13  # pixels
 

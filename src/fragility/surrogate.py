@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fragility._softplus import SoftplusNetwork as SoftplusNetwork
+from fragility._softplus import softplus as softplus
 from fragility.attribution import importance, simple_gradient
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.substitution import softplus
 
 Attribution = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
-from fragility.checks import check_count, check_model, check_positive
-from fragility.dataset import data_folder
+from fragility._checks import check_count, check_model, check_positive
+from fragility.data.datasets import data_folder
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """`loss(model, images, labels)` returns the scalar to be minimised, averaged over the batch."""
@@ -120,7 +120,7 @@ def fit(
         model: The network; all its parameters are trained, on the device they are on.
         loader: Batches of images (B, C, H, W) and labels (B,) that can be iterated once per epoch: a list, a
             `Batches`, a `DataLoader`. A generator in its attribute `generator` is seeded anew every epoch.
-        loss: What is minimised, for example `cross_entropy` or a loss of `fragility.defense`.
+        loss: What is minimised, for example `cross_entropy` or a loss of `fragility.defense.training`.
         epochs: Passes over the loader.
         learning_rate: The optimizer's step size.
         optimizer: Called as `optimizer(parameters, lr=learning_rate)`; a `functools.partial` sets the rest.

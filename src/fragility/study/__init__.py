@@ -10,8 +10,8 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from fragility.checks import check_count
-from fragility.download import data_folder
+from fragility._checks import check_count
+from fragility.data.download import data_folder
 from fragility.study import (
     angles,
     attack_sweep,

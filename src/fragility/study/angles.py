@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fragility import dataset, network, train
+from fragility import network, train
+from fragility._checks import check_count
 from fragility.attribution import simple_gradient
-from fragility.checks import check_count
 from fragility.curvature import angle, top_directions
+from fragility.data import datasets
 from fragility.study import cifar
 from fragility.study.store import Columns, Piece, Plan, Recomputable, Row
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 VERSION = 1  # to be raised with any change of what a row means
 
@@ -196,14 +197,14 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
 
 class _Ready(NamedTuple):
     model: nn.Module
-    data: dataset.ImageDataset
+    data: datasets.ImageDataset
     pieces: list[Piece]
     story: dict[str, Any]
     device: str
 
 
 def _digits() -> tuple[nn.Module, nn.Module]:
-    training = dataset.digits("train")
+    training = datasets.digits("train")
     relu, smooth = network.digits_cnn(), network.digits_cnn()
     for model in (relu, smooth):
         train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
@@ -213,7 +214,7 @@ def _digits() -> tuple[nn.Module, nn.Module]:
 
 
 def _cifar10() -> tuple[nn.Module, nn.Module]:
-    training = dataset.cifar10("train")
+    training = datasets.cifar10("train")
     return cifar.trained(training), cifar.trained(training, smooth=True)
 
 
@@ -225,7 +226,7 @@ def _prepare(name: str, setup: Setup, seed: int, device: str) -> _Ready:
     relu, smooth = NETWORKS[name]()
     weights = {"relu": train.fingerprint(relu), "softplus": train.fingerprint(smooth)}
     relu, smooth = relu.to(device), smooth.to(device)
-    drawn = dataset.load(name, split="test", limit=setup.candidates, seed=seed)
+    drawn = datasets.load(name, split="test", limit=setup.candidates, seed=seed)
     predicted = _logits(relu, drawn.images, device).argmax(1)
     with softplus(setup.beta):
         right = _logits(smooth, drawn.images, device).argmax(1) == drawn.labels

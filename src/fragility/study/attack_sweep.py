@@ -21,7 +21,7 @@ from fragility.study.profile import Profile, Sweep
 from fragility.study.setup import Ready, prepare
 from fragility.study.store import Columns, Piece, Plan, Recomputable, Row
 from fragility.study.summary import summarise
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 GRADIENT_ATTACKS = ("top_k", "mass_center", "targeted")  # those of Algorithm 1
 NONE = float("nan")

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fragility import train
-from fragility.dataset import ImageDataset
+from fragility.data.datasets import ImageDataset
 from fragility.network import cifar_cnn
-from fragility.substitution import softplus
+from fragility.surrogate import softplus
 
 EPOCHS, SOFTPLUS_EPOCHS, BATCH_SIZE = 3, 1, 128  # Adam with its defaults, as in the paper, which names no epochs
 
@@ -22,7 +22,7 @@ def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, prog
     Args:
         training: `dataset.cifar10("train")`, or part of it.
         smooth: retrain from the ReLU weights with softplus (beta = 1) in place of ReLU. Use the network inside
-            `fragility.substitution.softplus(1.0)` then.
+            `fragility.surrogate.softplus(1.0)` then.
         seed: of the initial weights and of the order of the batches.
         progress: show progress bars while it trains.
 

@@ -26,7 +26,7 @@ class Profile:
     """A table of defenses.
 
     Attributes:
-        data: a key of `fragility.dataset.LOADERS` with a split, 28 or 32 pixels wide, grey.
+        data: a key of `fragility.data.datasets.LOADERS` with a split, 28 or 32 pixels wide, grey.
         training_images: how many, drawn with seed 0.
         test_images: how many, drawn with seed 0, for the natural accuracy.
         images: how many of them are attacked: the first that the network gets right, of twice as many candidates.

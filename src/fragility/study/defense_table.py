@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fragility import dataset, train
+from fragility import train
 from fragility.attack import random_sign
 from fragility.attribution import importance, integrated_gradients
-from fragility.defense import ascend
-from fragility.loss_attribution import each_loss
+from fragility.data import datasets
+from fragility.defense.loss_attribution import each_loss
+from fragility.defense.training import ascend
 from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
 from fragility.study.defense_attack import attack
 from fragility.study.defense_profile import Profile
@@ -84,8 +85,8 @@ def plan(profile: Profile, device: str = "cpu") -> Plan:
     Returns:
         The plan.
     """
-    training = dataset.load(profile.data, split="train", limit=profile.training_images)
-    test = dataset.load(profile.data, split="test", limit=profile.test_images)
+    training = datasets.load(profile.data, split="train", limit=profile.training_images)
+    test = datasets.load(profile.data, split="test", limit=profile.test_images)
     inputs = {
         part: {"data": data.source, "images_sha256": train.fingerprint(data.images)}
         for part, data in (("training", training), ("test", test))
@@ -189,7 +190,7 @@ def moved(rows: Sequence[Row]) -> float:
 
 
 def _compute(
-    piece: Piece, profile: Profile, training: dataset.ImageDataset, test: dataset.ImageDataset, device: str
+    piece: Piece, profile: Profile, training: datasets.ImageDataset, test: datasets.ImageDataset, device: str
 ) -> list[Row]:
     seed, defense = piece["seed"], profile.defenses[piece["defense"]]
     model, loss = trained(profile, piece["defense"], seed, training, device)

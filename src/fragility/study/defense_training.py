@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fragility import train
 from fragility.cost import forward_equivalents
-from fragility.dataset import ImageDataset
+from fragility.data.datasets import ImageDataset
 from fragility.defense import (
     Discretized,
     adversarial_loss,
@@ -20,8 +20,8 @@ from fragility.defense import (
     operator_norm_loss,
     parseval_loss,
 )
-from fragility.smoothing import SoftplusNetwork
 from fragility.study.defense_profile import Defense, Profile
+from fragility.surrogate import SoftplusNetwork
 
 
 def small_cnn(*, size: int, stride: int, seed: int) -> nn.Module:

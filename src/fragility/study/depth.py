@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
 from fragility import train
-from fragility.solver import direct, network_influence
+from fragility.influence.whole_network import direct, network_influence
 from fragility.study.features import part
 from fragility.study.influence_attack import PROFILES as SETTINGS
 from fragility.study.store import Columns, Piece, Plan, Recomputable, Row

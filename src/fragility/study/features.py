@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fragility import dataset, network, train
-from fragility.dataset import ImageDataset
+from fragility import network, train
+from fragility.data import datasets
+from fragility.data.datasets import ImageDataset
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Profile:
 
 def digits_features() -> nn.Module:
     """Return the features of the small network trained on all ten digits."""
-    training, model = dataset.digits("train"), network.digits_cnn()
+    training, model = datasets.digits("train"), network.digits_cnn()
     train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
     return network.feature_extractor(model)
 
@@ -96,7 +97,7 @@ def prepare(profile: Profile, device: str = "cpu") -> Ready:
     validation = part(profile, "validation")
     validation_features = _features(backbone, validation.images, device)
     test = part(profile, "test")
-    test = dataset.sample(test, profile.tests, seed=profile.seed)
+    test = datasets.sample(test, profile.tests, seed=profile.seed)
     return Ready(
         backbone=backbone,
         features=features,
@@ -126,9 +127,9 @@ def part(profile: Profile, split: str) -> ImageDataset:
         Images of two classes, labelled 0 and 1.
     """
     if profile.classes is None:
-        return dataset.flowers(split, size=profile.size)
+        return datasets.flowers(split, size=profile.size)
     # Digits have no third part: every other test image validates.
-    whole = dataset.digits("train" if split == "train" else "test", size=profile.size)
+    whole = datasets.digits("train" if split == "train" else "test", size=profile.size)
     kept = (whole.labels.unsqueeze(1) == torch.tensor(profile.classes)).any(1).nonzero().flatten()
     if split != "train":
         kept = kept[int(split == "validation") :: 2]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fragility import train
 from fragility.curvature import angle
-from fragility.influence import LastLayerInfluence
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study import influence_attack
 from fragility.study.angles import squared_cosines
 from fragility.study.store import Columns, Piece, Plan, Recomputable, Row

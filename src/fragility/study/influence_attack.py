@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fragility import train
 from fragility.attack import random_sign
-from fragility.influence import LastLayerInfluence
-from fragility.influence_attack import FeatureObjective, judge, lower_influence, raise_confidence, sign_attack
-from fragility.search import Perturbation
+from fragility.influence.attack import FeatureObjective, judge, lower_influence, raise_confidence, sign_attack
+from fragility.influence.last_layer import LastLayerInfluence
+from fragility.iterate import Perturbation
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study.features import Profile as Profile
 from fragility.study.features import Ready as Ready

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fragility.influence import LastLayerInfluence
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.features import Profile, prepare
 from fragility.study.influence_attack import PROFILES as SETTINGS
 from fragility.study.store import Columns, Piece, Plan, Row

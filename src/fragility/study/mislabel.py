@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from fragility import train
-from fragility.influence import LastLayerInfluence
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.features import Profile, prepare
 from fragility.study.influence_attack import PROFILES as SETTINGS
 from fragility.study.store import Columns, Piece, Plan, Row

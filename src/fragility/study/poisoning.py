@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fragility import train
-from fragility.influence import LastLayerInfluence
-from fragility.influence_attack import lower_influence, training_attack
+from fragility.influence.attack import lower_influence, training_attack
+from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.features import Profile, Ready, part, prepare
 from fragility.study.influence_attack import PROFILES as SETTINGS
 from fragility.study.store import Columns, Piece, Plan, Recomputable, Row

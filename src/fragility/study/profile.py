@@ -11,7 +11,7 @@ class Setup:
     """A network, the images it is asked about, and the constants that go with them.
 
     Attributes:
-        data: a key of `fragility.dataset.LOADERS`.
+        data: a key of `fragility.data.datasets.LOADERS`.
         data_options: arguments of that loader.
         candidates: how many images are drawn; of those that the network gets right the first ones are used.
         network: a key of `fragility.study.setup.NETWORKS`, or of `RECIPES` there.

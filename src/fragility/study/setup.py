@@ -11,7 +11,7 @@ from torchvision.io import decode_jpeg, encode_jpeg
 
 from fragility import network, train
 from fragility.attribution import ATTRIBUTIONS
-from fragility.dataset import ImageDataset, load, sample
+from fragility.data.datasets import ImageDataset, load, sample
 from fragility.study import cifar
 from fragility.study.profile import Setup
 from fragility.surrogate import suggest_beta

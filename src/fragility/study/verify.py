@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from fragility.checks import check_count
+from fragility._checks import check_count
 from fragility.interval import mean_interval
 from fragility.study import STUDIES, find, within_memory
 from fragility.study.machine import repeatable

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fragility.checks import check_count, check_labels, check_logits
+from fragility._checks import check_count, check_labels, check_logits
 
 Criterion = Callable[[Tensor, Tensor], Tensor]  # logits (B, K), labels (B,) -> (B,)
 

@@ -1,54 +1,30 @@
-"""Change how a model computes without touching the model: softplus for ReLU, and DeepLIFT's Rescale rule.
+"""DeepLIFT's Rescale rule as a way for a model to compute, without touching the model [Shrikumar2017]."""
 
-Both are `TorchFunctionMode`s: inside the context every call of an activation, whether by module, function or method,
-in place or reused, passes through them. Nothing is hooked, copied or mutated.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from functools import partial
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
-from fragility.activation import (
+from fragility import _softplus
+from fragility._activation import (
     HINGES,
     SMOOTH,
+    deliver,
+    full_name,
     hinge_secant,
-    hinge_sum,
     relu_secant,
-    smooth_relu,
+    short_name,
     smooth_secant,
     softplus_secant,
+    split_input,
+    tensors_in,
     vanishing,
 )
-from fragility.checks import check_positive
-
-_active_beta: ContextVar[float | None] = ContextVar("beta of the active softplus substitution", default=None)
-
-
-def softplus(beta: float = 1.0) -> AbstractContextManager[None]:
-    """Compute every ReLU as softplus_beta(z) = log(1 + exp(beta z)) / beta [Ghorbani2019, footnote c].
-
-    ReLU6 and hard tanh become differences of two softplus, leaky ReLU keeps its slope. As beta grows the network
-    tends to the original one.
-
-    Args:
-        beta: sharpness, in units of 1 / pre-activation.
-
-    Returns:
-        A context manager; contexts nest, the innermost counts.
-
-    Raises:
-        ValueError: if `beta` is not positive.
-    """
-    check_positive("beta", beta)
-    return _softplus(beta)
 
 
 def rescale(*, create_graph: bool = True) -> AbstractContextManager[None]:
@@ -65,68 +41,7 @@ def rescale(*, create_graph: bool = True) -> AbstractContextManager[None]:
     Returns:
         A context manager.
     """
-    return _Rescale(_active_beta.get(), create_graph)
-
-
-def capture() -> Callable[[], AbstractContextManager[None]]:
-    """Remember the softplus substitution active now, to enter it again where it no longer is (a backward pass).
-
-    Returns:
-        A function that gives a context manager: the substitution, or one that does nothing where none was active.
-    """
-    beta = _active_beta.get()
-    return nullcontext if beta is None else partial(softplus, beta)
-
-
-def check_substitutable(model: nn.Module) -> None:
-    """Refuse a model whose activations no substitution can reach.
-
-    Args:
-        model: the network; used by `deeplift`, and by every attribution inside `softplus`.
-
-    Raises:
-        TypeError: if a part of it is TorchScript or compiled.
-    """
-    for name, module in model.named_modules():
-        compiled = type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None)
-        if compiled or isinstance(module, torch.jit.ScriptModule):
-            kind = "compiled" if compiled else "TorchScript"
-            place = f"its part {name!r}" if name else "it"
-            raise TypeError(f"model: expected eager modules, got {kind} code in {place}: nothing can be substituted")
-
-
-def substituted() -> bool:
-    """Whether a softplus substitution is active.
-
-    Returns:
-        True inside `softplus`.
-    """
-    return _active_beta.get() is not None
-
-
-@contextmanager
-def _softplus(beta: float) -> Iterator[None]:
-    token = _active_beta.set(beta)
-    try:
-        with _Softplus(beta):
-            yield
-    finally:
-        _active_beta.reset(token)
-
-
-class _Softplus(TorchFunctionMode):
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.hinge = smooth_relu(beta)
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = _short_name(func)
-        if name not in HINGES:
-            return func(*args, **kwargs)
-        z, rest, options = _split_input(args, kwargs)
-        hinges = HINGES[name](*rest, **options)
-        return _deliver(func, options, z, lambda source: hinge_sum(hinges, source, self.hinge))
+    return _Rescale(_softplus.active_beta(), create_graph)
 
 
 class _Rescale(TorchFunctionMode):
@@ -140,28 +55,28 @@ class _Rescale(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_in((args, kwargs)))
         batches = [tensor for tensor in tensors if self._carries_images(tensor)]
-        name = _short_name(func)
+        name = short_name(func)
         if not batches:
             result = func(*args, **kwargs)
             if tensors:
-                self.constants.update({id(tensor): tensor for tensor in _tensors(result)})
+                self.constants.update({id(tensor): tensor for tensor in tensors_in(result)})
             return result
         if name in HINGES or name in SMOOTH or name in _MAX_POOLS:
-            z, rest, options = _split_input(args, kwargs)
+            z, rest, options = split_input(args, kwargs)
             if self.moved.get(id(z)) is z:
-                raise ValueError(f"model: {_full_name(func)} meets a batch that was moved out of the first dimension")
+                raise ValueError(f"model: {full_name(func)} meets a batch that was moved out of the first dimension")
             rule = self._rule(name, rest, options)
-            return _deliver(func, options, z, lambda source: self._by_thirds(source, rule))
+            return deliver(func, options, z, lambda source: self._by_thirds(source, rule))
         result = func(*args, **kwargs)
-        outputs = list(_tensors(result))
+        outputs = list(tensors_in(result))
         if name in _CONSTANTS or not outputs:
             return result
         if not self._is_linear(name, args, kwargs, len(batches)):
             # No TypeError: Python's binary operators would replace it by one of their own.
             raise ValueError(
-                f"model: DeepLIFT's Rescale rule has no rule for {_full_name(func)}; simple_gradient and "
+                f"model: DeepLIFT's Rescale rule has no rule for {full_name(func)}; simple_gradient and "
                 "integrated_gradients need none"
             )
         rows = batches[0].shape[0]
@@ -253,35 +168,3 @@ def _pool_thirds(name: str, z: Tensor, z0: Tensor, t: Tensor, rest: Any, options
     same = (index == index0) | (run.abs() < vanishing(run.dtype))
     ratio = torch.where(same, 1.0, (y - y0) / torch.where(same, 1.0, run))
     return y, y0, ratio * t_at
-
-
-def _short_name(func: Any) -> str:
-    return str(getattr(func, "__name__", "")).strip("_")
-
-
-def _full_name(func: Any) -> str:
-    return str(resolve_name(func) or getattr(func, "__name__", func))
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for branch in tree:
-            yield from _tensors(branch)
-    elif isinstance(tree, dict):
-        yield from _tensors(list(tree.values()))
-
-
-def _split_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-    """Separate the input of an activation from its settings."""
-    options = dict(kwargs)
-    z = args[0] if args else options.pop("input")
-    return z, args[1:], options
-
-
-def _deliver(func: Any, options: dict[str, Any], z: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the result as `func` would: a new tensor, or written into z where the call works in place."""
-    if not (options.get("inplace") or func.__name__.endswith("_")):
-        return compute(z)
-    return z.copy_(compute(z.clone()))  # the clone is what the backward pass reads

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from fragility.checks import check_count, check_labels
-from fragility.logistic import (
+from fragility._checks import check_count, check_labels
+from fragility.influence.logistic import (
     check_features,
     condition_number,
     contrasts,

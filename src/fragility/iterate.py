@@ -1,15 +1,14 @@
-"""What the attacks share: the ball, the gradient of D, and the best iterate of every image so far."""
+"""The iterates of an attack: the gradient of D that leads to the next, and the best of every image so far."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fragility._checks import check_logits
+from fragility._convolution import fixed_weights
 from fragility.attribution import importance
-from fragility.checks import check_images, check_logits, check_positive
-from fragility.convolution import fixed_weights
 from fragility.objective import Objective
 
 Attribution = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -189,61 +188,3 @@ def safe_importance(attributions: Tensor) -> tuple[Tensor, Tensor]:
     """
     alive = (attributions.detach() != 0).flatten(1).any(1)
     return importance(attributions.where(alive.view(-1, 1, 1, 1), 1.0)), alive
-
-
-def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Bound the images allowed: between the bounds |x' - x| <= epsilon and 0 <= x' <= 1 hold exactly.
-
-    Args:
-        images: (B, C, H, W) in [0, 1].
-        epsilon: radius of the L-inf ball.
-
-    Returns:
-        The least and the greatest image.
-
-    Raises:
-        TypeError: if the images are neither float32 nor float64.
-    """
-    check_images(images)
-    check_positive("epsilon", epsilon)
-    if images.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"images: expected float32 or float64, got {images.dtype}")
-    radius = torch.tensor(epsilon, dtype=images.dtype, device=images.device)
-    if radius.item() > epsilon:
-        radius = radius.nextafter(torch.zeros_like(radius))
-    # x + radius may be rounded outwards by half a unit in the last place: one place back is safe.
-    return (images - radius).nextafter(images).clamp(min=0), (images + radius).nextafter(images).clamp(max=1)
-
-
-def uniform(images: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw one number from [0, 1) per entry, on the generator's device.
-
-    Args:
-        images: their shape, dtype and device are those of the result.
-        generator: None for PyTorch's own.
-
-    Returns:
-        (B, C, H, W).
-    """
-    device = images.device if generator is None else generator.device
-    return torch.rand(images.shape, generator=generator, dtype=images.dtype, device=device).to(images.device)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Take no gradients with respect to the parameters, and leave them as they were.
-
-    Args:
-        model: a network, some of whose parameters may require gradients.
-
-    Yields:
-        Nothing.
-    """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fragility.checks import check_count, check_images
+from fragility._checks import check_count, check_images
 
 ENCODINGS = ("depth", "thermometer")
 

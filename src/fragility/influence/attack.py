@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fragility.checks import check_count, check_labels, check_model, check_positive
-from fragility.influence import LastLayerInfluence
-from fragility.logistic import residuals
-from fragility.search import Perturbation, ball, frozen
+from fragility._checks import check_count, check_labels, check_model, check_positive
+from fragility.ball import ball, frozen
+from fragility.influence.last_layer import LastLayerInfluence
+from fragility.influence.logistic import residuals
+from fragility.iterate import Perturbation
 
 FeatureObjective = Callable[[Tensor], Tensor]
 """Features (B, P) to the values (B,) that an attack raises."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fragility.checks import check_count
+from fragility._checks import check_count
 
 Layer = nn.Linear | nn.Conv2d
 BLOCK = 4  # vectors in the power iteration

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fragility.checks import check_count, check_images, check_labels, check_logits, check_model, check_positive
-from fragility.substitution import softplus
+from fragility._checks import check_count, check_images, check_labels, check_logits, check_model, check_positive
 
 Draw = Callable[[torch.Size, torch.Generator, torch.dtype], Tensor]
 
@@ -60,41 +59,6 @@ def uniform_gradient(
         return radius * (2 * torch.rand(shape, generator=generator, dtype=dtype) - 1)
 
     return _averaged(model, images, labels, draw, samples, seed)
-
-
-class SoftplusNetwork(nn.Module):
-    """A network whose every ReLU is computed as a softplus: for explanations without retraining [Dombrowski2019].
-
-    Unlike the context manager `fragility.substitution.softplus` it is a model of its own, for training, explaining and
-    attacking; an attack's own surrogate does not reach inside.
-    """
-
-    def __init__(self, model: nn.Module, beta: float) -> None:
-        super().__init__()
-        check_positive("beta", beta)
-        self.model, self.beta = model, beta
-        self.train(model.training)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the softplus network's logits.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-
-        Returns:
-            (B, K).
-        """
-        with softplus(self.beta):
-            output: Tensor = self.model(images)
-        return output
-
-    def extra_repr(self) -> str:
-        """Name beta, by which one network differs from another.
-
-        Returns:
-            For example `beta=10`.
-        """
-        return f"beta={self.beta:g}"
 
 
 def _averaged(model: nn.Module, images: Tensor, labels: Tensor, draw: Draw, samples: int, seed: int) -> Tensor:

@@ -11,15 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fragility.checks import check_count, check_positive
-from fragility.discretization import Discretized as Discretized
-from fragility.discretization import discretize as discretize
-from fragility.loss_attribution import Criterion, each_cross_entropy, each_loss, l1_norm, loss_attributions
-from fragility.operator_norm import operator_norm as operator_norm
-from fragility.operator_norm import operator_norm_loss as operator_norm_loss
-from fragility.operator_norm import operator_norm_penalty as operator_norm_penalty
-from fragility.operator_norm import parseval_loss as parseval_loss
-from fragility.search import ball, uniform
+from fragility._checks import check_count, check_positive
+from fragility.ball import ball, uniform
+from fragility.defense.loss_attribution import Criterion, each_cross_entropy, each_loss, l1_norm, loss_attributions
 
 Size = Callable[[Tensor], Tensor]  # attributions (B, C, H, W) -> (B,), the s of robust attribution regularization
 
@@ -77,7 +71,7 @@ def robust_attribution_loss(
     that derivative knows nothing of the kinks: of the Hessian of l only the part remains that comes from the curvature
     of the cross entropy itself. The steps are then still an ascent of the right function between two kinks. The
     derivative with respect to the parameters is complete, save for the kinks' own motion. Train a softplus network
-    (`fragility.substitution.softplus`) to have all of both.
+    (`fragility.surrogate.softplus`) to have all of both.
 
     Args:
         model: images in [0, 1] to logits (B, K).
@@ -197,7 +191,7 @@ def curvature_loss(
     H is the Hessian of l with respect to the image. Its top direction v is found by power iteration, without a graph;
     |H v| is then differentiated with v held fixed, which is exact at convergence, also where the two extreme
     eigenvalues are opposite and v is a mixture of their directions: u^T H v with u = H v / |H v| attains the norm.
-    For a ReLU network H is the curvature of the cross entropy alone; train inside `fragility.substitution.softplus`.
+    For a ReLU network H is the curvature of the cross entropy alone; train inside `fragility.surrogate.softplus`.
 
     Args:
         model: images in [0, 1] to logits (B, K).

@@ -1,12 +1,13 @@
 """Activations as the substitutions need them: piecewise linear ones as sums of hinges, smooth ones with slopes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import resolve_name
 
 
 class Hinges(NamedTuple):
@@ -215,3 +216,38 @@ def smooth_secant(
     means = [weight * slope(z0 + at * run) for at, weight in _NODES]
     mean_slope = sum(means[1:], start=means[0])
     return torch.where(near, mean_slope, (value(z) - value(z0)) / torch.where(near, 1.0, run))
+
+
+def short_name(func: Any) -> str:
+    """The name of a function without underscores: add, add_ and __add__ are one."""
+    return str(getattr(func, "__name__", "")).strip("_")
+
+
+def full_name(func: Any) -> str:
+    """The name of a function as a user would write it."""
+    return str(resolve_name(func) or getattr(func, "__name__", func))
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """Every tensor in nested lists, tuples and dictionaries."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for branch in tree:
+            yield from tensors_in(branch)
+    elif isinstance(tree, dict):
+        yield from tensors_in(list(tree.values()))
+
+
+def split_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    """Separate the input of an activation from its settings."""
+    options = dict(kwargs)
+    z = args[0] if args else options.pop("input")
+    return z, args[1:], options
+
+
+def deliver(func: Any, options: dict[str, Any], z: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the result as `func` would: a new tensor, or written into z where the call works in place."""
+    if not (options.get("inplace") or func.__name__.endswith("_")):
+        return compute(z)
+    return z.copy_(compute(z.clone()))  # the clone is what the backward pass reads

@@ -1,4 +1,4 @@
-"""Images with labels. `LOADERS` names the data sets, `fragility.source` says where their files come from.
+"""Images with labels. `LOADERS` names the data sets, `fragility.data.sources` says where their files come from.
 
 A loader looks into the data folder first and downloads what is missing from its public source. `digits`,
 `photographs` and your own `folder` never need a network.
@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fragility.checks import check_count, check_images, check_labels
-from fragility.download import IMAGE_SUFFIXES, image_files, read_image
-from fragility.download import data_folder as data_folder
-from fragility.download import download as download
-from fragility.source import (
+from fragility._checks import check_count, check_images, check_labels
+from fragility.data.download import IMAGE_SUFFIXES, image_files, read_image
+from fragility.data.download import data_folder as data_folder
+from fragility.data.download import download as download
+from fragility.data.sources import (
     SOURCES,
     cifar10_folders,
     ensure,

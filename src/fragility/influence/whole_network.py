@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.functional import cross_entropy
 
-from fragility.checks import check_count, check_labels, check_model, check_positive
+from fragility._checks import check_count, check_labels, check_model, check_positive
 
 Product = Callable[[Tensor], Tensor]
 """Rows (M, D) to their products with a symmetric matrix (M, D)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torchvision
 
-from fragility.download import (
+from fragility.data.download import (
     Unreachable,
     data_folder,
     download,
