@@ -762,8 +762,9 @@ rows = [["0", f"{left:.3f}", f"{left:.3f}"]]
 for p in (5, 10, 20) if profile == "fast" else (10, 20, 60):
     found = {
         adaptive: iterative(
-            model, images, labels, attribution=simple_gradient, surrogate_beta=beta, adaptive=adaptive,
+            model, images, labels, attribution=simple_gradient, surrogate_beta=beta,
             objective=top_k(k), epsilon=epsilon, step_size=epsilon if adaptive else epsilon / 4, iterations=p,
+            schedule="adaptive" if adaptive else "constant",
         )
         for adaptive in (False, True)
     }  # fmt: skip

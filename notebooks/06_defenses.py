@@ -436,7 +436,7 @@ def beta_of(model):
 def attack(model, attribution, x, y, beta):
     """An attack on the order of the pixels; of all iterates the one with the lowest tau."""
     return iterative(
-        model, x, y, attribution=attribution, objective=soft_kendall(), adaptive=True, surrogate_beta=beta,
+        model, x, y, attribution=attribution, objective=soft_kendall(), schedule="adaptive", surrogate_beta=beta,
         selection=lambda maps, reference: -kendall(maps, reference), epsilon=settings.epsilon,
         step_size=settings.epsilon, iterations=8 if profile == "fast" else 40,
     ).images  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conftest import EveryRelu, randomise
 from fragility import network
-from fragility.attack import Perturbation, iterative, random_sign, random_walk
+from fragility.attack import SCHEDULES, Perturbation, iterative, random_sign, random_walk
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
 from fragility.ball import ball
 from fragility.data import datasets
@@ -233,11 +233,11 @@ class TestAlgorithm:
             assert found.objective[row].item() == pytest.approx(value, abs=1e-12)
 
     @pytest.mark.parametrize("method", METHODS)
-    @pytest.mark.parametrize("adaptive", [False, True])
-    def test_batches_and_chunks_do_not_matter(self, attack, images, method, adaptive):
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_batches_and_chunks_do_not_matter(self, attack, images, method, schedule):
         x = torch.cat([images, images.flip(3)])
         y = torch.tensor([1, 3, 0, 2])
-        changes = {"attribution": METHODS[method], "adaptive": adaptive, "iterations": 6}
+        changes = {"attribution": METHODS[method], "schedule": schedule, "iterations": 6}
         whole = attack(images=x, labels=y, **changes)
         for row in range(4):
             rows = slice(row, row + 1)
@@ -276,14 +276,17 @@ class TestAlgorithm:
         chances = [every_relu(x).softmax(1)[torch.arange(2), labels] for x in (images, found.images)]
         torch.testing.assert_close([found.confidence_before, found.confidence_after], chances)
 
-    @pytest.mark.parametrize("adaptive", [False, True])
-    def test_the_best_so_far_never_falls(self, attack, adaptive):
-        trace: list[tuple[int, Tensor]] = []
-        found = attack(callback=lambda *news: trace.append(news), iterations=12, restarts=1, adaptive=adaptive)
-        assert [count for count, _ in trace] == list(range(1, 25))
-        values = torch.stack([best for _, best in trace])
-        assert (values[1:] >= values[:-1]).all()
-        assert torch.equal(values[-1], found.objective)
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_every_iterate_is_reported_and_the_best_one_returned(self, attack, every_relu, images, schedule):
+        labels, trace = every_relu(images).argmax(1), []
+        found = attack(callback=trace.append, iterations=12, restarts=1, schedule=schedule)
+        assert [iterate.number for iterate in trace] == list(range(1, 25))
+        reference = importance(simple_gradient(every_relu, images, labels))
+        values = torch.stack([top_k(6)(seen.maps, reference).where(seen.kept, float("-inf")) for seen in trace])
+        assert torch.equal(values.max(0).values, found.objective)
+        for seen in trace[::5]:
+            assert torch.equal(seen.kept, every_relu(seen.images).argmax(1) == labels)
+            torch.testing.assert_close(seen.maps, importance(simple_gradient(every_relu, seen.images, labels)))
 
     def test_the_step_decays_linearly(self, every_relu, images):
         """The same walk, one step of Algorithm 1 at a time."""
@@ -295,13 +298,16 @@ class TestAlgorithm:
             return simple_gradient(model, x, y)
 
         options = {"attribution": simple_gradient, "objective": top_k(6), "surrogate_beta": 2.0, "epsilon": 1.0}
-        iterative(every_relu, images, labels, evaluation=watched, step_size=0.2, iterations=5, decay=True, **options)
+        options |= {"step_size": 0.2, "iterations": 5, "schedule": "linear"}
+        iterative(every_relu, images, labels, evaluation=watched, **options)
         longest = [(after - x).abs().amax().item() for x, after in pairwise(seen)]
         assert longest == pytest.approx([0.2, 0.16, 0.12, 0.08, 0.04])
 
-    def test_two_clocks_are_refused(self, attack):
-        with pytest.raises(ValueError, match="decay: expected False with adaptive=True"):
-            attack(adaptive=True, decay=True)
+    def test_an_unknown_schedule_and_a_negative_number_of_restarts_are_refused(self, attack):
+        with pytest.raises(ValueError, match="schedule: expected one of constant, linear, adaptive, got 'cosine'"):
+            attack(schedule="cosine")
+        with pytest.raises(ValueError, match="restarts: expected an integer >= 0, got -1"):
+            attack(restarts=-1)
 
     def test_restarts_only_help(self, attack):
         generator = torch.Generator().manual_seed(0)
@@ -317,7 +323,7 @@ class TestAlgorithm:
                 generator=generator, **STEPS,
             )  # fmt: skip
             return (
-                attack(restarts=2, adaptive=True, generator=generator),
+                attack(restarts=2, schedule="adaptive", generator=generator),
                 walk,
                 random_sign(images, 0.1, generator=generator),
             )
@@ -377,11 +383,11 @@ class TestAlgorithm:
 
     @pytest.mark.parametrize("device", DEVICES)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("adaptive", [False, True])
-    def test_devices_and_dtypes(self, attack, every_relu, images, device, dtype, adaptive):
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_devices_and_dtypes(self, attack, every_relu, images, device, dtype, schedule):
         model, x = every_relu.to(device, dtype), images.to(device, dtype)
         labels = model(x).argmax(1)
-        found = attack(model=model, images=x, labels=labels, adaptive=adaptive, generator=torch.Generator(), restarts=1)
+        found = attack(model=model, images=x, labels=labels, schedule=schedule, generator=torch.Generator(), restarts=1)
         assert found.images.dtype == dtype
         assert all(part.device == x.device for part in vars(found).values())
         before, after = (importance(simple_gradient(model, y, labels)) for y in (x, found.images))
@@ -425,9 +431,9 @@ class TestBall:
         st.floats(1e-3, 1.2),
         st.floats(1e-3, 2),
         st.sampled_from([torch.float32, torch.float64]),
-        st.booleans(),
+        st.sampled_from(SCHEDULES),
     )
-    def test_never_left(self, seed, epsilon, step_size, dtype, adaptive):
+    def test_never_left(self, seed, epsilon, step_size, dtype, schedule):
         generator = torch.Generator().manual_seed(seed)
         model = randomise(EveryRelu()).to(dtype)
         x = (torch.rand(2, 3, 8, 8, generator=generator, dtype=dtype) * 1.2 - 0.1).clamp(0, 1)
@@ -440,7 +446,7 @@ class TestBall:
 
         options = {"epsilon": epsilon, "step_size": step_size, "iterations": 4, "generator": generator}
         options |= {"attribution": watched, "objective": mass_center()}
-        iterative(model, x, labels, surrogate_beta=2.0, adaptive=adaptive, restarts=1, **options)
+        iterative(model, x, labels, surrogate_beta=2.0, schedule=schedule, restarts=1, **options)
         random_walk(model, x, labels, **options)
         for y in seen:
             assert ((y - x).abs() <= epsilon).all()
@@ -529,7 +535,7 @@ def test_dead_iterates_get_a_uniform_map():
         ({"step_size": -0.1}, ValueError, "step_size: expected a finite number > 0, got -0.1"),
         ({"iterations": 0}, ValueError, "iterations: expected an integer >= 1, got 0"),
         ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
-        ({"restarts": -1}, ValueError, "restarts: expected an integer >= 1, got -1"),
+        ({"restarts": -1}, ValueError, "restarts: expected an integer >= 0, got -1"),
         ({"surrogate_beta": 0}, ValueError, "beta: expected a finite number > 0, got 0"),
         ({"min_confidence": 1.5}, ValueError, "min_confidence: expected a probability between 0 and 1, got 1.5"),
         ({"objective": lambda maps, _: maps.sum()}, ValueError, r"objective: expected one value per image, \(2,\)"),

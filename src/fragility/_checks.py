@@ -105,22 +105,23 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
 
-def check_count(name: str, value: int, most: int | None = None) -> None:
-    """Refuse anything but an integer from 1 to `most`.
+def check_count(name: str, value: int, most: int | None = None, *, least: int = 1) -> None:
+    """Refuse anything but an integer from `least` to `most`.
 
     Args:
         name: how the error calls the argument.
         value: the count.
         most: the largest count allowed; None for no limit.
+        least: the smallest count allowed.
 
     Raises:
-        TypeError: if it is no integer.
+        TypeError: if it is not an integer.
         ValueError: if it is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if value < 1 or (most is not None and value > most):
-        limit = ">= 1" if most is None else f"from 1 to {most}"
+    if value < least or (most is not None and value > most):
+        limit = f">= {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}: expected an integer {limit}, got {value}")
 
 

@@ -1,6 +1,6 @@
 """Small changes of an image that change its importance map and keep its label [Ghorbani2019, Alg. 1]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from fragility._checks import check_count, check_model, check_positive
 from fragility._softplus import softplus
-from fragility.ball import ball, frozen, uniform
-from fragility.iterate import Attribution, Best, gradient
+from fragility.ball import ball, frozen, sign_step, uniform
+from fragility.iterate import Attribution, BestIterate, Iterate, Judge, evaluate, gradient
 from fragility.iterate import Perturbation as Perturbation
 from fragility.objective import Objective
 
-Callback = Callable[[int, Tensor], None]
+Callback = Callable[[Iterate], None]
+
+SCHEDULES = ("constant", "linear", "adaptive")
 
 
 def random_sign(images: Tensor, epsilon: float, *, generator: torch.Generator | None = None) -> Tensor:
@@ -65,7 +67,7 @@ def random_walk(
         min_confidence: least softmax probability of the original prediction that a kept iterate must have.
         generator: source of randomness; None for PyTorch's own.
         progress: show a progress bar.
-        callback: called after every step with its number and the best D so far (B,), -inf where there is none.
+        callback: called with every `Iterate` as it was judged: for curves, films, or a choice of one's own.
 
     Returns:
         The best iterates.
@@ -74,13 +76,13 @@ def random_walk(
     images = images.detach()
     lower, upper = ball(images, epsilon)
     with frozen(model), tqdm(total=iterations, disable=not progress) as bar:
-        best = Best(model, images, labels, attribution, objective, min_confidence)
+        judge = Judge(model, images, labels, attribution, min_confidence)
+        best = BestIterate(images, judge.confidence)
         x = images
         for _ in range(iterations):
             signs = torch.where(uniform(images, generator) < 0.5, -1, 1)
-            x = (x + step_size * signs).clamp(lower, upper)
-            best.offer(x)
-            _report(best, bar, callback)
+            x = sign_step(x, signs, step_size, lower, upper)
+            _offer(judge(x), objective, judge.reference, [best], bar, callback)
     return best.perturbation()
 
 
@@ -98,8 +100,7 @@ def iterative(
     evaluation: Attribution | None = None,
     selection: Objective | None = None,
     min_confidence: float | None = None,
-    adaptive: bool = False,
-    decay: bool = False,
+    schedule: str = "constant",
     restarts: int = 0,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -109,7 +110,7 @@ def iterative(
 
     x^p = clip(x^(p-1) + alpha sign(grad_x D)); of all iterates with the original prediction the one with the largest D
     is returned. The gradient is a Hessian-vector product, J(x)^T dD/da with a the attributions and J their Jacobian.
-    ReLU networks have zero second derivatives almost everywhere, so that it has to be taken through a softplus
+    ReLU networks have zero second derivatives almost everywhere, so it has to be taken through a softplus
     surrogate (`surrogate_beta`, see `fragility.surrogate`); which iterate is best is always judged on the network
     itself.
 
@@ -121,7 +122,7 @@ def iterative(
             a gradient; set its options by `functools.partial`.
         objective: D(maps, reference) -> (B,), see `fragility.objective`.
         epsilon: radius of the L-inf ball, in units of the pixel range (8 / 255); it and [0, 1] hold exactly.
-        step_size: alpha, in the same unit; with `adaptive` the first step, best as large as `epsilon`.
+        step_size: alpha, in the same unit; the first step where `schedule` changes it.
         iterations: P, the number of steps of a run.
         surrogate_beta: sharpness of the softplus surrogate; None takes the gradient on the network itself.
         evaluation: the attribution that judges iterates, with other options than the one attacked (more steps of
@@ -129,57 +130,56 @@ def iterative(
         selection: the function (maps, reference) -> (B,) by which the best iterate is chosen; None for D. The released
             code selects by the metric, for example `lambda maps, reference: -top_k_intersection(maps, reference, k)`.
         min_confidence: least softmax probability of the original prediction that a kept iterate must have.
-        adaptive: keep a quarter of the last move as momentum, and where an image has made no progress over a tenth of
-            the run halve its step and go back to its best iterate: Auto-PGD [Croce2020] with a simpler clock.
-        decay: let the step fall linearly, alpha (1 - (p - 1) / P): with alpha = epsilon some twenty steps do what
-            hundreds of small ones do.
+        schedule: of the step. `"constant"` is Algorithm 1. `"linear"` lets it fall, alpha (1 - (p - 1) / P): with
+            alpha = epsilon some twenty steps do what hundreds of small ones do. `"adaptive"` keeps a quarter of the
+            last move as momentum, and where an image has made no progress over a tenth of the run halves its step and
+            goes back to its best iterate: Auto-PGD [Croce2020] with a simpler clock; alpha is best epsilon then.
         restarts: number of further runs, from random points of the ball; the best iterate of all runs is returned.
         generator: source of randomness for the restarts; None for PyTorch's own.
         progress: show a progress bar.
-        callback: called after every step with its number and the best D so far (B,), -inf where there is none.
+        callback: called with every `Iterate` as it was judged: for curves, films, or a choice of one's own.
 
     Returns:
         The best iterates. An image whose own first gradient is zero up to rounding takes no steps.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if an argument is out of range, `adaptive` and `decay` are asked for together, or the first gradient
-            is not finite, or zero up to rounding for the whole batch.
+        ValueError: if an argument is out of range, or the first gradient is not finite, or zero up to rounding for the
+            whole batch.
     """
     _check_run(model, step_size, iterations)
-    if adaptive and decay:
-        raise ValueError("decay: expected False with adaptive=True, which has a clock of its own, got True")
-    if restarts != 0:
-        check_count("restarts", restarts)
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    check_count("restarts", restarts, least=0)
     images = images.detach()
     lower, upper = ball(images, epsilon)
     surrogate = nullcontext if surrogate_beta is None else partial(softplus, surrogate_beta)
     with frozen(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
-        best = Best(model, images, labels, evaluation or attribution, selection or objective, min_confidence)
+        judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
+        best = BestIterate(images, judge.confidence)
 
         def climb(x: Tensor, *, with_scale: bool = False) -> tuple[Tensor, Tensor]:
             with surrogate():
-                return gradient(model, x, labels, attribution, objective, best.reference, with_scale=with_scale)
+                return gradient(model, x, labels, attribution, objective, judge.reference, with_scale=with_scale)
 
         first, scale = climb(images, with_scale=True)
         moving = _moving(first, scale, surrogate_beta)
         for run in range(restarts + 1):
             x = images if run == 0 else torch.lerp(lower, upper, uniform(images, generator)).clamp(lower, upper)
-            best.start_run()
-            last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), best.run_objective
+            run_best = BestIterate(images, judge.confidence)
+            last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), run_best.value
             for p in range(1, iterations + 1):
                 slope = climb(x)[0] if run or p > 1 else first
-                stride = step * (1 - (p - 1) / iterations) if decay else step
-                target = (x + stride * slope.where(moving, 0).sign()).clamp(lower, upper)
-                if adaptive and p > 1:
+                size = step * (1 - (p - 1) / iterations) if schedule == "linear" else step
+                target = sign_step(x, slope.where(moving, 0), size, lower, upper)
+                if schedule == "adaptive" and p > 1:
                     target = (x + 0.75 * (target - x) + 0.25 * (x - last)).clamp(lower, upper)
                 last, x = x, target
-                best.offer(x)
-                _report(best, bar, callback)
-                if adaptive and p % max(1, iterations // 10) == 0:
-                    stalled = (best.run_objective <= mark).view(-1, 1, 1, 1)
-                    step, mark = torch.where(stalled, step / 2, step), best.run_objective
-                    last, x = (torch.where(stalled, best.run_images, image) for image in (last, x))
+                _offer(judge(x), selection or objective, judge.reference, [best, run_best], bar, callback)
+                if schedule == "adaptive" and p % max(1, iterations // 10) == 0:
+                    stalled = (run_best.value <= mark).view(-1, 1, 1, 1)
+                    step, mark = torch.where(stalled, step / 2, step), run_best.value
+                    last, x = (torch.where(stalled, run_best.images, image) for image in (last, x))
     return best.perturbation()
 
 
@@ -206,10 +206,21 @@ def _moving(slope: Tensor, scale: Tensor, surrogate_beta: float | None) -> Tenso
     return moving
 
 
-def _report(best: Best, bar: Any, callback: Callback | None) -> None:
+def _offer(
+    iterate: Iterate,
+    selection: Objective,
+    reference: Tensor,
+    best: Sequence[BestIterate],
+    bar: Any,
+    callback: Callback | None,
+) -> None:
+    """Offer an iterate to those who keep the best, and report it."""
+    value = evaluate(selection, iterate.maps, reference).detach()
+    for keeper in best:
+        keeper.offer(iterate.number, iterate.images, value, iterate.confidence, iterate.kept)
     bar.update()
     if callback is not None:
-        callback(best.count, best.objective)
+        callback(iterate)
 
 
 def _check_run(model: nn.Module, step_size: float, iterations: int) -> None:

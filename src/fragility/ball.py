@@ -33,6 +33,22 @@ def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return (images - radius).nextafter(images).clamp(min=0), (images + radius).nextafter(images).clamp(max=1)
 
 
+def sign_step(x: Tensor, slope: Tensor, size: float | Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Take one step of projected gradient ascent in the L-inf ball: clip(x + size sign(slope)) [Ghorbani2019, Alg. 1].
+
+    Args:
+        x: (B, C, H, W), where.
+        slope: (B, C, H, W), the gradient, or whatever has its signs.
+        size: alpha, broadcastable to `x`.
+        lower: the least image, from `ball`.
+        upper: the greatest.
+
+    Returns:
+        (B, C, H, W) between the bounds.
+    """
+    return (x + size * slope.sign()).clamp(lower, upper)
+
+
 def uniform(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw one number from [0, 1) per entry, on the generator's device.
 

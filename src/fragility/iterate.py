@@ -1,7 +1,9 @@
-"""The iterates of an attack: the gradient of D that leads to the next, and the best of every image so far."""
+"""The iterates of an attack: the gradient of D that leads to the next, how one is judged, and the best of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +39,26 @@ class Perturbation:
     distance: Tensor
 
 
-class Best:
-    """The best iterate of every image so far, judged on the unsubstituted network; replaced by masks, on the device."""
+class Iterate(NamedTuple):
+    """What an attack has come to after a step, as the unsubstituted network sees it.
+
+    Attributes:
+        number: of the step, counted from 1 through all runs.
+        images: (B, C, H, W).
+        maps: (B, H, W), their importance maps.
+        confidence: (B,) the softmax probability of the original prediction.
+        kept: (B,) bool, whether the prediction is the original one, with the confidence asked for, and the image moved.
+    """
+
+    number: int
+    images: Tensor
+    maps: Tensor
+    confidence: Tensor
+    kept: Tensor
+
+
+class Judge:
+    """Looks at images with the unsubstituted network: is the prediction kept, and what is the importance map?"""
 
     def __init__(
         self,
@@ -46,45 +66,76 @@ class Best:
         images: Tensor,
         labels: Tensor,
         attribution: Attribution,
-        selection: Objective,
-        min_confidence: float | None,
+        min_confidence: float | None = None,
     ) -> None:
         if min_confidence is not None and not 0 < min_confidence < 1:
             raise ValueError(f"min_confidence: expected a probability between 0 and 1, got {min_confidence}")
-        self.model, self.originals, self.labels = model, images, labels
-        self.attribution, self.selection, self.min_confidence = attribution, selection, min_confidence
-        self.reference = importance(attribution(model, images, labels)).detach()
-        logits = self._logits(images)
-        self.prediction = logits.argmax(1)
-        self.confidence_before = self._confidence(logits)
-        self.images, self.confidence, self.count = images, self.confidence_before, 0
-        self.objective = torch.full_like(self.confidence, float("-inf"))
-        self.iteration = torch.zeros_like(labels)
-        self.start_run()
+        self._model, self._labels, self._attribution = model, labels, attribution
+        self._min_confidence, self._count = min_confidence, 0
+        attributions, logits = self._look(images)
+        self.images, self.reference, self.prediction = images, importance(attributions), logits.argmax(1)
+        self.confidence = self._confidence(logits)
 
-    def start_run(self) -> None:
-        """Forget the best of the run before; the best of all runs is kept."""
-        self.run_images, self.run_objective = self.originals, torch.full_like(self.confidence, float("-inf"))
+    def __call__(self, images: Tensor) -> Iterate:
+        """Judge the next iterate.
 
-    def offer(self, x: Tensor) -> None:
-        """Take the images of the next iterate `x` that keep their label and surpass the best so far."""
-        self.count += 1
-        logits = self._logits(x)
-        confidence = self._confidence(logits)
-        maps, alive = safe_importance(self.attribution(self.model, x, self.labels).detach())
-        value = evaluate(self.selection, maps, self.reference).detach()
-        # An iterate that did not move is the original, and no candidate.
-        kept = alive & (logits.argmax(1) == self.prediction) & (x != self.originals).flatten(1).any(1)
-        if self.min_confidence is not None:
-            kept &= confidence >= self.min_confidence
-        ahead = kept & (value > self.run_objective)
-        self.run_images = torch.where(ahead.view(-1, 1, 1, 1), x, self.run_images)
-        self.run_objective = torch.where(ahead, value, self.run_objective)
-        better = kept & (value > self.objective)
-        self.images = torch.where(better.view(-1, 1, 1, 1), x, self.images)
-        self.objective = torch.where(better, value, self.objective)
+        Args:
+            images: (B, C, H, W).
+
+        Returns:
+            What was seen. The original itself does not count as kept.
+        """
+        self._count += 1
+        attributions, logits = self._look(images)
+        maps, alive = safe_importance(attributions)
+        confidence, moved = self._confidence(logits), (images != self.images).flatten(1).any(1)
+        kept = alive & moved & (logits.argmax(1) == self.prediction)
+        if self._min_confidence is not None:
+            kept &= confidence >= self._min_confidence
+        return Iterate(self._count, images, maps, confidence, kept)
+
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The attributions and the logits; those that the attribution computed on its way, where it did."""
+        with _last_call(self._model) as seen:
+            attributions = self._attribution(self._model, images, self._labels).detach()
+        given, logits = seen[0] if seen else (None, None)
+        if not (isinstance(given, Tensor) and torch.equal(given, images)):
+            with torch.no_grad():
+                logits = self._model(images)
+        return attributions, check_logits(logits, len(images)).detach()
+
+    def _confidence(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1).gather(1, self.prediction.unsqueeze(1)).squeeze(1)
+
+
+class BestIterate:
+    """Of every image's iterates that keep the prediction the first one with the largest value; chosen by masks."""
+
+    def __init__(self, images: Tensor, confidence: Tensor) -> None:
+        self._originals, self._confidence_before = images, confidence
+        self.images, self.confidence = images, confidence
+        self.value = torch.full_like(confidence, float("-inf"))
+        self.iteration = torch.zeros_like(confidence, dtype=torch.int64)
+
+    def offer(self, number: int, images: Tensor, value: Tensor, confidence: Tensor, kept: Tensor) -> Tensor:
+        """Take what surpasses the best so far.
+
+        Args:
+            number: of the iterate.
+            images: (B, C, H, W).
+            value: (B,), by which is chosen.
+            confidence: (B,), of the original prediction.
+            kept: (B,) bool, which images may be taken.
+
+        Returns:
+            (B,) bool, which ones were taken.
+        """
+        better = kept & (value > self.value)
+        self.images = torch.where(better.view(-1, 1, 1, 1), images, self.images)
+        self.value = torch.where(better, value, self.value)
         self.confidence = torch.where(better, confidence, self.confidence)
-        self.iteration = torch.where(better, self.count, self.iteration)
+        self.iteration = torch.where(better, number, self.iteration)
+        return better
 
     def perturbation(self) -> Perturbation:
         """Sum up the search.
@@ -96,19 +147,27 @@ class Best:
         return Perturbation(
             images=self.images,
             labels_kept=kept,
-            objective=self.objective.where(kept, float("nan")),
+            objective=self.value.where(kept, float("nan")),
             iteration=self.iteration,
-            confidence_before=self.confidence_before,
+            confidence_before=self._confidence_before,
             confidence_after=self.confidence,
-            distance=(self.images - self.originals).abs().amax((1, 2, 3)),
+            distance=(self.images - self._originals).abs().amax((1, 2, 3)),
         )
 
-    def _logits(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return check_logits(self.model(x), len(x))
 
-    def _confidence(self, logits: Tensor) -> Tensor:
-        return logits.softmax(1).gather(1, self.prediction.unsqueeze(1)).squeeze(1)
+@contextmanager
+def _last_call(model: nn.Module) -> Iterator[list[tuple[object, object]]]:
+    """Keep what the model was last given and what it returned, while an attribution calls it."""
+    seen: list[tuple[object, object]] = []
+
+    def keep(_: nn.Module, arguments: tuple[object, ...], output: object) -> None:
+        seen[:] = [(arguments[0] if len(arguments) == 1 else None, output)]
+
+    handle = model.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def gradient(

@@ -87,7 +87,7 @@ def attack_photograph(
         step_size=step_size,
         iterations=iterations,
         surrogate_beta=beta,
-        adaptive=adaptive,
+        schedule="adaptive" if adaptive else "constant",
         progress=True,
     )
     level, reach = (255 * original).round(), int(255 * epsilon + 1e-6)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility._checks import check_count, check_positive
-from fragility.ball import ball, uniform
+from fragility.ball import ball, sign_step, uniform
 from fragility.defense.loss_attribution import Criterion, each_cross_entropy, each_loss, l1_norm, loss_attributions
 
 Size = Callable[[Tensor], Tensor]  # attributions (B, C, H, W) -> (B,), the s of robust attribution regularization
@@ -249,7 +249,7 @@ def ascend(
         with torch.enable_grad():
             x.requires_grad_()
             (slope,) = torch.autograd.grad(value(x).sum(), x)
-        x = (x.detach() + step_size * slope.sign()).clamp(lower, upper)
+        x = sign_step(x.detach(), slope, step_size, lower, upper)
     return x
 
 

@@ -1,17 +1,17 @@
 """Small changes of an image that change which training images explain its prediction [Ghorbani2019, eq. 2]."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fragility._checks import check_count, check_labels, check_model, check_positive
-from fragility.ball import ball, frozen
+from fragility.ball import ball, frozen, sign_step
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.influence.logistic import residuals
-from fragility.iterate import Perturbation
+from fragility.iterate import BestIterate, Perturbation
 
 FeatureObjective = Callable[[Tensor], Tensor]
 """Features (B, P) to the values (B,) that an attack raises."""
@@ -97,7 +97,7 @@ def sign_attack(
         visited = [images]
         for _ in range(iterations):
             slope = _slope(backbone, objective, visited[-1])
-            visited.append((visited[-1] + step * slope.sign()).clamp(lower, upper))
+            visited.append(sign_step(visited[-1], slope, step, lower, upper))
         return judge(backbone, last_layer, images, visited[1:], objective)
 
 
@@ -121,32 +121,17 @@ def judge(
         The best iterates; where none keeps the prediction the original, with iteration 0 and objective NaN.
     """
     with torch.no_grad():
-        before = last_layer.logits(backbone(images)).softmax(1)
-        confidence_before, prediction = before.max(1)
-        best, confidence = images, confidence_before
-        value = torch.full_like(confidence, float("-inf"))
-        iteration = torch.zeros_like(prediction)
-        for count, x in enumerate(iterates, 1):
+        confidence_before, prediction = last_layer.logits(backbone(images)).softmax(1).max(1)
+        best = BestIterate(images, confidence_before)
+        for number, x in enumerate(iterates, 1):
             features = backbone(x)
             probabilities = last_layer.logits(features).softmax(1)
-            score = torch.full_like(value, -count) if objective is None else objective(features).to(value)
-            moved = (x != images).flatten(1).any(1)
-            better = (probabilities.argmax(1) == prediction) & moved & (score > value)
-            best = torch.where(better.view(-1, 1, 1, 1), x, best)
-            value = torch.where(better, score, value)
-            after = probabilities.gather(1, prediction.unsqueeze(1)).squeeze(1)
-            confidence = torch.where(better, after, confidence)
-            iteration = torch.where(better, count, iteration)
-    kept = iteration > 0
-    return Perturbation(
-        images=best,
-        labels_kept=kept,
-        objective=value.where(kept & (objective is not None), float("nan")),
-        iteration=iteration,
-        confidence_before=confidence_before,
-        confidence_after=confidence,
-        distance=(best - images).abs().amax((1, 2, 3)),
-    )
+            value = torch.full_like(confidence_before, -number) if objective is None else objective(features)
+            kept = (probabilities.argmax(1) == prediction) & (x != images).flatten(1).any(1)
+            confidence = probabilities.gather(1, prediction.unsqueeze(1)).squeeze(1)
+            best.offer(number, x, value.to(confidence), confidence, kept)
+    found = best.perturbation()
+    return found if objective is not None else replace(found, objective=torch.full_like(found.objective, float("nan")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +194,7 @@ def training_attack(
     with frozen(backbone):
         while count < iterations and not flipped:
             objective = lower_influence(fitted, label, fitted.sensitivity(test_features, test_labels))
-            x = (x + step_size * _slope(backbone, objective, x).sign()).clamp(lower, upper)
+            x = sign_step(x, _slope(backbone, objective, x), step_size, lower, upper)
             features = features.clone()
             with torch.no_grad():
                 features[index] = backbone(x)[0].to(features)

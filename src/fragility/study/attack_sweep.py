@@ -303,7 +303,7 @@ def _perturb(
             objective=_objective(piece),
             selection=_intersection_lost(piece["k"]) if piece.get("by_metric") else None,
             surrogate_beta=ready.surrogate_beta,
-            adaptive=piece["adaptive"],
+            schedule="adaptive" if piece["adaptive"] else "constant",
             **options,
         )
     if piece.get("rounded"):

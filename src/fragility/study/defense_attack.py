@@ -74,7 +74,7 @@ def attack(
             step_size=epsilon,
             iterations=iterations,
             surrogate_beta=surrogate_beta,
-            adaptive=True,
+            schedule="adaptive",
             restarts=restarts,
             generator=torch.Generator().manual_seed(seed),
         )
