@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from fragility.similarity import center_of_mass, center_shift, kendall, spearman, top_k_intersection, top_k_mask
+from fragility.similarity import (
+    center_of_mass,
+    center_shift,
+    kendall,
+    neighborhood_recall,
+    spearman,
+    top_k_intersection,
+    top_k_mask,
+)
 
 METRICS = [spearman, kendall, center_shift, lambda a, b: top_k_intersection(a, b, 1)]
 
@@ -116,6 +124,30 @@ class TestCenterShift:
     def test_rankings_have_no_center(self):
         with pytest.raises(ValueError, match=r"a: expected shape \(B, H, W\)"):
             center_shift(torch.ones(1, 4), torch.ones(1, 4))
+
+
+class TestNeighborhoodRecall:
+    @given(seed=st.integers(0, 10**6), radius=st.integers(0, 3), k=st.integers(1, 12))
+    @settings(max_examples=40, deadline=None)
+    def test_pixel_by_pixel(self, seed, radius, k):
+        """Against the definition, on pairs of positions."""
+        generator = torch.Generator().manual_seed(seed)
+        a, b = torch.rand(2, 1, 7, 9, generator=generator)
+        tops = [{divmod(int(i), 9) for i in maps.flatten().topk(k).indices} for maps in (a, b)]
+        near = sum(any(max(abs(r - i), abs(c - j)) <= radius for i, j in tops[0]) for r, c in tops[1])
+        assert neighborhood_recall(a, b, k, radius=radius).tolist() == [near / k]
+
+    def test_a_map_shifted_by_a_pixel_loses_its_intersection_and_not_its_recall(self):
+        a = torch.zeros(1, 8, 8)
+        a[0, ::2, 2] = 1 + torch.arange(4)
+        assert top_k_intersection(a, a.roll(1, 2), 4) == 0
+        assert neighborhood_recall(a, a.roll(1, 2), 4, radius=1) == 1
+        assert neighborhood_recall(a, a.roll(2, 2), 4, radius=1) == 0
+
+    @pytest.mark.parametrize(("radius", "error"), [(-1, ValueError), (0.5, TypeError)])
+    def test_bad_radius(self, radius, error):
+        with pytest.raises(error, match="radius: expected an integer"):
+            neighborhood_recall(torch.rand(1, 4, 4), torch.rand(1, 4, 4), 2, radius=radius)
 
 
 @pytest.mark.parametrize("metric", METRICS)

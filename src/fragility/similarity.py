@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from fragility._checks import check_count, check_maps
 
@@ -72,6 +73,34 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
     """
     check_maps(a, b)
     return (top_k_mask(a, k) & top_k_mask(b, k)).flatten(1).sum(1).double() / k
+
+
+def neighborhood_recall(a: Tensor, b: Tensor, k: int, *, radius: int) -> Tensor:
+    """The share of the k most important pixels of `b` that lie near one of the k of `a` [Kamath2024].
+
+    |N_w(S_k(a)) & S_k(b)| / k, N_w(S) being all pixels whose row and column differ by at most w from a pixel of S: a
+    shift of the map by w pixels costs nothing. With the arguments exchanged it is the precision, with w = 0
+    `top_k_intersection`. Unrelated maps do not score 0: compare with the map of another image.
+
+    Args:
+        a: (B, H, W), the reference.
+        b: the same shape.
+        k: how many pixels count as most important; ties as in `top_k_intersection`.
+        radius: w, in pixels.
+
+    Returns:
+        (B,) float64 in [0, 1].
+
+    Raises:
+        TypeError: if `a` or `b` is not a tensor of real numbers, or `k` or `radius` not an integer.
+        ValueError: if the shapes differ or are not (B, H, W), a value is NaN, or `k` or `radius` is out of range.
+    """
+    check_maps(a, b)
+    if a.ndim != 3:
+        raise ValueError(f"a: expected shape (B, H, W), got {tuple(a.shape)}")
+    check_count("radius", radius, least=0)
+    near = max_pool2d(top_k_mask(a, k).float(), 2 * radius + 1, stride=1, padding=radius) > 0
+    return (near & top_k_mask(b, k)).flatten(1).sum(1).double() / k
 
 
 def center_shift(a: Tensor, b: Tensor) -> Tensor:

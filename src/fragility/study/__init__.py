@@ -23,6 +23,7 @@ from fragility.study import (
     influence_attack,
     leave_one_out,
     mislabel,
+    paper_sweep,
     poisoning,
     profile,
     surrogate_fidelity,
@@ -41,6 +42,7 @@ class Study(NamedTuple):
 
 STUDIES = {
     "attack_sweep": Study(profile.ATTACK_SWEEP, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
+    "paper_sweep": Study(paper_sweep.PAPER_SWEEP, paper_sweep.plan, paper_sweep.RECOMPUTABLE),
     "cifar_sweep": Study(profile.CIFAR_SWEEP, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
     "sensitivity": Study(profile.SENSITIVITY, attack_sweep.plan, attack_sweep.RECOMPUTABLE),
     "surrogate_fidelity": Study(surrogate_fidelity.PROFILES, surrogate_fidelity.plan, surrogate_fidelity.RECOMPUTABLE),
