@@ -303,6 +303,21 @@ class TestAlgorithm:
         longest = [(after - x).abs().amax().item() for x, after in pairwise(seen)]
         assert longest == pytest.approx([0.2, 0.16, 0.12, 0.08, 0.04])
 
+    def test_beta_rises_geometrically(self, every_relu, images):
+        """The same walk, one step of Algorithm 1 at a time, each with its own beta."""
+        labels, trace = every_relu(images).argmax(1), []
+        options = {"attribution": simple_gradient, "objective": top_k(6), "epsilon": 1.0, "step_size": 0.1}
+        iterative(every_relu, images, labels, surrogate_beta=(1.0, 8.0), iterations=4, callback=trace.append, **options)
+        reference, x = importance(simple_gradient(every_relu, images, labels)), images
+        for beta, seen in zip((1.0, 2.0, 4.0, 8.0), trace, strict=True):
+            with softplus(beta):
+                points = x.clone().requires_grad_()
+                (slope,) = torch.autograd.grad(
+                    top_k(6)(importance(simple_gradient(every_relu, points, labels)), reference).sum(), points
+                )
+            x = (x + 0.1 * slope.sign()).clamp(0, 1)
+            torch.testing.assert_close(seen.images, x, rtol=0, atol=1e-12)
+
     def test_an_unknown_schedule_and_a_negative_number_of_restarts_are_refused(self, attack):
         with pytest.raises(ValueError, match="schedule: expected one of constant, linear, adaptive, got 'cosine'"):
             attack(schedule="cosine")
@@ -536,7 +551,7 @@ def test_dead_iterates_get_a_uniform_map():
         ({"iterations": 0}, ValueError, "iterations: expected an integer >= 1, got 0"),
         ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
         ({"restarts": -1}, ValueError, "restarts: expected an integer >= 0, got -1"),
-        ({"surrogate_beta": 0}, ValueError, "beta: expected a finite number > 0, got 0"),
+        ({"surrogate_beta": 0}, ValueError, "surrogate_beta: expected a finite number > 0, got 0"),
         ({"min_confidence": 1.5}, ValueError, "min_confidence: expected a probability between 0 and 1, got 1.5"),
         ({"objective": lambda maps, _: maps.sum()}, ValueError, r"objective: expected one value per image, \(2,\)"),
         ({"objective": lambda maps, _: maps.detach().sum((1, 2))}, ValueError, "objective: expected a differentiable"),

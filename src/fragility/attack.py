@@ -1,8 +1,7 @@
 """Small changes of an image that change its importance map and keep its label [Ghorbani2019, Alg. 1]."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -96,7 +95,7 @@ def iterative(
     epsilon: float,
     step_size: float,
     iterations: int,
-    surrogate_beta: float | None = None,
+    surrogate_beta: float | tuple[float, float] | None = None,
     evaluation: Attribution | None = None,
     selection: Objective | None = None,
     min_confidence: float | None = None,
@@ -124,7 +123,9 @@ def iterative(
         epsilon: radius of the L-inf ball, in units of the pixel range (8 / 255); it and [0, 1] hold exactly.
         step_size: alpha, in the same unit; the first step where `schedule` changes it.
         iterations: P, the number of steps of a run.
-        surrogate_beta: sharpness of the softplus surrogate; None takes the gradient on the network itself.
+        surrogate_beta: sharpness of the softplus surrogate; a pair (first, last) goes geometrically from one to the
+            other over a run: a smooth surrogate shows the way, a faithful one the end of it. None takes the gradient
+            on the network itself.
         evaluation: the attribution that judges iterates, with other options than the one attacked (more steps of
             integrated gradients, say); None for the same.
         selection: the function (maps, reference) -> (B,) by which the best iterate is chosen; None for D. The released
@@ -153,23 +154,22 @@ def iterative(
     check_count("restarts", restarts, least=0)
     images = images.detach()
     lower, upper = ball(images, epsilon)
-    surrogate = nullcontext if surrogate_beta is None else partial(softplus, surrogate_beta)
     with frozen(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
         judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
         best = BestIterate(images, judge.confidence)
 
-        def climb(x: Tensor, *, with_scale: bool = False) -> tuple[Tensor, Tensor]:
-            with surrogate():
+        def climb(x: Tensor, p: int, *, with_scale: bool = False) -> tuple[Tensor, Tensor]:
+            with _surrogate(surrogate_beta, (p - 1) / max(1, iterations - 1)):
                 return gradient(model, x, labels, attribution, objective, judge.reference, with_scale=with_scale)
 
-        first, scale = climb(images, with_scale=True)
-        moving = _moving(first, scale, surrogate_beta)
+        first, scale = climb(images, 1, with_scale=True)
+        moving = _moving(first, scale, on_surrogate=surrogate_beta is not None)
         for run in range(restarts + 1):
             x = images if run == 0 else torch.lerp(lower, upper, uniform(images, generator)).clamp(lower, upper)
             run_best = BestIterate(images, judge.confidence)
             last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), run_best.value
             for p in range(1, iterations + 1):
-                slope = climb(x)[0] if run or p > 1 else first
+                slope = climb(x, p)[0] if run or p > 1 else first
                 size = step * (1 - (p - 1) / iterations) if schedule == "linear" else step
                 target = sign_step(x, slope.where(moving, 0), size, lower, upper)
                 if schedule == "adaptive" and p > 1:
@@ -183,7 +183,17 @@ def iterative(
     return best.perturbation()
 
 
-def _moving(slope: Tensor, scale: Tensor, surrogate_beta: float | None) -> Tensor:
+def _surrogate(beta: float | tuple[float, float] | None, done: float) -> AbstractContextManager[None]:
+    """The softplus surrogate of a step, `done` being the share of the run that lies behind it."""
+    if beta is None:
+        return nullcontext()
+    first, last = beta if isinstance(beta, tuple) else (beta, beta)
+    check_positive("surrogate_beta", first)
+    check_positive("surrogate_beta", last)
+    return softplus(first * (last / first) ** done)
+
+
+def _moving(slope: Tensor, scale: Tensor, *, on_surrogate: bool) -> Tensor:
     """Tell which images (B, 1, 1, 1) have a gradient that is no rounding error; refuse a batch without any."""
     if not slope.isfinite().all():
         raise ValueError("objective: expected a finite gradient with respect to the images, got NaN or infinity")
@@ -196,7 +206,7 @@ def _moving(slope: Tensor, scale: Tensor, surrogate_beta: float | None) -> Tenso
             "a ReLU network's gradient is piecewise constant, so that its derivative, the Hessian, is exactly zero "
             "almost everywhere: pass surrogate_beta to differentiate a softplus surrogate (fragility.surrogate "
             "suggests one)"
-            if surrogate_beta is None
+            if not on_surrogate
             else "also on the softplus surrogate"
         )
         raise ValueError(
