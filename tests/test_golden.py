@@ -1,0 +1,184 @@
+"""Every stored piece keeps its name, a hash of all that it holds (`fragility.study.store.piece_name`).
+
+A piece holds checksums of photographs and of trained weights, which are not on every machine. So the plans are made
+with stand-ins: images of one pixel, networks without weights. Their checksums are then exchanged for the recorded
+ones: those of weights and whole data sets stand in the provenance of the results, those of batches in `golden.json`,
+with the names of the files. The names in the stored tables tell whether all of it is right.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fragility import network, train
+from fragility.data import datasets
+from fragility.data.datasets import ImageDataset
+from fragility.study import (
+    STUDIES,
+    angles,
+    attack_sweep,
+    features,
+    influence_attack,
+    leave_one_out,
+    mislabel,
+    poisoning,
+    setup,
+    surrogate_fidelity,
+)
+from fragility.study.store import piece_name, provenance, read_pieces
+
+PROFILE = "laptop"
+TABLES = (
+    "attack_sweep", "cifar_sweep", "sensitivity", "surrogate_fidelity", "angles", "dimension", "influence_angles",
+    "influence_attack", "leave_one_out", "mislabel", "poisoning", "depth", "defense_table", "fashion_table",
+)  # fmt: skip
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "golden.json").read_text())
+Checksums = dict[str, str]  # a stand-in's -> the recorded one
+
+
+class Reader(nn.Module):
+    """A network that is right about every stand-in, whose pixel begins with the class."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def extra_repr(self) -> str:  # by which the fingerprint tells one from another
+        return self.name
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.one_hot((images.flatten() * 10).long(), 10).double()
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Look up what was recorded of some images; where that is a name, they are the images of that name."""
+    found = RECORDED[name]
+    return recorded(found) if isinstance(found, str) else found
+
+
+def stand_ins(name: str, checksums: Checksums, count: int | None = None) -> ImageDataset:
+    """Make one pixel for each of the recorded images, every one different, and note the checksums of batches."""
+    known = recorded(name)
+    files = known["files"][:count]
+    labels = torch.tensor([int(digit) for digit in known.get("labels", "0" * len(files))[:count]])
+    numbers = 1000 * list(RECORDED).index(name) + torch.arange(1, len(files) + 1)
+    images = (labels.double() / 10 + numbers / 1e6).view(-1, 1, 1, 1)
+    for rows, checksum in known.get("pixels", {}).items():
+        batch = list(range(*map(int, rows.split(":")))) if ":" in rows else [int(row) for row in rows.split()]
+        if max(batch) < len(files):
+            checksums[train.fingerprint(images[batch])] = checksum
+    return ImageDataset(name, images, labels, tuple("0123456789"), "recorded", tuple(files))
+
+
+def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put stand-ins where a study gets its images, networks and features: the one function that knows where that is."""
+    inputs, profile = provenance(study, PROFILE)["inputs"], STUDIES[study].profiles[PROFILE]
+
+    def prepare_setup(which: Any, count: int, seed: int, device: str) -> setup.Ready:
+        name = next(name for name, other in profile.setups.items() if other == which)
+        measured = recorded(f"{study}/{name}").get("measured", {})
+        baseline = torch.tensor(which.baseline or (0.0,)).view(-1, 1, 1)
+        if measured:
+            checksums[train.fingerprint(baseline)] = measured["baseline"]
+        return setup.Ready(
+            setup=which,
+            model=Reader(name),
+            data=stand_ins(f"{study}/{name}", checksums),
+            weights=inputs[name]["weights"],
+            device=torch.device(device),
+            baseline=baseline,
+            surrogate_beta=measured.get("surrogate_beta", which.surrogate_beta),
+            measured=measured,
+        )
+
+    def prepare_features(which: Any, device: str) -> features.Ready:
+        predicted = {
+            split: torch.tensor([[2.0 * int(digit) - 1] for digit in recorded(f"flowers/{split}")["predicted"]])
+            for split in ("test", "validation")
+        }
+        return features.Ready(
+            backbone=nn.Identity(),
+            features=torch.tensor([[-1.0], [1.0]]),  # one feature, whose sign the last layer predicts
+            labels=torch.tensor([0, 1]),
+            test=stand_ins("flowers/test", checksums, which.tests),
+            test_features=predicted["test"][: which.tests],
+            validation_features=predicted["validation"],
+            validation_labels=part(which, "validation").labels,
+            inputs=inputs,
+        )
+
+    def part(_profile: Any, split: str) -> ImageDataset:
+        return stand_ins("flowers/validation" if split == "validation" else "flowers/test", checksums)
+
+    def explored(name: str) -> tuple[Reader, Reader]:
+        checksums[train.fingerprint(smooth := Reader(name))] = inputs[name]["weights"]["softplus"]
+        return Reader("relu"), smooth
+
+    def digits(split: str, **_: Any) -> ImageDataset:
+        which = {"train": "training"}.get(split, split)
+        found = stand_ins(f"{profile.data}/test", checksums, 1 if split == "train" else None)
+        checksums[train.fingerprint(found.images)] = inputs[which]["images_sha256"]
+        return replace(found, source=inputs[which]["data"])
+
+    if study in ("defense_table", "fashion_table"):
+        monkeypatch.setitem(datasets.LOADERS, profile.data, digits)
+    elif study == "angles":
+        for name in profile.setups:
+            monkeypatch.setitem(angles.NETWORKS, name, partial(explored, name))
+            monkeypatch.setitem(datasets.LOADERS, name, lambda name=name, **_: stand_ins(f"angles/{name}", checksums))
+    for module in (attack_sweep, surrogate_fidelity):
+        monkeypatch.setattr(module, "prepare", prepare_setup)
+    for module in (influence_attack, leave_one_out, mislabel, poisoning):
+        monkeypatch.setattr(module, "prepare", prepare_features)
+    monkeypatch.setattr(poisoning, "part", part)
+
+
+def exchange(value: Any, checksums: Checksums) -> Any:
+    """Replace the stand-ins' checksums in plain data."""
+    if isinstance(value, dict):
+        return {key: exchange(part, checksums) for key, part in value.items()}
+    if isinstance(value, list):
+        return [exchange(part, checksums) for part in value]
+    return checksums.get(value, value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("study", TABLES)
+def test_every_stored_piece_is_planned_under_its_name(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checksums: Checksums = {}
+    substitute(study, checksums, monkeypatch)
+    plan = STUDIES[study].plan(STUDIES[study].profiles[PROFILE], "cpu")
+    names = [piece_name(exchange(piece, checksums)) for piece in plan.pieces]
+    stored = list(read_pieces(study, PROFILE))
+    assert [name for name in names if name in stored] == stored
+    if provenance(study, PROFILE)["complete"]:
+        assert names == stored
+
+
+# Weights of zero: what counts is the structure, as `repr` shows it, and the names and shapes of the parameters.
+STRUCTURES: dict[str, Callable[[], nn.Module]] = {
+    "squeezenet": lambda: network.squeezenet(weights=None),
+    "squeezenet-ceil": lambda: network.squeezenet(weights=None, pooling="ceil"),
+    "squeezenet features": lambda: network.feature_extractor(network.squeezenet(weights=None)),
+    "cifar_cnn": network.cifar_cnn,
+    "digits_cnn": network.digits_cnn,
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_the_networks_of_stored_pieces_keep_their_fingerprints(name: str) -> None:
+    model = STRUCTURES[name]()
+    for value in model.state_dict().values():
+        value.zero_()
+    assert train.fingerprint(model) == RECORDED["structures"][name]
+
+
+def test_plain_values_keep_their_fingerprints() -> None:
+    # Of these the seeds of random draws are made: another value would be other noise under the same name.
+    assert train.fingerprint(0, "draw 0", 10, 0.5, True, None, [1, {"a": (2,)}]) == RECORDED["plain values"]
