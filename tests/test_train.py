@@ -1,5 +1,6 @@
 """The training loop against closed forms, a real kill -9, and every way a stored result can be wrong."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from fragility import train
+from fragility.fingerprint import recipe
 from fragility.surrogate import softplus
 
 Weights = dict[str, Tensor]
@@ -308,6 +310,7 @@ def test_a_damaged_cache_is_named_not_used(
 calls = 0
 
 
+@recipe("counted cross entropy/1")
 def counted(model: nn.Module, images: Tensor, labels: Tensor, *, scale: float = 1.0) -> Tensor:
     global calls
     calls += 1
@@ -366,9 +369,6 @@ def test_every_ingredient_makes_another_cache_entry(
 
 
 def test_fingerprint_looks_at_content() -> None:
-    def scaled(factor: float) -> Callable[[float], float]:
-        return lambda value: factor * value
-
     model = nn.Linear(2, 2)
     distinct: list[tuple[object, ...]] = [
         (1,),
@@ -386,8 +386,11 @@ def test_fingerprint_looks_at_content() -> None:
         (torch.zeros(2, 3, dtype=torch.float64),),
         (torch.tensor(0.0),),
         (torch.tensor(True),),
-        (scaled(1.0),),
-        (scaled(2.0),),
+        (train.cross_entropy,),
+        (partial(train.cross_entropy),),
+        (counted,),
+        (partial(counted, scale=2.0),),
+        (partial(counted, scale=3.0),),
         (model,),
         (nn.Linear(2, 2),),
         (nn.Linear,),
@@ -397,9 +400,55 @@ def test_fingerprint_looks_at_content() -> None:
     assert prints == [train.fingerprint(*values) for values in distinct]
     transposed = torch.arange(6.0).reshape(2, 3).T
     assert train.fingerprint(transposed) == train.fingerprint(transposed.contiguous())
-    assert train.fingerprint(partial(fit, a=1, b=2)) == train.fingerprint(partial(fit, b=2, a=1))
+    assert train.fingerprint(partial(counted, a=1, b=2)) == train.fingerprint(partial(counted, b=2, a=1))
     with pytest.raises(TypeError, match="values: expected what can be named by its content, got <object"):
         train.fingerprint([object()])
+
+
+def test_a_recipe_names_a_function_whatever_its_source() -> None:
+    def original(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return train.cross_entropy(model, images, labels)
+
+    def moved(net: nn.Module, x: Tensor, y: Tensor, *, scale: float = 1.0) -> Tensor:
+        return scale * train.cross_entropy(net, x, y)
+
+    first, second, raised = recipe("mine/1")(original), recipe("mine/1")(moved), recipe("mine/2")(small)
+    assert first is original
+    assert train.fingerprint(first) == train.fingerprint(second) != train.fingerprint(raised)
+
+
+def test_a_function_that_no_name_can_stand_for_has_none() -> None:
+    @functools.wraps(counted)
+    def doubled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return 2 * train.cross_entropy(model, images, labels)
+
+    for function in (doubled, scalar, partial(scalar), partial(counted, scale=scalar)):
+        with pytest.raises(TypeError, match=r"values: expected .* got <function .*; declare a function with"):
+            train.fingerprint(function)
+    factor = 3.0
+
+    def scaled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return factor * train.cross_entropy(model, images, labels)
+
+    with pytest.raises(ValueError, match=r"function: expected one that takes all it needs as arguments, got <function"):
+        recipe("mine/3")(scaled)
+
+
+def adam(parameters: Any, *, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=lr)
+
+
+@pytest.mark.parametrize("unnamed", [{"loss": lambda *batch: train.cross_entropy(*batch)}, {"optimizer": adam}])
+def test_what_has_no_name_is_trained_and_not_stored(
+    images: Tensor, labels: Tensor, data_folder: Path, unnamed: dict[str, Any]
+) -> None:
+    cached, trained = small(), small()
+    expected = fit_cached(cached, images, labels, epochs=2)
+    stored = list((data_folder / "trained").iterdir())
+    history = fit_cached(trained, images, labels, epochs=2, **unnamed)
+    assert (history.losses, history.accuracy) == (expected.losses, expected.accuracy)
+    assert same(weights(trained), weights(cached))
+    assert list((data_folder / "trained").iterdir()) == stored
 
 
 def scalar(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

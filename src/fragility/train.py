@@ -1,16 +1,13 @@
 """One training loop for every network and every defense: seeded, resumable, with cached results."""
 
 import hashlib
-import inspect
 import io
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -21,6 +18,8 @@ from tqdm import tqdm
 
 from fragility._checks import check_count, check_model, check_positive
 from fragility.data.datasets import data_folder
+from fragility.fingerprint import fingerprint as fingerprint
+from fragility.fingerprint import is_named, recipe
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """`loss(model, images, labels)` returns the scalar to be minimised, averaged over the batch."""
@@ -66,6 +65,7 @@ class Batches:
             yield self.images[rows], self.labels[rows.to(self.labels.device)]
 
 
+@recipe("cross_entropy/1")
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross entropy of the model's logits, the ordinary training loss.
 
@@ -216,15 +216,17 @@ def fit_cached(
     """Train a network in place, or load the weights that an earlier call with the same ingredients left.
 
     The result is a file in the data folder's `trained`, named by a hash of what made it: the network's
-    structure, initial weights and outputs on the first images (so that a substitution in force counts), the
-    data, the loss with its arguments, every hyper-parameter, the kind of device and the version of PyTorch.
-    A training that was interrupted resumes.
+    structure, initial weights and outputs on the first images (a substitution in force counts), the data, the
+    loss's recipe and options, every hyper-parameter, the kind of device and the version of PyTorch. A training
+    that was interrupted resumes. With a loss, or an optimizer, whose meaning no name stands for the network is
+    trained every time and nothing is stored: a file could not tell whether such a function has changed.
 
     Args:
         model: A freshly built network; all its parameters are trained.
         images: Training images (N, C, H, W) in [0, 1].
         labels: int64 (N,).
-        loss: As for `fit`: a function, or a `functools.partial` of one.
+        loss: As for `fit`: a function with a `fragility.fingerprint.recipe`, like those of the library, or a
+            `functools.partial` of one with its options.
         epochs: Passes over the images.
         batch_size: Images per step.
         learning_rate: The optimizer's step size.
@@ -240,9 +242,11 @@ def fit_cached(
     model.eval()
     with torch.no_grad():
         behaviour = model(images[:4].to(device))
-    ingredients = (model, behaviour, images, labels, loss, optimizer)
-    settings = (epochs, batch_size, learning_rate, seed, device.type, str(torch.__version__))
-    path = data_folder() / "trained" / f"{fingerprint(*ingredients, *settings)}.pt"
+    path = None
+    if is_named(loss) and is_named(optimizer):
+        ingredients = (model, behaviour, images, labels, loss, optimizer)
+        settings = (epochs, batch_size, learning_rate, seed, device.type, str(torch.__version__))
+        path = data_folder() / "trained" / f"{fingerprint(*ingredients, *settings)}.pt"
     return fit(
         model,
         loader,
@@ -254,53 +258,6 @@ def fit_cached(
         checkpoint=path,
         progress=progress,
     )
-
-
-def fingerprint(*values: object) -> str:
-    """Return a checksum of tensors, plain values, functions and containers of these.
-
-    A function counts by its name, source, defaults and closure, so that an edited loss is another loss; what
-    it calls is not looked into. A network counts by its structure and its parameters.
-
-    Args:
-        values: Tensors, numbers, strings, None, networks, functions, classes, partials, mappings, lists and
-            tuples.
-
-    Returns:
-        A sha256 in hexadecimal.
-
-    Raises:
-        TypeError: A value is of another kind.
-    """
-    digest = hashlib.sha256()
-
-    def feed(value: object) -> None:
-        if isinstance(value, Tensor):
-            digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        elif isinstance(value, Mapping):
-            feed([list(pair) for pair in value.items()])
-        elif isinstance(value, (list, tuple)):
-            digest.update(f"sequence {len(value)};".encode())
-            for item in value:
-                feed(item)
-        elif isinstance(value, partial):
-            feed(["partial", value.func, value.args, sorted(value.keywords.items())])
-        elif isinstance(value, FunctionType):
-            bound = [cell.cell_contents for cell in value.__closure__ or ()]
-            name = [value.__module__, value.__qualname__, inspect.getsource(value)]
-            feed(["function", name, bound, value.__defaults__, value.__kwdefaults__])
-        elif isinstance(value, nn.Module):
-            feed(["module", repr(value), value.state_dict()])
-        elif isinstance(value, type):
-            feed(["class", value.__module__, value.__qualname__])
-        elif isinstance(value, (str, bool, int, float, type(None))):
-            digest.update(f"{type(value).__name__} {value!r};".encode())
-        else:
-            raise TypeError(f"values: expected what can be named by its content, got {value!r}")
-
-    feed(values)
-    return digest.hexdigest()
 
 
 def _seed_epoch(loader: object, seed: int, epoch: int) -> None:

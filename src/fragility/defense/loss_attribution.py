@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fragility._checks import check_count, check_labels, check_logits
+from fragility.fingerprint import recipe
 
 Criterion = Callable[[Tensor, Tensor], Tensor]  # logits (B, K), labels (B,) -> (B,)
 
@@ -78,6 +79,7 @@ def loss_attributions(
         return (perturbed - images) * (weights * gradient.view(steps, *images.shape)).sum(0)
 
 
+@recipe("l1_norm/1")
 def l1_norm(attributions: Tensor) -> Tensor:
     """Return the sum of the absolute values of every image's attributions, (B,).
 

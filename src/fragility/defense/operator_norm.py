@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fragility._checks import check_count
+from fragility.fingerprint import recipe
 
 Layer = nn.Linear | nn.Conv2d
 BLOCK = 4  # vectors in the power iteration
@@ -101,6 +102,7 @@ def operator_norm_penalty(model: nn.Module, images: Tensor, *, iterations: int =
     return torch.stack([norm.square() for norm in norms.values()]).sum()
 
 
+@recipe("operator_norm/1")
 def operator_norm_loss(
     model: nn.Module, images: Tensor, labels: Tensor, *, weight: float, iterations: int = 10
 ) -> Tensor:
@@ -148,6 +150,7 @@ def parseval_penalty(model: nn.Module) -> Tensor:
     return torch.stack(parts).sum()
 
 
+@recipe("parseval/1")
 def parseval_loss(model: nn.Module, images: Tensor, labels: Tensor, *, weight: float) -> Tensor:
     """Cross entropy + (beta / 2) times the Parseval penalty [Cisse2017].
 

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from fragility._checks import check_count, check_positive
 from fragility.ball import ball, sign_step, uniform
 from fragility.defense.loss_attribution import Criterion, each_cross_entropy, each_loss, l1_norm, loss_attributions
+from fragility.fingerprint import recipe
 
 Size = Callable[[Tensor], Tensor]  # attributions (B, C, H, W) -> (B,), the s of robust attribution regularization
 
 
+@recipe("adversarial/1")
 def adversarial_loss(
     model: nn.Module,
     images: Tensor,
@@ -49,6 +51,7 @@ def adversarial_loss(
     return loss(ascend(loss, images, epsilon, step_size, iterations, generator)).mean()
 
 
+@recipe("robust_attribution/1")
 def robust_attribution_loss(
     model: nn.Module,
     images: Tensor,
@@ -101,6 +104,7 @@ def robust_attribution_loss(
     return (natural + weight * regularizer(worst, steps)).mean()
 
 
+@recipe("ig_norm/1")
 def ig_norm_loss(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """IG-NORM: l(x) + lambda max over x' of the l1 norm of IG(x, x') [Chen2019].
 
@@ -116,6 +120,7 @@ def ig_norm_loss(model: nn.Module, images: Tensor, labels: Tensor, **options: An
     return robust_attribution_loss(model, images, labels, size=l1_norm, **options)
 
 
+@recipe("ig_sum_norm/1")
 def ig_sum_norm_loss(
     model: nn.Module,
     images: Tensor,
@@ -161,6 +166,7 @@ def ig_sum_norm_loss(
     return loss(worst, steps).mean()
 
 
+@recipe("input_gradient/1")
 def input_gradient_loss(model: nn.Module, images: Tensor, labels: Tensor, *, weight: float, q: int = 2) -> Tensor:
     """Input-gradient regularization: l(x) + lambda |grad_x l(x)|_q^q [Ross2018].
 
@@ -183,6 +189,7 @@ def input_gradient_loss(model: nn.Module, images: Tensor, labels: Tensor, *, wei
     return (losses + weight * gradient.abs().pow(q).flatten(1).sum(1)).mean()
 
 
+@recipe("curvature/1")
 def curvature_loss(
     model: nn.Module, images: Tensor, labels: Tensor, *, weight: float, iterations: int = 5, seed: int = 0
 ) -> Tensor:

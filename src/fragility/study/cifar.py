@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from fragility import train
 from fragility.data.datasets import ImageDataset
+from fragility.fingerprint import recipe
 from fragility.network import cifar_cnn
 from fragility.surrogate import softplus
 
@@ -40,6 +41,7 @@ def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, prog
     return model.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return]
 
 
+@recipe("mixed_precision/1")
 def mixed_precision_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross entropy, with the network's products in bfloat16 where the device is quick at them.
 
