@@ -23,6 +23,7 @@ from fragility.data.datasets import (
     imagenet_classes,
     load,
     mnist,
+    mnist_5k,
     photographs,
     sample,
 )
@@ -263,6 +264,26 @@ def test_mnist_has_its_published_class_counts_and_statistics() -> None:
     clothes = fashion_mnist("test")
     assert clothes.labels.bincount().tolist() == [1000] * 10
     assert clothes.class_names[9] == "Ankle boot"
+
+
+def test_five_thousand_digits_come_without_a_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path))
+    train, test = mnist_5k(), mnist_5k("test")
+    assert (train.images.shape, test.images.shape) == ((4000, 1, 28, 28), (1000, 1, 28, 28))
+    assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([400] * 10, [100] * 10)
+    assert not set(train.files) & set(test.files)
+    assert mnist_5k("test", limit=10).labels.bincount().tolist() == [1] * 10
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_five_thousand_digits_are_mnists_bit_for_bit() -> None:
+    published = mnist()
+    known = {image.numpy().tobytes(): label for image, label in zip(published.images, published.labels, strict=True)}
+    for split in ("train", "test"):
+        chosen = mnist_5k(split)
+        for image, label in zip(chosen.images, chosen.labels, strict=True):
+            assert known[image.numpy().tobytes()] == label
 
 
 @pytest.mark.slow

