@@ -152,7 +152,8 @@ class TestClosedForms:
         maps = importance(
             simple_gradient(model, torch.cat([images.to(dtype), noisy]), torch.zeros(4, dtype=torch.int64))
         )
-        torch.testing.assert_close(maps[:2], maps[2:], rtol=8 * torch.finfo(dtype).eps, atol=0)
+        # A sum of 192 numbers is rounded 191 times, each value three times, each time by half an eps at most.
+        torch.testing.assert_close(maps[:2], maps[2:], rtol=194 * torch.finfo(dtype).eps, atol=0)
         with pytest.raises(ValueError, match=r"zero up to rounding.*single neuron"):
             attack(model=model, images=noisy, objective=OBJECTIVES[objective], surrogate_beta=None)
 

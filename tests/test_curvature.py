@@ -234,9 +234,13 @@ def test_single_precision_finds_the_same_direction(stacked, images: Tensor) -> N
     model = stacked(nn.Softplus())
     values, directions = top_direction(model, images, LABELS, steps=120)
     low = top_directions(model.float(), images.float(), LABELS, steps=120)
-    torch.testing.assert_close(low.values[:, 0].double(), values, rtol=1e-4, atol=0)
-    assert angle(low.directions[:, 0].double(), directions).max() < 0.5
-    assert low.residual.max() < 1e-4
+    # Three layers of sums of at most 54 products, forwards and backwards, and both once more for the derivative.
+    allowed = 3 * 4 * 54 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(low.values[:, 0].double(), values, rtol=allowed, atol=0)
+    assert (
+        angle(low.directions[:, 0].double(), directions) < torch.rad2deg(2 * allowed / low.gap)
+    ).all()  # Davis, Kahan
+    assert low.residual.max() < allowed
 
 
 @pytest.mark.parametrize("degrees", [0.0, 1e-6, 30.0, 60.0, 90 - 1e-6, 90.0])

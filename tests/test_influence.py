@@ -273,7 +273,9 @@ def test_single_precision_agrees_where_the_hessian_is_well_conditioned() -> None
     double = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
     single = LastLayerInfluence(features.float(), labels, l2=0.03, num_classes=3, dtype=torch.float32)
     assert single.theta.dtype == torch.float32
-    assert relative(single.influence(test.float(), test_labels).double(), double.influence(test, test_labels)) < 1e-4
+    # Newton's method ends where the gradient is eight roundings, which the solution magnifies by the condition number.
+    allowed = 8 * torch.finfo(torch.float32).eps * double.condition
+    assert relative(single.influence(test.float(), test_labels).double(), double.influence(test, test_labels)) < allowed
 
 
 def test_half_precision_features_and_gradients_pass_through() -> None:

@@ -90,7 +90,10 @@ def test_newton_gets_there_from_far_away_and_in_single_precision() -> None:
     far = newton(inputs, labels, l2=1e-3, num_classes=3, start=near + 100)
     assert (near - far).abs().max() < 1e-11
     single = newton(inputs.float(), labels, l2=1e-3, num_classes=3)
-    assert (single - near).abs().max() < 1e-3
+    # It ends where the gradient is eight roundings, which the solution magnifies by the condition number.
+    matrix = hessian(inputs, covariances(inputs @ near.T @ contrasts(3, inputs).T), 1e-3)
+    allowed = 8 * torch.finfo(torch.float32).eps * condition_number(matrix, factor(matrix))
+    assert (single - near).abs().max() < allowed * near.abs().max()
 
 
 def test_separable_classes_without_a_penalty_are_refused() -> None:

@@ -91,7 +91,7 @@ class TestMassCenter:
         maps = reference * (1 + (noise if dtype == torch.float32 else 0))
         objective = mass_center()
         assert objective(maps, reference).tolist() == [0, 0, 0, 0]
-        rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
+        rows, columns = torch.meshgrid(torch.arange(6.0).double(), torch.arange(9.0).double(), indexing="ij")
         for index, (row, column) in enumerate(corners):
             down, right = (1 if row < 2.5 else -1), (1 if column < 4 else -1)
             expected = ((rows - row) * down + (columns - column) * right) / 2**0.5
