@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,41 +15,25 @@ class Hinges(NamedTuple):
     """A piecewise linear activation: constant + slope z + sum of coefficient * relu(z - offset)."""
 
     constant: float
-    slope: float
-    terms: tuple[tuple[float, float], ...]  # (coefficient, offset)
+    slope: float | Tensor
+    terms: tuple[tuple[float | Tensor, float], ...]  # (coefficient, offset)
 
 
-def _relu(inplace: bool = False) -> Hinges:
-    return Hinges(0.0, 0.0, ((1.0, 0.0),))
-
-
-def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> Hinges:
-    return Hinges(0.0, negative_slope, ((1.0 - negative_slope, 0.0),))
-
-
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Hinges:
-    return Hinges(min_val, 0.0, ((1.0, min_val), (-1.0, max_val)))
-
-
-def _relu6(inplace: bool = False) -> Hinges:
-    return _hardtanh(0.0, 6.0)
-
-
-HINGES: dict[str, Callable[..., Hinges]] = {
-    "relu": _relu,
-    "leaky_relu": _leaky_relu,
-    "hardtanh": _hardtanh,
-    "relu6": _relu6,
-}
+RELU = Hinges(0.0, 0.0, ((1.0, 0.0),))
 
 
 def hinge_sum(hinges: Hinges, z: Tensor, hinge: Callable[[Tensor], Tensor]) -> Tensor:
     """Evaluate `hinges` at z with `hinge` in the place of relu."""
-    parts = [coefficient * hinge(z - offset if offset else z) for coefficient, offset in hinges.terms]
+    bent = [(coefficient, hinge(z - offset if offset else z)) for coefficient, offset in hinges.terms]
+    parts = [part if _is(coefficient, 1) else coefficient * part for coefficient, part in bent]
     total = sum(parts[1:], start=parts[0])
-    if hinges.slope:
+    if not _is(hinges.slope, 0):
         total = total + hinges.slope * z
     return total + hinges.constant if hinges.constant else total
+
+
+def _is(value: float | Tensor, number: float) -> bool:
+    return not isinstance(value, Tensor) and value == number
 
 
 def smooth_relu(beta: float) -> Callable[[Tensor], Tensor]:
@@ -69,14 +54,15 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
         ctx.set_materialize_grads(False)
-        # The slope is an output, so that its own derivative is at hand when this backward pass is differentiated.
-        ctx.save_for_backward(output[1])
+        # The slope is an output, so its own derivative is at hand when this backward pass is differentiated.
+        # Twice, unlike a relu: a checkpoint that is computed again without the softplus has to notice.
+        ctx.save_for_backward(output[1], output[1])
         ctx.save_for_forward(output[1])
         ctx.beta = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
-        (slope,) = ctx.saved_tensors
+        slope = ctx.saved_tensors[0]
         by_value, by_slope = grads
         total = None if by_value is None else by_value * slope
         if by_slope is not None:
@@ -141,14 +127,14 @@ def hinge_secant(hinges: Hinges, z: Tensor, z0: Tensor, one: Callable[[Tensor, T
         part = _scaled(coefficient, one(z - offset, z0 - offset))
         total = Hinge(*(a + b for a, b in zip(total, part, strict=True)))
     constant, slope = hinges.constant, hinges.slope
-    if not constant and not slope:
+    if not constant and _is(slope, 0):
         return total
     value, reference = (h + slope * at + constant for h, at in ((total.value, z), (total.reference, z0)))
     return Hinge(value, reference, total.secant + slope)
 
 
-def _scaled(coefficient: float, hinge: Hinge) -> Hinge:
-    return hinge if coefficient == 1 else Hinge(*(coefficient * part for part in hinge))
+def _scaled(coefficient: float | Tensor, hinge: Hinge) -> Hinge:
+    return hinge if _is(coefficient, 1) else Hinge(*(coefficient * part for part in hinge))
 
 
 def relu_secant(z: Tensor, z0: Tensor) -> Hinge:
@@ -218,9 +204,10 @@ def smooth_secant(
     return torch.where(near, mean_slope, (value(z) - value(z0)) / torch.where(near, 1.0, run))
 
 
+@lru_cache(maxsize=1024)
 def short_name(func: Any) -> str:
-    """The name of a function without underscores: add, add_ and __add__ are one."""
-    return str(getattr(func, "__name__", "")).strip("_")
+    """The name of a function without underscores and overload: add, add_, __add__ and aten's add.Tensor are one."""
+    return str(getattr(func, "__name__", "")).partition(".")[0].strip("_")
 
 
 def full_name(func: Any) -> str:
@@ -246,8 +233,14 @@ def split_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, 
     return z, args[1:], options
 
 
-def deliver(func: Any, options: dict[str, Any], z: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the result as `func` would: a new tensor, or written into z where the call works in place."""
-    if not (options.get("inplace") or func.__name__.endswith("_")):
+def in_place(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a call writes its result into its first argument."""
+    return bool(kwargs.get("inplace")) or str(func.__name__).partition(".")[0].endswith("_")
+
+
+def deliver(func: Any, args: Any, kwargs: Any, z: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the result as `func` would: a new tensor, or written into the first argument."""
+    if not in_place(func, kwargs):
         return compute(z)
-    return z.copy_(compute(z.clone()))  # the clone is what the backward pass reads
+    target: Tensor = args[0] if args else kwargs["input"]
+    return target.copy_(compute(z.clone() if z is target else z))  # the clone is what the backward pass reads

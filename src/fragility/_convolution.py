@@ -9,9 +9,36 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from fragility._hinges import forget, from_layer
+
 _NAMES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+
+
+def differentiate(
+    mode: TorchFunctionMode, outputs: Any, inputs: Any, grad_outputs: Any = None, **options: Any
+) -> tuple[Tensor, ...]:
+    """Call `torch.autograd.grad` with a mode left on, which a checkpoint needs to compute its part again the same."""
+    # PyTorch takes a mode off the stack for a call with tensors. Edges of the graph are none.
+    outputs, inputs = ([part] if isinstance(part, Tensor) else list(part) for part in (outputs, inputs))
+    if grad_outputs is None or isinstance(grad_outputs, Tensor):
+        grad_outputs = [grad_outputs] * len(outputs)
+    if any(seed is None and output.numel() > 1 for seed, output in zip(grad_outputs, outputs, strict=True)):
+        raise RuntimeError("grad can be implicitly created only for scalar outputs")
+    seeds = [torch.ones_like(a) if b is None else b for a, b in zip(outputs, grad_outputs, strict=True)]
+    edges, into = (
+        [get_gradient_edge(part) if isinstance(part, Tensor) else part for part in parts] for parts in (outputs, inputs)
+    )
+    materialize = options.pop("materialize_grads", False)
+    if materialize:
+        options["allow_unused"] = True
+    with mode:
+        results = forget(torch.autograd.grad(edges, into, seeds, **options))
+    if not materialize:
+        return results
+    return tuple(torch.zeros_like(a) if b is None else b for a, b in zip(inputs, results, strict=True))
 
 
 class fixed_weights(TorchFunctionMode):
@@ -22,11 +49,13 @@ class fixed_weights(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Replace a convolution."""
+        if func is torch.autograd.grad:
+            return differentiate(self, *args, **(kwargs or {}))
         dimensions = _NAMES.get(getattr(func, "__name__", ""))
         call = None if dimensions is None else _call(dimensions, *args, **(kwargs or {}))
         if call is None:
             return func(*args, **(kwargs or {}))
-        return _Convolution.apply(*call)  # type: ignore[no-untyped-call]
+        return from_layer(_Convolution.apply(*call))  # type: ignore[no-untyped-call]
 
 
 class _Geometry(NamedTuple):

@@ -12,7 +12,6 @@ from torch.overrides import TorchFunctionMode
 
 from fragility import _softplus
 from fragility._activation import (
-    HINGES,
     SMOOTH,
     deliver,
     full_name,
@@ -25,6 +24,7 @@ from fragility._activation import (
     tensors_in,
     vanishing,
 )
+from fragility._hinges import NAMED
 
 
 def rescale(*, create_graph: bool = True) -> AbstractContextManager[None]:
@@ -63,12 +63,12 @@ class _Rescale(TorchFunctionMode):
             if tensors:
                 self.constants.update({id(tensor): tensor for tensor in tensors_in(result)})
             return result
-        if name in HINGES or name in SMOOTH or name in _MAX_POOLS:
+        if name in NAMED or name in SMOOTH or name in _MAX_POOLS:
             z, rest, options = split_input(args, kwargs)
             if self.moved.get(id(z)) is z:
                 raise ValueError(f"model: {full_name(func)} meets a batch that was moved out of the first dimension")
-            rule = self._rule(name, rest, options)
-            return deliver(func, options, z, lambda source: self._by_thirds(source, rule))
+            rule = self._rule(name, z, rest, options)
+            return deliver(func, args, kwargs, z, lambda source: self._by_thirds(source, rule))
         result = func(*args, **kwargs)
         outputs = list(tensors_in(result))
         if name in _CONSTANTS or not outputs:
@@ -89,8 +89,9 @@ class _Rescale(TorchFunctionMode):
     def _by_thirds(self, stacked: Tensor, rule: Callable[..., tuple[Tensor, ...]]) -> Tensor:
         if stacked.shape[0] % 3:
             raise ValueError(f"rescale: expected a stacked batch [x; x0; t], got {stacked.shape[0]} rows")
-        z, z0, t = stacked.chunk(3)
-        return torch.cat(rule(z if self.create_graph else z.detach(), z0.detach(), t))
+        with torch._C.DisableTorchFunction():  # a softplus outside would take the rule's own |z - z0| for an activation
+            z, z0, t = stacked.chunk(3)
+            return torch.cat(rule(z if self.create_graph else z.detach(), z0.detach(), t))
 
     def _carries_images(self, tensor: Tensor) -> bool:
         return (
@@ -108,12 +109,13 @@ class _Rescale(TorchFunctionMode):
         leads = isinstance(first, Tensor) and self._carries_images(first)
         return batches == 1 and (name in _PRODUCTS or (leads and name in _LINEAR))
 
-    def _rule(self, name: str, rest: Any, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
+    def _rule(self, name: str, given: Tensor, rest: Any, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
         """What an activation or a max-pool does to the three parts z, z0 and t."""
         if name in _MAX_POOLS:
             return lambda z, z0, t: _pool_thirds(name, z, z0, t, rest, options)
-        if name in HINGES:
-            hinges, bent = HINGES[name](*rest, **options), self.beta
+        if name in NAMED:
+            settings = {key: option for key, option in options.items() if key != "inplace"}
+            hinges, bent = NAMED[name](given, *rest, **settings), self.beta
             one = relu_secant if bent is None else lambda z, z0: softplus_secant(z, z0, bent)
 
             def combined(z: Tensor, z0: Tensor, t: Tensor) -> tuple[Tensor, ...]:

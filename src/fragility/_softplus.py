@@ -12,10 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from fragility._activation import HINGES, deliver, hinge_sum, short_name, smooth_relu, split_input
+from fragility._activation import deliver, hinge_sum, short_name, smooth_relu, split_input
 from fragility._checks import check_positive
+from fragility._convolution import differentiate
+from fragility._hinges import note, read
+
+Hinge = Callable[[Tensor], Tensor]
 
 _active_beta: ContextVar[float | None] = ContextVar("beta of the active softplus substitution", default=None)
 
@@ -88,12 +93,47 @@ class _Softplus(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = short_name(func)
-        if name not in HINGES:
+        if func is torch.autograd.grad:
+            return differentiate(self, *args, **kwargs)
+        result = self._call(func, args, kwargs)
+        note(func, args, kwargs, result)
+        return result
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bend = _BENT.get(short_name(func))
+        if bend is not None:
+            z, rest, options = split_input(args, kwargs)
+            return deliver(func, args, kwargs, z, lambda source: bend(source, self.hinge, *rest, **options))
+        found = read(func, args, kwargs)
+        if found is None:
             return func(*args, **kwargs)
-        z, rest, options = split_input(args, kwargs)
-        hinges = HINGES[name](*rest, **options)
-        return deliver(func, options, z, lambda source: hinge_sum(hinges, source, self.hinge))
+
+        def compute(z: Tensor) -> Tensor:
+            value = hinge_sum(found.hinges, z, self.hinge)
+            return value if found.plus is None else found.plus + value
+
+        return deliver(func, args, kwargs, found.z, compute)
+
+
+def _hardswish(z: Tensor, hinge: Hinge, inplace: bool = False) -> Tensor:
+    return z * (hinge(z + 3) - hinge(z - 3)) / 6
+
+
+def _elu(
+    z: Tensor, hinge: Hinge, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0, inplace: bool = False
+) -> Tensor:
+    """ELU's slopes differ at 0 unless alpha is 1: the smooth one with the same exponential, and a hinge."""
+    slope = alpha * input_scale
+    smooth = functional.celu(z, 1 / input_scale)
+    return scale * (smooth if slope == 1 else slope * smooth + (1 - slope) * hinge(z))
+
+
+def _selu(z: Tensor, hinge: Hinge, inplace: bool = False) -> Tensor:
+    return _elu(z, hinge, 1.6732632423543772, 1.0507009873554805)
+
+
+# Activations with a kink that are not piecewise linear.
+_BENT: dict[str, Callable[..., Tensor]] = {"hardswish": _hardswish, "elu": _elu, "selu": _selu}
 
 
 class SoftplusNetwork(nn.Module):
