@@ -10,7 +10,7 @@ PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow check-notebooks check-site check-again check-student check-colab check-all screenshots slides pdf student notebooks bench lint types lock serve clean force
+.PHONY: help book test test-slow check-machines check-notebooks check-site check-again check-student check-colab check-all screenshots slides pdf student notebooks bench lint types lock serve clean force
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,22 @@ test: lint types  ## lint, types and tests
 
 test-slow: $(READY)  ## the tests that need the real data or minutes
 	$(BIN)/pytest -m "slow and not site"
+
+# Rounding depends on a processor's instructions, which PyTorch, oneDNN and MKL can be told not to use, and on threads.
+MACHINES := sse avx2 native
+THREADS := 1 2
+sse := ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
+avx2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2
+native :=
+
+check-machines: $(MACHINES:%=check-machine-%)  ## the tests as other processors compute them, with one and with two threads
+
+# A data folder of its own: networks trained with other rounding are other networks.
+check-machine-%: $(READY)
+	@for threads in $(THREADS); do \
+	  echo "As $* with $$threads threads: $($*)"; \
+	  env $($*) OMP_NUM_THREADS=$$threads FRAGILITY_DATA=$(CURDIR)/build/machines/$*-$$threads $(BIN)/pytest $(TESTS) || exit 1; \
+	done
 
 check-notebooks: build/executed/.done  ## run the executed notebooks once more and compare the cells tagged nbval-check-output
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -W default -p no:cacheprovider build/executed
@@ -46,7 +62,7 @@ check-student: $(READY)  ## execute the students' notebooks: they have to run pa
 check-colab: $(READY)  ## execute the last commit's notebooks in an environment like Colab's
 	$(BIN)/python book/colab.py build/colab
 
-check-all: $(SITE)/index.html check-again check-notebooks check-student check-colab  ## everything that takes long: the three above, nbval, axe-core on every page
+check-all: $(SITE)/index.html check-again check-notebooks check-student check-colab check-machines  ## everything that takes long: the three above, nbval, other processors, axe-core on every page
 	SITE=$(SITE) $(BIN)/pytest -m site
 
 student: $(READY)  ## the notebooks without solutions, into build/student
@@ -99,9 +115,10 @@ build/executed/.done: $(READY) build/profile $(wildcard notebooks/*.py) $(PACKAG
 	@$(BIN)/python book/pages.py execute -p profile $(PROFILE) --output build/executed
 	@touch $@
 
+# Pages executed with other instructions are other pages: nothing would compare with them.
 build/profile: force
 	@mkdir -p build
-	@echo $(PROFILE) | cmp -s - $@ || echo $(PROFILE) > $@
+	@echo $(PROFILE) $(ONEDNN_MAX_CPU_ISA) $(ATEN_CPU_CAPABILITY) | cmp -s - $@ || echo $(PROFILE) $(ONEDNN_MAX_CPU_ISA) $(ATEN_CPU_CAPABILITY) > $@
 
 $(SITE)/index.html: build/executed/.done $(PROSE)
 	@echo "Building the site"
