@@ -164,6 +164,7 @@ def pictures(tmp_path: Path) -> Path:
     stripes[:, :2, 0] = stripes[:, 2:6, 1] = stripes[:, 6:, 2] = 255
     Image.fromarray(stripes).save(root / "zebra" / "stripe.png")
     (root / "ant" / "notes.txt").write_text("no image")
+    (root / "ant" / "._a.PNG").write_text("what macOS leaves beside an image")
     (root / "readme.txt").write_text("no class")
     return root
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy, one_hot, pad
 from torch.utils.data import TensorDataset
 
 from fragility.influence.last_layer import LastLayerInfluence
@@ -26,19 +26,25 @@ def dense(layer: LastLayerInfluence, test: Tensor, test_labels: Tensor) -> Tenso
     """Influence from the full K (P + 1) Hessian and per-example gradients, all by autograd."""
     inputs, labels = pad(layer.features, (0, 1), value=1.0), layer.labels
 
-    def mean_loss(flat: Tensor) -> Tensor:
-        theta = flat.view_as(layer.theta)
-        return cross_entropy(inputs @ theta.T, labels) + layer.l2 / 2 * flat.square().sum()
-
     def one(x: Tensor, y: Tensor) -> Tensor:
         theta = layer.theta.clone().requires_grad_()
         return torch.autograd.grad(cross_entropy(theta @ x, y), theta)[0].flatten()
 
-    matrix = torch.autograd.functional.hessian(mean_loss, layer.theta.flatten())
     training = torch.stack([one(x, y) for x, y in zip(inputs, labels, strict=True)])
     tests = pad(test, (0, 1), value=1.0)
     target = torch.stack([one(x, y) for x, y in zip(tests, test_labels, strict=True)])
-    return target @ torch.linalg.solve(matrix, training.T) / len(labels)
+    return target @ torch.linalg.solve(dense_hessian(layer), training.T) / len(labels)
+
+
+def dense_hessian(layer: LastLayerInfluence) -> Tensor:
+    """That of all K (P + 1) parameters in double precision, by autograd."""
+    inputs = pad(layer.features.double(), (0, 1), value=1.0)
+
+    def mean_loss(flat: Tensor) -> Tensor:
+        theta = flat.view_as(layer.theta)
+        return cross_entropy(inputs @ theta.T, layer.labels) + layer.l2 / 2 * flat.square().sum()
+
+    return torch.autograd.functional.hessian(mean_loss, layer.theta.double().flatten())
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -133,8 +139,7 @@ def test_a_parameter_change_is_the_first_order_effect_of_leaving_images_out() ->
 
 
 def training_residuals(layer: LastLayerInfluence) -> Tensor:
-    one_hot = torch.nn.functional.one_hot(layer.labels, layer.num_classes)
-    return layer.logits(layer.features).softmax(1) - one_hot
+    return layer.logits(layer.features).softmax(1) - one_hot(layer.labels, layer.num_classes)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -268,14 +273,63 @@ def test_captums_influence_functions_agree(tmp_path) -> None:  # type: ignore[no
     assert relative(layer.influence(test, test_labels), theirs) < 1e-6
 
 
-def test_single_precision_agrees_where_the_hessian_is_well_conditioned() -> None:
-    features, labels, test, test_labels = problem(60, 7, 3)
-    double = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
-    single = LastLayerInfluence(features.float(), labels, l2=0.03, num_classes=3, dtype=torch.float32)
+APART = torch.tensor([1.0, 1.2, 1.5, -1, -1.2, -1.5, 0.9, -0.8]), torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])
+MIXED = APART[0], torch.tensor([0, 0, 0, 1, 1, 1, 1, 0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
+@pytest.mark.parametrize(("data", "l2"), [(APART, 1e-14), (APART, 1e-10), (MIXED, 1e-10), (APART, 1e-2), (MIXED, 1.0)])
+def test_in_either_precision_influence_and_condition_are_right_or_refused(
+    data: tuple[Tensor, Tensor], l2: float, scale: float
+) -> None:
+    features, labels = scale * data[0].double().unsqueeze(1), data[1]
+    double = LastLayerInfluence(features, labels, l2=l2, num_classes=2)
+    # Logistic regression in u = theta_1 - theta_0, with e^-margin where 1 - p would cancel; |theta|^2 = |u|^2 / 2.
+    x, sign = pad(features, (0, 1), value=1.0), 2.0 * labels - 1
+    u = double.theta[1] - double.theta[0]
+    residual = -sign * torch.sigmoid(-sign * (x @ u))
+    curvature = torch.sigmoid(x @ u) * torch.sigmoid(-x @ u)
+    matrix = x.T @ (curvature.unsqueeze(1) * x) / 8 + l2 / 2 * torch.eye(2)
+    step = torch.linalg.solve(matrix, residual @ x / 8 + l2 / 2 * u)  # Newton's next: eight roundings of the gradient
+    assert step.abs().max() < 16 * torch.finfo(torch.float64).eps * torch.linalg.cond(matrix) * u.abs().max()
+    gradients = residual.unsqueeze(1) * x
+    expected = gradients @ torch.linalg.solve(matrix, gradients.T) / 8
+    condition = 2 * float(torch.linalg.eigvalsh(matrix)[-1]) / l2
+
+    assert relative(double.influence(features, labels), expected) < 1e-6
+    assert double.condition == pytest.approx(condition, rel=0.2)
+    fit = partial(LastLayerInfluence, features, labels, l2=l2, num_classes=2, dtype=torch.float32)
+    if torch.linalg.cond(matrix) > 1e5:
+        with pytest.raises(ValueError, match=r"dtype=torch\.float64"):
+            fit()
+        return
+    single = fit()
     assert single.theta.dtype == torch.float32
-    # Newton's method ends where the gradient is eight roundings, which the solution magnifies by the condition number.
-    allowed = 8 * torch.finfo(torch.float32).eps * double.condition
-    assert relative(single.influence(test.float(), test_labels).double(), double.influence(test, test_labels)) < allowed
+    assert relative(single.influence(features, labels).double(), expected) < 1e-2
+    assert single.condition == pytest.approx(condition, rel=0.2)
+
+
+def test_a_training_image_of_probability_1_has_the_relative_influence_of_the_limit() -> None:
+    features, labels, test, test_labels = problem(60, 7, 2)
+    theta = LastLayerInfluence(features, labels, l2=0.03, num_classes=2).theta
+    features[0] = 1e4 * (theta[labels[0]] - theta[1 - labels[0]])[:-1]
+    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=2)
+    assert layer.influence(test, test_labels)[:, 0].eq(0).all()
+    # The gradient is 1 - p_y = 0 times this one, which cancels.
+    gradient = (one_hot(1 - labels[0], 2) - one_hot(labels[0], 2)).double().outer(pad(features[0], (0, 1), value=1.0))
+    solved = torch.linalg.solve(dense_hessian(layer), gradient.flatten())
+    residual = layer.logits(test).softmax(1) - one_hot(test_labels, 2)
+    expected = torch.einsum("tk,tp,kp->t", residual, pad(test, (0, 1), value=1.0), solved.view(2, 8)) / 60
+    expected /= (gradient.flatten() @ solved / 60).sqrt()
+    relatif = layer.relative_influence(test, test_labels)
+    assert relatif.isfinite().all()
+    assert relative(relatif[:, 0], expected) < 1e-10
+
+
+def test_a_hessian_that_no_machine_holds_is_refused_with_its_size_before_anything_is_allocated() -> None:
+    features, labels = torch.zeros(3000, 2048), torch.arange(3000) % 1000
+    with pytest.raises(ValueError, match=r"the Hessian of 2,046,951 unknowns would need 67 TB"):
+        LastLayerInfluence(features, labels, l2=0.1, num_classes=1000)
 
 
 def test_half_precision_features_and_gradients_pass_through() -> None:

@@ -132,6 +132,36 @@ def test_an_image_that_loses_its_label_comes_back_unchanged() -> None:
     assert torch.equal(found.iteration[~lost], torch.ones_like(found.iteration[~lost]))
 
 
+def test_one_image_without_a_finite_gradient_does_not_cost_the_others_theirs() -> None:
+    class Rooted(nn.Module):
+        """The root of a pixel, whose slope is infinite in a black image; overwrites its input."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images.sqrt_())  # type: ignore[no-any-return]
+
+    setup = Setup()
+    backbone, images = Rooted(setup.backbone).eval(), setup.test.square()
+    images[3] = 0
+    before = images.clone()
+    objective = raise_confidence(setup.layer, setup.layer.logits(backbone(images.clone())).argmax(1))
+    found = sign_attack(backbone, setup.layer, images, objective=objective, epsilon=1e-3, step_size=1e-4, iterations=3)
+    assert torch.equal(images, before)
+    assert found.labels_kept.tolist() == [number != 3 for number in range(10)]
+    assert torch.equal(found.images[3], images[3])
+    alone = sign_attack(
+        backbone, setup.layer, images[:3], objective=raise_confidence(setup.layer, setup.predicted[:3]),
+        epsilon=1e-3, step_size=1e-4, iterations=3,
+    )  # fmt: skip
+    assert torch.equal(alone.images, found.images[:3])
+    black = images[3:4].expand(10, -1, -1, -1)
+    with pytest.raises(ValueError, match="objective: expected a finite gradient"):
+        sign_attack(backbone, setup.layer, black, objective=objective, epsilon=1e-3)
+
+
 def test_the_training_attacks_gradient_is_the_effect_of_retraining() -> None:
     setup = Setup()
     index, label, target = 7, setup.labels[7:8], setup.predicted[:1]
@@ -183,12 +213,15 @@ def test_parameters_are_left_as_they_were_and_bad_input_is_refused() -> None:
     sign_attack(setup.backbone, setup.layer, setup.test, objective=objective, epsilon=EPSILON)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in setup.backbone.parameters())
     options = {"objective": objective, "epsilon": EPSILON}
+    change_of_one = setup.layer.parameter_change(setup.top[:1])
     for change, message in [
         ({"epsilon": 0.0}, "epsilon: expected"),
         ({"step_size": -1.0}, "step_size: expected"),
         ({"iterations": 0}, "iterations: expected"),
         ({"objective": lambda features: features}, r"objective: expected one value per image"),
         ({"objective": lambda features: features.sum(1) * 0}, r"objective: expected a finite gradient"),
+        ({"objective": raise_confidence(setup.layer, setup.predicted[:1])}, r"labels: expected shape \(10,\)"),
+        ({"objective": lower_influence(setup.layer, setup.predicted[:1], change_of_one)}, "labels: expected shape"),
     ]:
         with pytest.raises(ValueError, match=message):
             sign_attack(setup.backbone, setup.layer, setup.test, **{**options, **change})

@@ -8,7 +8,17 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fragility.influence.logistic import condition_number, contrasts, covariances, factor, hessian, newton, residuals
+from fragility.influence.logistic import (
+    contrasts,
+    covariances,
+    cross_entropies,
+    directions,
+    extreme_eigenvalues,
+    factor,
+    hessian,
+    newton,
+    residuals,
+)
 
 
 def problem(n: int = 40, width: int = 5, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -24,21 +34,31 @@ def test_contrasts_are_orthonormal_and_sum_to_zero(classes: int) -> None:
     assert basis.sum(0).abs().max() < 1e-14
 
 
-def test_derivatives_are_autograds() -> None:
+def test_values_and_derivatives_are_autograds() -> None:
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    loss = cross_entropy(logits, labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, logits)
+    loss = cross_entropy(logits, labels, reduction="none")
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert torch.allclose(cross_entropies(logits, labels), loss, atol=1e-15)
     assert torch.allclose(residuals(logits, labels), gradient, atol=1e-15)
+    share = 1 - logits.softmax(1).gather(1, labels.unsqueeze(1))
+    assert torch.allclose(directions(logits, labels) * share, gradient, atol=1e-15)
     for row, label, mine in zip(logits.detach(), labels, covariances(logits.detach()), strict=True):
         second = torch.autograd.functional.hessian(lambda z, y=label: cross_entropy(z, y), row)
         assert torch.allclose(mine, second, atol=1e-15)
 
 
-def test_residuals_of_a_certain_prediction_are_no_rounding_errors() -> None:
-    logits = torch.tensor([[40.0, 0.0]], dtype=torch.float64)
-    tail = 1 / (1 + np.exp(40.0))
-    assert residuals(logits, torch.tensor([0])).tolist()[0] == pytest.approx([-tail, tail], rel=1e-12)
+@pytest.mark.parametrize(("margin", "dtype"), [(20.0, torch.float32), (60.0, torch.float32), (600.0, torch.float64)])
+def test_a_nearly_certain_prediction_is_no_rounding_error(margin: float, dtype: torch.dtype) -> None:
+    # For two classes everything is e^-margin up to its square; 1 - p would be 0.
+    logits = torch.tensor([[margin, 0.0]], dtype=dtype, requires_grad=True)
+    label, tail, slack = torch.tensor([0]), np.exp(-margin), 1e-6 if dtype == torch.float32 else 1e-13
+    (gradient,) = torch.autograd.grad(cross_entropies(logits, label).sum(), logits, create_graph=True)
+    (second,) = torch.autograd.grad(gradient[0, 0], logits)
+    for found in (gradient, residuals(logits, label), -second, -covariances(logits)[:, 0]):
+        assert (found.detach().double() / tail)[0].tolist() == pytest.approx([-1, 1], rel=slack)
+    assert cross_entropies(logits, label).item() / tail == pytest.approx(1, rel=slack)
+    assert directions(logits * 100, label).tolist() == [[-1, 1]]
 
 
 def test_the_hessian_is_autograds() -> None:
@@ -104,8 +124,8 @@ def test_separable_classes_without_a_penalty_are_refused() -> None:
 
 def test_the_condition_number_and_its_limit() -> None:
     matrix = torch.diag(torch.tensor([1e-6, 1.0, 2.0, 1e4], dtype=torch.float64))
-    assert condition_number(matrix, factor(matrix)) == pytest.approx(1e10, rel=1e-6)
-    with pytest.raises(ValueError, match=r"singular up to rounding .*1e\+10 in torch\.float32"):
-        condition_number(matrix.float(), factor(matrix.float()))
+    assert extreme_eigenvalues(matrix, factor(matrix)) == pytest.approx((1e4, 1e-6), rel=1e-6)
+    with pytest.raises(ValueError, match=r"singular up to rounding .*1e\+10 in torch\.float32.* dtype=torch\.float64"):
+        extreme_eigenvalues(matrix.float(), factor(matrix.float()))
     with pytest.raises(ValueError, match="singular up to rounding"):
         factor(torch.zeros(2, 2))

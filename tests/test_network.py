@@ -411,6 +411,23 @@ def test_logits_of_probabilities_differ_from_logits_by_one_number_per_image() ->
     torch.testing.assert_close(difference[:, 0], model(images).logsumexp(1), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Sigmoid()), nn.Sequential(nn.Flatten(), nn.LogSoftmax(1))],
+    ids=["logits", "sigmoid", "log-probabilities"],
+)
+def test_what_is_not_a_probability_has_no_logits(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="model: expected probabilities that sum to 1 for each image"):
+        network.Logits(model)(random_images(2, 1, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_probabilities_in_any_precision_have_logits(dtype: torch.dtype) -> None:
+    scores = random_images(5, 1000).to(dtype)
+    logits = network.Logits(nn.Softmax(1))(scores)
+    assert ((logits - logits[:, :1]) - (scores - scores[:, :1])).abs().max() < 32 * torch.finfo(dtype).eps
+
+
 def test_logits_of_vanished_probabilities_are_finite() -> None:
     scores = torch.tensor([[0.0, 400.0]], requires_grad=True)
     logits = network.Logits(nn.Softmax(1))(scores)
@@ -472,6 +489,79 @@ def test_your_own_network_is_copied_not_changed() -> None:
     nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
     assert torch.equal(extractor(images), before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in extractor.modules())
+
+
+class Permuted(nn.Module):
+    """Channels to the back, as transformers for images like them, without a module of torchvision's."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.permute(0, 2, 3, 1)
+
+
+def swin() -> nn.Module:
+    return models.SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=4)
+
+
+def convnext() -> nn.Module:
+    settings = [models.convnext.CNBlockConfig(16, 24, 2), models.convnext.CNBlockConfig(24, None, 1)]
+    return models.ConvNeXt(settings, num_classes=4)
+
+
+def square() -> nn.Module:
+    """Maps (B, 8, 8, 8): sizes tell nothing."""
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(512, 4))
+
+
+def channels_last() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), Permuted(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+
+
+FEATURES: dict[str, tuple[Callable[[], nn.Module], str | None, int | None, tuple[int, int]]] = {
+    # network, layer, features (None where they have to be refused), and the dimensions of its output that are positions
+    "square relu": (square, "1", 8, (2, 3)),
+    "square pool": (square, "2", 8, (2, 3)),
+    "swin stem": (swin, "features.0.0", 16, (2, 3)),
+    "swin block": (swin, "features.1", 16, (1, 2)),
+    "swin": (swin, "features", 32, (1, 2)),
+    "swin norm": (swin, "norm", 32, (1, 2)),
+    "swin permuted": (swin, "permute", 32, (2, 3)),
+    "convnext norm": (convnext, "features.0.1", 16, (2, 3)),
+    "convnext block": (convnext, "features.1.0.block.3", 64, (1, 2)),
+    "convnext": (convnext, "features", 24, (2, 3)),
+    "channels last": (channels_last, "2", 6, (1, 2)),
+    "channels last relu": (channels_last, "3", 6, (1, 2)),
+    "channels last head": (channels_last, None, 6, (1, 2)),
+    "undecided": (lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.ReLU()), "2", None, (1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_maps_are_averaged_over_positions_not_over_channels(name: str) -> None:
+    build, layer, width, positions = FEATURES[name]
+    model, images = build().double().eval(), random_images(2, 3, 32, 32)
+    extractor = network.feature_extractor(model, layer=layer)
+    if width is None:
+        with pytest.raises(ValueError, match="layer: expected maps of which one dimension"):
+            extractor(images)
+        return
+    seen: list[Tensor] = []
+    target = model.get_submodule(layer or "3")
+    target.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model(images)
+    expected = seen[0].sum(positions) * width * 2 / seen[0].numel()
+    assert extractor(images).shape == (2, width)
+    torch.testing.assert_close(extractor(images), expected)
+
+
+def test_an_input_that_the_network_overwrites_stays_as_it_is() -> None:
+    class Centred(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.sub_(0.5)
+
+    images = random_images(2, 1, 2, 2)
+    model = nn.Sequential(Centred(), nn.Flatten(), nn.Linear(4, 2)).double()
+    torch.testing.assert_close(network.feature_extractor(model)(images), images.flatten(1) - 0.5)
+    assert torch.equal(images, random_images(2, 1, 2, 2))
 
 
 def test_layers_without_features_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Solvers on matrices with a known solution, and on networks against dense autograd and the exact last layer."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from scipy.sparse.linalg import cg
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrizations, weight_norm
 
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.influence.whole_network import (
@@ -95,21 +97,66 @@ def test_lissa_is_the_neumann_series_and_says_whether_it_converged(system) -> No
         lissa(times(matrix), rhs, scale=top / 4, iterations=100)
 
 
-def test_products_are_those_of_autograds_dense_hessian(network, data) -> None:  # type: ignore[no-untyped-def]
+class Tokens(nn.Module):
+    """Rows of an image (B, 1, 4, 4) as tokens, mixed by a layer."""
+
+    def __init__(self, mix: nn.Module) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Linear(4, 6), mix, nn.Linear(6, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images.squeeze(1))
+        mixed = self.mix(*[tokens] * (3 if isinstance(self.mix, nn.MultiheadAttention) else 1))
+        return self.head((mixed if isinstance(mixed, Tensor) else mixed[0]).mean(1))  # type: ignore[no-any-return]
+
+
+def stack(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "softplus": lambda: stack(nn.Softplus()),
+    "max-pool": lambda: stack(nn.ReLU(), nn.MaxPool2d(2)),
+    "batch norm": lambda: stack(nn.BatchNorm2d(4), nn.GELU()),
+    "group norm": lambda: stack(nn.GroupNorm(2, 4), nn.SiLU()),
+    "weight norm": lambda: stack(nn.Softplus(), parametrizations.weight_norm(nn.Conv2d(4, 4, 2))),
+    "old weight norm": lambda: stack(nn.Softplus(), weight_norm(nn.Conv2d(4, 4, 2), dim=1)),
+    "spectral norm": lambda: stack(nn.Softplus(), parametrizations.spectral_norm(nn.Conv2d(4, 4, 2))),
+    "attention": lambda: Tokens(nn.MultiheadAttention(6, 2, batch_first=True)),
+    "transformer": lambda: Tokens(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)),
+    "LSTM": lambda: Tokens(nn.LSTM(6, 6, batch_first=True)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_products_and_influence_are_those_of_differences_and_single_losses(name: str, data) -> None:  # type: ignore[no-untyped-def]
     images, labels = data
-    names = [name for name, _ in network.named_parameters()]
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = NETWORKS[name]().double().eval()
+    parameters, generator = list(model.parameters()), torch.Generator().manual_seed(0)
+    point = flat_parameters(model)
 
-    def loss(*parts: Tensor) -> Tensor:
-        logits = torch.func.functional_call(network, dict(zip(names, parts, strict=True)), (images,))
-        return cross_entropy(logits, labels) + 0.05 * sum(part.square().sum() for part in parts)
+    def gradients(at: Tensor) -> Tensor:
+        """Of every image's own loss, (N, D)."""
+        nn.utils.vector_to_parameters(at, parameters)
+        losses = [cross_entropy(model(x.unsqueeze(0)), y.unsqueeze(0)) for x, y in zip(images, labels, strict=True)]
+        rows = [torch.autograd.grad(loss, parameters) for loss in losses]
+        return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
-    blocks = torch.autograd.functional.hessian(loss, tuple(p.detach() for p in network.parameters()))
-    sizes = [parameter.numel() for parameter in network.parameters()]
-    rows = [torch.cat([block.reshape(size, -1) for block in row], 1) for size, row in zip(sizes, blocks, strict=True)]
-    matrix = torch.cat(rows) + 0.2 * torch.eye(sum(sizes)).double()
-    product = parameter_product(network, images, labels, l2=0.1, damping=0.2)
-    vectors = torch.randn(70, sum(sizes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert (product(vectors) - vectors @ matrix).abs().max() < 1e-12
+    rows = torch.randn(3, len(point), generator=generator, dtype=torch.float64)
+    changes = [(gradients(point + 1e-5 * row) - gradients(point - 1e-5 * row)).mean(0) / 2e-5 for row in rows]
+    every = gradients(point)
+    product = parameter_product(model, images, labels, l2=0.1, damping=0.2)
+    expected = torch.stack(changes) + 0.3 * rows
+    assert (product(rows) - expected).norm() < 1e-7 * expected.norm()
+
+    mine, solution = network_influence(model, images, labels, images[:3], labels[:3], l2=0.1, damping=3.0)
+    assert solution.converged
+    assert torch.allclose(mine, solution.x @ every.T / 30, rtol=1e-9, atol=1e-12)
+    solved = parameter_product(model, images, labels, l2=0.1, damping=3.0)(solution.x)
+    assert torch.allclose(solved, every[:3], rtol=1e-6, atol=1e-8)
 
 
 def test_batches_are_unbiased_and_seeded(network, data) -> None:  # type: ignore[no-untyped-def]
@@ -156,30 +203,75 @@ def test_sampled_lissa_agrees_on_a_last_layer_to_a_few_percent() -> None:
     assert 1e-6 < (mine - exact).norm() / exact.norm() < 0.05
 
 
-def test_influence_through_a_network_uses_the_gradients_of_single_losses(network, data) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("margin", "dtype"), [(2000.0, torch.float32), (50.0, torch.float32), (400.0, torch.float64)])
+def test_influence_on_a_nearly_certain_prediction_is_small_and_right(margin: float, dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 2).to(dtype).eval()
+    model.load_state_dict({"weight": torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "bias": torch.zeros(2)})
+    images, labels = torch.tensor([[0.5, 0.0], [0.0, 1.0], [1.0, 0.0]], dtype=dtype), torch.tensor([0, 1, 1])
+    test = torch.tensor([[margin, 0.0]], dtype=dtype)
+    mine, solution = network_influence(model, images, labels, test, torch.tensor([0]), l2=0.1, damping=0.2)
+    # In u = theta_1 - theta_0 the test image's residual is e^-margin: the rest is a solve with numbers of size 1.
+    x, t = (torch.nn.functional.pad(part.double(), (0, 1), value=1.0) for part in (images, test))
+    p = torch.sigmoid(images[:, 1] - images[:, 0]).double()
+    matrix = x.T @ ((p * (1 - p)).unsqueeze(1) * x) / 3 + 0.15 * torch.eye(3)
+    expected = t @ torch.linalg.solve(matrix, x.T * (p - labels)) / 3
+    assert solution.converged or dtype == torch.float32
+    assert solution.residual.max() < 1e-5
+    scale = torch.tensor(-margin).double().exp()
+    assert torch.allclose(mine.double() / scale.clamp(min=1e-300), expected * (scale > 0), rtol=1e-4)
+
+
+def test_an_input_that_the_network_overwrites_stays_as_it_is(network, data) -> None:  # type: ignore[no-untyped-def]
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, images: Tensor) -> Tensor:
+            return network(images.sub_(0.5))  # type: ignore[no-any-return]
+
+    images, labels = data[0].clone(), data[1]
+    mine, _ = network_influence(Centred().eval(), images, labels, images[:3], labels[:3], l2=0.1, damping=2.0)
+    assert torch.equal(images, data[0])
+    shifted = data[0] - 0.5
+    plain, _ = network_influence(network, shifted, labels, shifted[:3], labels[:3], l2=0.1, damping=2.0)
+    assert torch.allclose(mine, plain)
+
+
+def single_logit(network: nn.Module) -> nn.Module:
+    return nn.Sequential(network, nn.Linear(3, 1)).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"damping": -1.0}, "damping: expected"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels: expected shape"),
+        ({"labels": torch.full((30,), -100)}, r"labels: expected classes in \[0, 3\), got values from -100"),
+        ({"test_labels": torch.tensor([3])}, r"test_labels: expected classes in \[0, 3\)"),
+        ({"test_images": torch.rand(0, 1, 4, 4)}, "test_images: expected at least one"),
+        ({"test_images": torch.full((1, 1, 4, 4), torch.nan).double()}, r"test_images: expected finite .* \[0\]"),
+        ({"model": single_logit}, r"a logit per class, got one in all; return torch\.cat\(\[-z / 2, z / 2\], 1\)"),
+        ({"model": lambda _: nn.Flatten().eval()}, "model: expected parameters, got none"),
+        ({"model": lambda net: net.train()}, "model: expected evaluation mode"),
+        ({"model": lambda net: nn.Sequential(net, nn.Hardsigmoid()).eval()}, "model: expected .* differentiate twice"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_refused(network, data, change, message: str) -> None:  # type: ignore[no-untyped-def]
     images, labels = data
-    test, test_labels = images[:3] * 0.9, labels[:3]
-    mine, _ = network_influence(network, images, labels, test, test_labels, l2=0.1, damping=2.0, solve=direct)
-    matrix = parameter_product(network, images, labels, l2=0.1, damping=2.0)(
-        torch.eye(len(flat_parameters(network))).double()
-    )
-
-    def gradient(image: Tensor, label: Tensor) -> Tensor:
-        loss = cross_entropy(network(image.unsqueeze(0)), label.unsqueeze(0))
-        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
-
-    left = torch.stack([gradient(x, y) for x, y in zip(test, test_labels, strict=True)])
-    right = torch.stack([gradient(x, y) for x, y in zip(images, labels, strict=True)])
-    assert torch.allclose(mine, left @ torch.linalg.inv(matrix) @ right.T / 30, rtol=1e-10)
+    arguments = {"model": network, "images": images, "labels": labels, "l2": 0.1, "damping": 1.0}
+    arguments |= {"test_images": images[:1], "test_labels": labels[:1]} | change
+    if "model" in change:
+        arguments["model"] = change["model"](network)
+    with pytest.raises(ValueError, match=message):
+        network_influence(**arguments)
 
 
-def test_bad_input_is_refused(network, data) -> None:  # type: ignore[no-untyped-def]
-    images, labels = data
-    with pytest.raises(ValueError, match="damping: expected"):
-        parameter_product(network, images, labels, l2=0.1, damping=-1.0)
-    with pytest.raises(ValueError, match="labels: expected shape"):
-        parameter_product(network, images, labels[:3], l2=0.1)
+def test_bad_settings_of_solvers_are_refused() -> None:
     with pytest.raises(ValueError, match="tolerance: expected"):
         conjugate_gradient(lambda x: x, torch.ones(1, 2), tolerance=0.0)
     with pytest.raises(ValueError, match="scale: expected"):
         lissa(lambda x: x, torch.ones(1, 2), scale=0.0, iterations=3)
+    with pytest.raises(ValueError, match=r"the Hessian of 2,000,000 unknowns would need 64 TB .* conjugate_gradient"):
+        direct(lambda x: x, torch.ones(1, 2_000_000))

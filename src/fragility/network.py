@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -69,8 +71,19 @@ class Logits(nn.Module):
         Returns:
             Log-probabilities (B, K); a probability that has underflowed to zero counts as the smallest
             normal number, with gradient zero.
+
+        Raises:
+            ValueError: What the model returns are not probabilities that sum to 1.
         """
         probabilities: Tensor = self.model(images)
+        seen = probabilities.detach()
+        slack = max(1e-3, 4 * torch.finfo(seen.dtype).eps)
+        if not ((seen >= 0).all() and ((seen.sum(1) - 1).abs() <= slack).all()):
+            raise ValueError(
+                f"model: expected probabilities that sum to 1 for each image, got numbers from {seen.min():.4g} to "
+                f"{seen.max():.4g} with sums from {seen.sum(1).min():.4g} to {seen.sum(1).max():.4g}; a model of "
+                "logits needs no wrapper"
+            )
         return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
@@ -218,23 +231,56 @@ class FeatureExtractor(nn.Module):
             Features (B, P).
 
         Raises:
-            ValueError: The network does not use the layer, or the layer's output is no vector or map per image.
+            ValueError: The network does not use the layer, the layer's output is not a vector or map per image, or
+                it cannot be told which dimensions of a map are positions.
         """
         caught: list[Tensor] = []
+        called: list[nn.Module] = []
 
-        def catch(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+        def catch(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
             value = inputs[0] if output is None else output
+            if not isinstance(value, Tensor):
+                raise ValueError(f"layer: expected a tensor at {self.layer!r}, got {type(value).__name__}")
             # Copied at once: a ReLU in place would change it afterwards.
-            caught.append(value.mean((2, 3)) if value.ndim == 4 else value.clone())
+            caught.append(value.mean(_positions(value, module, called)) if value.ndim == 4 else value.clone())
+
+        def follow(module: nn.Module, _inputs: object, output: Tensor) -> None:
+            if output.ndim > 2:
+                called.append(module)
 
         module = self.network.get_submodule(self.layer)
-        handle = module.register_forward_pre_hook(catch) if self.before else module.register_forward_hook(catch)
-        with handle:
-            self.network(images)
+        with ExitStack() as hooks:
+            for layer in self.network.modules():
+                if isinstance(layer, (*CHANNELS_FIRST, *CHANNELS_LAST)):
+                    hooks.enter_context(layer.register_forward_hook(follow))
+            register = module.register_forward_pre_hook if self.before else module.register_forward_hook
+            hooks.enter_context(register(catch))
+            self.network(images.clone())  # which it may overwrite
         if not caught or caught[-1].ndim != 2 or len(caught[-1]) != len(images):
             got = tuple(caught[-1].shape) if caught else "no call"
             raise ValueError(f"layer: expected features (B, P) or (B, P, H, W) at {self.layer!r}, got {got}")
         return caught[-1]
+
+
+CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm)
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+
+
+def _positions(maps: Tensor, module: nn.Module, called: list[nn.Module]) -> tuple[int, int]:
+    """Which dimensions of the module's maps (B, P, H, W) or (B, H, W, P) are positions, from the layers before."""
+    if type(module) in CHANNELS_LAST:  # not a LayerNorm2d, which puts the channels first again
+        return 1, 2
+    if isinstance(module, CHANNELS_FIRST) or not any(isinstance(layer, CHANNELS_LAST) for layer in called):
+        return 2, 3
+    names = ("out_features", "out_channels", "num_features", "num_channels", "normalized_shape")
+    (count,) = (getattr(called[-1], name) for name in names if hasattr(called[-1], name))
+    count = count[-1] if isinstance(count, tuple) else count
+    if (maps.shape[1] == count) == (maps.shape[3] == count):
+        raise ValueError(
+            f"layer: expected maps of which one dimension, the features', has the size of the last layer before, "
+            f"{count}, got {tuple(maps.shape)}; take a layer behind the pooling, which gives (B, P)"
+        )
+    return (2, 3) if maps.shape[1] == count else (1, 2)
 
 
 PRETRAINED = {"inception_v3": inception_v3, "squeezenet": squeezenet}
@@ -243,8 +289,9 @@ PRETRAINED = {"inception_v3": inception_v3, "squeezenet": squeezenet}
 def feature_extractor(network: str | nn.Module, *, layer: str | None = None) -> FeatureExtractor:
     """Return the part of a network that maps images to a vector of features.
 
-    Maps are averaged over their positions. Without `layer`, the features are what enters the last layer with
-    parameters (in the order of definition): 2048 for Inception v3, 512 for SqueezeNet.
+    Maps, (B, P, H, W) or behind linear layers and layer norms (B, H, W, P), are averaged over their positions.
+    Without `layer`, the features are what enters the last layer with parameters (in the order of definition):
+    2048 for Inception v3, 512 for SqueezeNet.
 
     Args:
         network: `"inception_v3"` or `"squeezenet"` with their pretrained weights, or a network of your own,

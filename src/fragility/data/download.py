@@ -7,7 +7,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -76,7 +77,7 @@ def file_sha256(path: Path) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """List the images directly inside a folder.
+    """List the images directly inside a folder, hidden files left out.
 
     Args:
         folder: it need not exist.
@@ -85,28 +86,40 @@ def image_files(folder: Path) -> list[Path]:
         Files with a suffix of `IMAGE_SUFFIXES`, sorted by name.
     """
     paths = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image file completely.
+    """Read an image file completely, upright as its EXIF data say, and on white where it is transparent.
 
     Args:
-        path: a file of any format that Pillow reads.
+        path: a file of any format that Pillow reads; of several frames the first counts.
 
     Returns:
-        The image, converted to RGB.
+        The image in RGB, 16 bits a channel rounded to 8; colour profiles are ignored.
 
     Raises:
-        ValueError: if the file is missing, damaged, no image, or has more than 8 bits a channel.
+        ValueError: if the file is missing, damaged, not an image, or holds numbers without a known white.
     """
     try:
         with Image.open(path) as image:
-            if image.mode[0] in "IF":  # Pillow would clip deeper pixels to a white image
-                raise ValueError(f"{image.mode} has more than 8 bits a channel")
-            return image.convert("RGB")
+            return _rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: expected a readable image ({error})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Eight bits a channel, on white."""
+    if image.mode.startswith("I;16"):  # Pillow would clip these to a white image
+        levels = np.asarray(image)
+        grey = np.where(levels == image.info.get("transparency"), 255, (levels / 257).round())
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode[0] in "IF":
+        raise ValueError(f"pixels of 32 bits, mode {image.mode}, whose white is not known; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def unpack(archive: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from fragility._checks import check_count, check_labels, check_model, check_positive
 from fragility.ball import ball, frozen, sign_step
 from fragility.influence.last_layer import LastLayerInfluence
-from fragility.influence.logistic import residuals
+from fragility.influence.logistic import cross_entropies, residuals
 from fragility.iterate import BestIterate, Perturbation
 
 FeatureObjective = Callable[[Tensor], Tensor]
@@ -36,6 +36,7 @@ def lower_influence(
     """
 
     def value(features: Tensor) -> Tensor:
+        check_labels(labels, len(features), last_layer.num_classes)
         r = residuals(last_layer.logits(features), labels) if fixed_residuals is None else fixed_residuals
         phi = pad(features.to(change), (0, 1), value=1.0)
         return -torch.einsum("bk,bkp,bp->b", r, change, phi)
@@ -55,7 +56,8 @@ def raise_confidence(last_layer: LastLayerInfluence, labels: Tensor) -> FeatureO
     """
 
     def value(features: Tensor) -> Tensor:
-        return last_layer.logits(features).log_softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
+        check_labels(labels, len(features), last_layer.num_classes)
+        return -cross_entropies(last_layer.logits(features), labels)
 
     return value
 
@@ -82,7 +84,8 @@ def sign_attack(
         iterations: number of steps.
 
     Returns:
-        Of each image's iterates with the original prediction the one with the largest objective.
+        Of each image's iterates with the original prediction the one with the largest objective. An image whose
+        gradient is zero or not finite stays where it is.
 
     Raises:
         ValueError: if an argument is out of range, or the gradient is zero or not finite for the whole batch.
@@ -121,10 +124,10 @@ def judge(
         The best iterates; where none keeps the prediction the original, with iteration 0 and objective NaN.
     """
     with torch.no_grad():
-        confidence_before, prediction = last_layer.logits(backbone(images)).softmax(1).max(1)
+        confidence_before, prediction = last_layer.logits(backbone(images.clone())).softmax(1).max(1)
         best = BestIterate(images, confidence_before)
         for number, x in enumerate(iterates, 1):
-            features = backbone(x)
+            features = backbone(x.clone())
             probabilities = last_layer.logits(features).softmax(1)
             value = torch.full_like(confidence_before, -number) if objective is None else objective(features)
             kept = (probabilities.argmax(1) == prediction) & (x != images).flatten(1).any(1)
@@ -197,7 +200,7 @@ def training_attack(
             x = sign_step(x, _slope(backbone, objective, x), step_size, lower, upper)
             features = features.clone()
             with torch.no_grad():
-                features[index] = backbone(x)[0].to(features)
+                features[index] = backbone(x.clone())[0].to(features)
             options = {"l2": last_layer.l2, "num_classes": last_layer.num_classes, "form": last_layer.form}
             fitted = LastLayerInfluence(features, last_layer.labels, dtype=features.dtype, **options)  # type: ignore[arg-type]
             flipped = bool((fitted.logits(test_features).argmax(1) != test_labels).any())
@@ -206,13 +209,14 @@ def training_attack(
 
 
 def _slope(backbone: nn.Module, objective: FeatureObjective, x: Tensor) -> Tensor:
-    """The gradient of the objective with respect to the images; the images of a batch do not mix."""
+    """The gradient of the objective with respect to the images, zero where it is not finite; images do not mix."""
     with torch.enable_grad():
         points = x.detach().requires_grad_()
-        values = objective(backbone(points))
+        values = objective(backbone(points.clone()))  # a backbone may overwrite its input
         if values.shape != x.shape[:1]:
             raise ValueError(f"objective: expected one value per image, ({len(x)},), got shape {tuple(values.shape)}")
         (slope,) = torch.autograd.grad(values.sum(), points)
-    if not slope.isfinite().all() or not slope.any():
+    slope = slope.where(slope.isfinite().flatten(1).all(1).view(-1, 1, 1, 1), 0.0)
+    if not slope.any():
         raise ValueError("objective: expected a finite gradient that is not zero for the whole batch, got another")
     return slope

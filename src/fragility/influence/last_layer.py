@@ -9,14 +9,17 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 
 from fragility._checks import check_count, check_labels
 from fragility.influence.logistic import (
     check_features,
-    condition_number,
+    check_memory,
     contrasts,
     covariances,
+    cross_entropies,
+    directions,
+    extreme_eigenvalues,
     factor,
     hessian,
     newton,
@@ -40,7 +43,8 @@ class LastLayerInfluence:
         num_classes: K.
         form: `"primal"` or `"dual"`.
         theta: (K, P + 1), the bias last; its rows sum to zero.
-        condition: the Hessian's condition number, estimated.
+        condition: the Hessian's condition number, estimated; without a penalty that in the K - 1 contrasts, since
+            adding one vector to all rows of theta then changes nothing.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class LastLayerInfluence:
                 f"(bias included); expected l2 > 0, got {l2}"
             )
         self.form = form or ("dual" if n < width else "primal")
+        unknowns = (num_classes - 1) * (width if self.form == "primal" else min(n, width))
+        check_memory(unknowns, 2, inputs, "expected fewer classes, features (a projection) or training images")
         self._span = torch.linalg.qr(inputs.T).Q if self.form == "dual" else None  # (P + 1, D)
         self._basis = contrasts(num_classes, inputs)
         self._inputs = inputs if self._span is None else inputs @ self._span
@@ -84,7 +90,8 @@ class LastLayerInfluence:
         self._curvature = self._basis.T @ covariances(logits) @ self._basis
         matrix = hessian(self._inputs, self._curvature, l2)
         self._lower = factor(matrix)
-        self.condition = condition_number(matrix, self._lower)
+        largest, smallest = extreme_eigenvalues(matrix, self._lower)
+        self.condition = largest / (l2 or smallest)  # along the contrasts' complement the penalty is all there is
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the last layer's logits.
@@ -110,13 +117,7 @@ class LastLayerInfluence:
         Returns:
             (T, N), positive where the training image helps; differentiable with respect to `test_features`.
         """
-        inputs, residual = self._test(test_features, test_labels)
-        mine = self._corrected if corrected else self._residuals
-        parts = []
-        for z, r in zip(torch.split(inputs, CHUNK), torch.split(residual, CHUNK), strict=True):
-            solved = self._solve(r.unsqueeze(2) * z.unsqueeze(1))  # of test images; training gradients are never formed
-            parts.append(((solved @ self._inputs.T) * mine.T).sum(1))
-        return torch.cat(parts) / len(self.labels)
+        return self._influence(test_features, test_labels, self._corrected if corrected else self._residuals)
 
     def relative_influence(self, test_features: Tensor, test_labels: Tensor) -> Tensor:
         """Influence per unit of what an image does to its own loss: l-RelatIF [Barshan2020].
@@ -126,9 +127,12 @@ class LastLayerInfluence:
             test_labels: int64 (T,).
 
         Returns:
-            (T, N): influence divided by the square root of the training image's self-influence.
+            (T, N): influence divided by the square root of the training image's self-influence; both are proportional
+            to 1 - p_y, which cancels, also where the training image's probability is exactly 1.
         """
-        return self.influence(test_features, test_labels) / self.self_influence().sqrt()
+        turned = directions(self.logits(self.features), self.labels) @ self._basis
+        own = torch.einsum("na,nab,nb->n", turned, self._hats, turned)
+        return self._influence(test_features, test_labels, turned) / own.sqrt()
 
     def self_influence(self) -> Tensor:
         """The influence of each training image on its own loss.
@@ -237,12 +241,18 @@ class LastLayerInfluence:
         """
         check_labels(train_indices, len(train_indices), len(self.labels), name="train_indices")
         inputs = pad(test_features.to(self.theta), (0, 1), value=1.0)
-        before = cross_entropy(self.logits(test_features), test_labels, reduction="none")
-        after = [
-            cross_entropy(inputs @ self.retrained(index).T, test_labels, reduction="none")
-            for index in train_indices.tolist()
-        ]
+        before = cross_entropies(self.logits(test_features), test_labels)
+        after = [cross_entropies(inputs @ self.retrained(index).T, test_labels) for index in train_indices.tolist()]
         return torch.stack(after, 1) - before.unsqueeze(1)
+
+    def _influence(self, test_features: Tensor, test_labels: Tensor, training: Tensor) -> Tensor:
+        """g_t^T H^-1 g_i / n with the training gradients training_i (x) phi_i, which are never formed."""
+        inputs, residual = self._test(test_features, test_labels)
+        parts = []
+        for z, r in zip(torch.split(inputs, CHUNK), torch.split(residual, CHUNK), strict=True):
+            solved = self._solve(r.unsqueeze(2) * z.unsqueeze(1))
+            parts.append(((solved @ self._inputs.T) * training.T).sum(1))
+        return torch.cat(parts) / len(self.labels)
 
     def _test(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Test images as the solver sees them: inputs (T, D) and residuals (T, K - 1)."""

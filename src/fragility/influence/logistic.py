@@ -5,8 +5,11 @@ probability, and the penalty makes the rows sum to zero; everything here lives i
 (theta = contrasts beta), where the binary case is ordinary logistic regression.
 """
 
+import os
+
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 
 def contrasts(num_classes: int, like: Tensor) -> Tensor:
@@ -26,6 +29,22 @@ def contrasts(num_classes: int, like: Tensor) -> Tensor:
     return basis
 
 
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross entropy of each image, to relative rounding also where the label's probability is nearly 1.
+
+    Args:
+        logits: (B, K).
+        labels: int64 (B,).
+
+    Returns:
+        (B,), log(1 + sum over the other classes of e^(z_k - z_y)); so are its first and second derivatives.
+    """
+    label = labels.unsqueeze(1)
+    others = logits.scatter(1, label, float("-inf")).logsumexp(1, keepdim=True)
+    # PyTorch's default threshold of 20 makes softplus discontinuous by 2e-9, which float64 sees.
+    return softplus(others - logits.gather(1, label), threshold=40.0).squeeze(1)
+
+
 def residuals(logits: Tensor, labels: Tensor) -> Tensor:
     """The derivative of the cross entropy by the logits: probabilities minus the one-hot label.
 
@@ -40,6 +59,20 @@ def residuals(logits: Tensor, labels: Tensor) -> Tensor:
     return others.scatter_add(1, labels.unsqueeze(1), -others.sum(1, keepdim=True))
 
 
+def directions(logits: Tensor, labels: Tensor) -> Tensor:
+    """The residuals over 1 - p_y, which stay numbers where the label's probability is exactly 1.
+
+    Args:
+        logits: (B, K).
+        labels: int64 (B,).
+
+    Returns:
+        (B, K), -1 at the label and the shares of the other classes.
+    """
+    label = labels.unsqueeze(1)
+    return logits.scatter(1, label, float("-inf")).softmax(1).scatter(1, label, -1.0)
+
+
 def covariances(logits: Tensor) -> Tensor:
     """The second derivative of the cross entropy by the logits: A = diag(p) - p p^T.
 
@@ -47,10 +80,12 @@ def covariances(logits: Tensor) -> Tensor:
         logits: (B, K).
 
     Returns:
-        (B, K, K).
+        (B, K, K), to relative rounding also where one probability is nearly 1.
     """
     p = logits.softmax(1)
-    return p.diag_embed() - p.unsqueeze(2) * p.unsqueeze(1)
+    pairs = p.unsqueeze(2) * p.unsqueeze(1)
+    pairs = pairs - pairs.diagonal(dim1=1, dim2=2).diag_embed()
+    return pairs.sum(2).diag_embed() - pairs  # p (1 - p) would cancel
 
 
 def hessian(inputs: Tensor, curvature: Tensor, l2: float) -> Tensor:
@@ -95,31 +130,58 @@ def factor(matrix: Tensor) -> Tensor:
     return result
 
 
-def condition_number(matrix: Tensor, lower: Tensor) -> float:
-    """Estimate how far from singular a positive definite matrix is, by power iterations.
+def extreme_eigenvalues(matrix: Tensor, lower: Tensor) -> tuple[float, float]:
+    """Estimate the largest and the smallest eigenvalue of a positive definite matrix, by power iterations.
 
     Args:
         matrix: (M, M).
         lower: its Cholesky factor.
 
     Returns:
-        The ratio of the largest to the smallest eigenvalue, up to a small factor.
+        Both, up to a small factor.
 
     Raises:
-        ValueError: if it is so large that an inverse would consist of rounding errors.
+        ValueError: if their ratio is so large that rounding may change influences by a percent.
     """
     start = torch.randn(len(matrix), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(matrix)
-    condition = 1.0
+    sizes = []
     for inverse in (False, True):
         vector = start / start.norm()
         for _ in range(30):
             vector = torch.cholesky_solve(vector, lower) if inverse else matrix @ vector
-            size = vector.norm()
+            size = float(vector.norm())
             vector = vector / size
-        condition *= float(size)
-    if not condition < 1 / torch.finfo(matrix.dtype).eps:
-        raise ValueError(_singular(condition, matrix.dtype))
-    return condition
+        sizes.append(size)
+    # Against 330 digits, errors of influences came to three times the condition number times eps at most.
+    if not sizes[0] * sizes[1] < 3e-3 / torch.finfo(matrix.dtype).eps:
+        raise ValueError(_singular(sizes[0] * sizes[1], matrix.dtype))
+    return sizes[0], 1 / sizes[1]
+
+
+def check_memory(unknowns: int, matrices: int, like: Tensor, advice: str) -> None:
+    """Refuse a Hessian that the machine cannot hold, before anything is allocated.
+
+    Args:
+        unknowns: its number of rows.
+        matrices: how many of that size are needed at the same time.
+        like: a tensor with the dtype and device wanted.
+        advice: what to do instead.
+
+    Raises:
+        ValueError: if the matrices need more than all memory there is; it names the size.
+    """
+    needed = matrices * unknowns**2 * like.element_size()
+    if like.is_cuda:
+        there = torch.cuda.get_device_properties(like.device).total_memory
+    elif hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:  # Windows says no more than that it cannot
+        return
+    if needed > there:
+        raise ValueError(
+            f"model: the Hessian of {unknowns:,} unknowns would need {needed / 1e12:.3g} TB of memory, there are "
+            f"{there / 1e12:.3g}; {advice}"
+        )
 
 
 def newton(
@@ -154,7 +216,7 @@ def newton(
     eps = torch.finfo(inputs.dtype).eps
 
     def loss(point: Tensor) -> Tensor:
-        entropy = torch.nn.functional.cross_entropy(inputs @ point.T @ basis.T, labels, reduction="none")
+        entropy = cross_entropies(inputs @ point.T @ basis.T, labels)
         return (weight * entropy).mean() + l2 / 2 * point.square().sum()
 
     last = float("inf")
@@ -171,7 +233,7 @@ def newton(
         step = torch.cholesky_solve(gradient.view(-1, 1), lower).view_as(beta)
         value, slope, length = loss(beta), (gradient * step).sum(), 1.0
         # Near the minimum the decrement squares itself in every step; where it no longer falls, rounding is all it is.
-        slack = 8 * eps * (value + logits.abs().amax())  # a loss near zero is no better known than the logits
+        slack = 8 * eps * value * (1 + logits.abs().amax())  # e^-z is known as well as z is
         if slope <= slack and slope >= last / 2:
             return beta
         last = float(slope)
@@ -205,7 +267,7 @@ def check_features(features: Tensor, name: str, width: int | None = None) -> Non
 
 def _singular(condition: float, dtype: torch.dtype) -> str:
     return (
-        f"l2: the Hessian is singular up to rounding (condition number {condition:.0e} in {dtype}), so that an inverse "
-        "of it, and with it every influence, would consist of rounding errors; expected a larger l2, or more training "
-        "images than features"
+        f"l2: the Hessian is singular up to rounding (condition number {condition:.0e} in {dtype}), and influences "
+        "would be rounding errors in part; expected a larger l2, more training images than features"
+        f"{', or dtype=torch.float64' if dtype == torch.float32 else ''}"
     )

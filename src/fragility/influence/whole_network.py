@@ -5,15 +5,19 @@ definite away from a minimum, hence the explicit damping: H + damping I is what 
 get there says so.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
-from torch.nn.functional import cross_entropy
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from fragility._checks import check_count, check_labels, check_model, check_positive
+from fragility._checks import check_count, check_labels, check_logits, check_model, check_positive
+from fragility.influence.logistic import check_memory, cross_entropies
 
 Product = Callable[[Tensor], Tensor]
 """Rows (M, D) to their products with a symmetric matrix (M, D)."""
@@ -27,7 +31,7 @@ class Solution:
 
     Attributes:
         x: (M, D).
-        residual: (M,), |A x - b| / |b| of each row, computed from x.
+        residual: (M,), |A x - b| / |b| of each row, computed from x; |A x| where b is zero.
         iterations: how many products each row took.
         converged: whether every residual is within the tolerance.
     """
@@ -51,7 +55,12 @@ def direct(product: Product, rhs: Tensor, *, tolerance: float = 1e-8) -> Solutio
 
     Returns:
         The solution; D products.
+
+    Raises:
+        ValueError: if the machine cannot hold A.
     """
+    advice = "expected conjugate_gradient or lissa, which only multiply by it"
+    check_memory(rhs.shape[1], 4, rhs, advice)
     rows = torch.eye(rhs.shape[1]).to(rhs)
     matrix = torch.cat([product(part) for part in torch.split(rows, CHUNK)])
     x = torch.linalg.solve((matrix + matrix.T) / 2, rhs.T).T
@@ -169,28 +178,23 @@ def parameter_product(
         Rows (M, D), parameters flattened in the order of `model.parameters()`, to rows.
 
     Raises:
-        ValueError: if the damping is negative or not finite.
+        ValueError: if the damping is negative or not finite, the model gives fewer than two logits, a label is not one
+            of its classes, or PyTorch lacks a second derivative that the model needs.
     """
-    check_model(model)
-    check_labels(labels, len(images))
+    _check_data(model, images, labels)
     if not 0 <= damping < float("inf"):
         raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
-    point = flat_parameters(model)
+    point = flat_parameters(model).requires_grad_()
 
     def multiply(rows: Tensor) -> Tensor:
         x, y = images, labels
         if batch_size is not None:
             chosen = torch.randint(len(images), (batch_size,), generator=generator)
             x, y = images[chosen], labels[chosen]
-
-        def loss(flat: Tensor) -> Tensor:
-            return cross_entropy(_call(model, flat, x), y) + l2 / 2 * flat.square().sum()
-
-        def one(row: Tensor) -> Tensor:
-            product: Tensor = jvp(grad(loss), (point,), (row,))[1]
-            return product + damping * row
-
-        return torch.cat([vmap(one)(part) for part in torch.split(rows, CHUNK)])
+        with _second_derivatives():
+            loss = _losses(model, point, x, y).mean() + l2 / 2 * point.square().sum()
+            (slope,) = torch.autograd.grad(loss, point, create_graph=True)
+            return _times_jacobian(slope, point, rows) + damping * rows
 
     return multiply
 
@@ -220,25 +224,28 @@ def network_influence(
 
     Returns:
         Influence (T, N), positive where the training image helps, and how the solver fared.
+
+    Raises:
+        ValueError: as `parameter_product`, or if the gradient of a test image is not finite.
     """
-    check_labels(test_labels, len(test_images), name="test_labels")
     product = parameter_product(model, images, labels, l2=l2, damping=damping)
-    point = flat_parameters(model)
-
-    def one_loss(flat: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(_call(model, flat, image.unsqueeze(0)), label.unsqueeze(0))
-
-    gradients = vmap(grad(one_loss), in_dims=(None, 0, 0))(point, test_images, test_labels)
-    solution = solve(product, gradients)
-
-    def losses(flat: Tensor) -> Tensor:
-        return cross_entropy(_call(model, flat, images), labels, reduction="none")
-
-    def along(direction: Tensor) -> Tensor:  # the derivative of every training loss: no gradient per example
-        change: Tensor = jvp(losses, (point,), (direction,))[1]
-        return change
-
-    return torch.cat([vmap(along)(part) for part in torch.split(solution.x, CHUNK)]) / len(images), solution
+    _check_data(model, test_images, test_labels, "test_")
+    point = flat_parameters(model).requires_grad_()
+    with _second_derivatives():
+        every = torch.eye(len(test_images)).to(point)
+        gradients = _times_jacobian(_losses(model, point, test_images, test_labels), point, every)
+        if not gradients.isfinite().all():
+            bad = (~gradients.isfinite().all(1)).nonzero().flatten().tolist()
+            raise ValueError(f"test_images: expected finite gradients, got others for the images {bad}")
+        # Gradients of nearly certain predictions are so small that their squares vanish: solve for rows of size 1.
+        size = gradients.abs().amax(1, keepdim=True)
+        size = torch.where(size > 0, size, 1.0)
+        solution = solve(product, gradients / size)
+        solution = replace(solution, x=size * solution.x)
+        # A training loss's derivative along x is the derivative by u of that of sum u_i loss_i: no gradient per image.
+        u = torch.zeros(len(images)).to(point).requires_grad_()
+        (slope,) = torch.autograd.grad(_losses(model, point, images, labels), point, u, create_graph=True)
+        return _times_jacobian(slope, u, solution.x) / len(images), solution
 
 
 def flat_parameters(model: nn.Module) -> Tensor:
@@ -249,18 +256,73 @@ def flat_parameters(model: nn.Module) -> Tensor:
 
     Returns:
         (D,), without a graph.
+
+    Raises:
+        ValueError: if there are none.
     """
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    parts = [parameter.detach().flatten() for parameter in model.parameters()]
+    if not parts:
+        raise ValueError("model: expected parameters, got none")
+    return torch.cat(parts)
 
 
-def _call(model: nn.Module, flat: Tensor, images: Tensor) -> Tensor:
+def _check_data(model: nn.Module, inputs: Tensor, labels: Tensor, prefix: str = "") -> None:
+    """Refuse labels that the model has no logit for, before a loss ignores them."""
+    check_model(model)
+    if len(inputs) == 0:
+        raise ValueError(f"{prefix}images: expected at least one, got shape {tuple(inputs.shape)}")
+    with torch.no_grad():
+        classes = check_logits(model(inputs[:1].clone()), 1).shape[1]
+    if classes < 2:
+        raise ValueError(
+            "model: expected a logit per class, got one in all; return torch.cat([-z / 2, z / 2], 1) in its place, "
+            "which gives the same two probabilities"
+        )
+    check_labels(labels, len(inputs), classes, name=f"{prefix}labels")
+
+
+def _losses(model: nn.Module, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each image (N,) as a function of the flattened parameters."""
     named = dict(model.named_parameters())
     parts = torch.split(flat, [parameter.numel() for parameter in named.values()])
     values = {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
-    logits: Tensor = functional_call(model, values, (images,))
-    return logits
+    return cross_entropies(functional_call(model, values, (images.clone(),)), labels)  # it may write into its input
+
+
+def _times_jacobian(outputs: Tensor, point: Tensor, rows: Tensor) -> Tensor:
+    """Rows (M, ...) times the Jacobian of outputs (...) with respect to point (D,): (M, D)."""
+    try:
+        parts = [
+            torch.autograd.grad(outputs, point, part, retain_graph=True, is_grads_batched=True)[0]
+            for part in torch.split(rows, CHUNK)
+        ]
+        return torch.cat(parts)
+    except RuntimeError:  # an operation without a rule for batches
+        pass
+    try:
+        return torch.stack([torch.autograd.grad(outputs, point, row, retain_graph=True)[0] for row in rows])
+    except RuntimeError as error:
+        raise ValueError(f"model: expected operations that PyTorch can differentiate twice; {error}") from error
+
+
+class _WeightNorm(TorchFunctionMode):
+    """Weight normalisation by its formula: the second derivative of PyTorch's kernel is wrong by a tenth and more."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is not torch._weight_norm:
+            return func(*args, **(kwargs or {}))
+        v, g, *dim = args
+        return v * (g / torch.norm_except_dim(v, 2, *dim))
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Take the forms of attention and weight normalisation that have a right second derivative."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _WeightNorm():
+        yield
 
 
 def _solution(product: Product, x: Tensor, rhs: Tensor, iterations: int, tolerance: float) -> Solution:
-    residual = (product(x) - rhs).norm(dim=1) / rhs.norm(dim=1)
+    size, error = rhs.norm(dim=1), (product(x) - rhs).norm(dim=1)
+    residual = error / torch.where(size > 0, size, 1.0)
     return Solution(x, residual, iterations, bool((residual <= tolerance).all()))
