@@ -290,8 +290,9 @@ def test_in_either_precision_influence_and_condition_are_right_or_refused(
     residual = -sign * torch.sigmoid(-sign * (x @ u))
     curvature = torch.sigmoid(x @ u) * torch.sigmoid(-x @ u)
     matrix = x.T @ (curvature.unsqueeze(1) * x) / 8 + l2 / 2 * torch.eye(2)
-    step = torch.linalg.solve(matrix, residual @ x / 8 + l2 / 2 * u)  # Newton's next: eight roundings of the gradient
-    assert step.abs().max() < 16 * torch.finfo(torch.float64).eps * torch.linalg.cond(matrix) * u.abs().max()
+    rounding = 8 * torch.finfo(torch.float64).eps * (residual.abs() @ x.abs() / 8 + l2 / 2 * u.abs()).norm()
+    gradient = residual @ x / 8 + l2 / 2 * u
+    assert torch.linalg.solve(matrix, gradient).norm() < 4 * rounding / torch.linalg.eigvalsh(matrix)[0]
     gradients = residual.unsqueeze(1) * x
     expected = gradients @ torch.linalg.solve(matrix, gradients.T) / 8
     condition = 2 * float(torch.linalg.eigvalsh(matrix)[-1]) / l2

@@ -112,7 +112,7 @@ def test_newton_gets_there_from_far_away_and_in_single_precision() -> None:
     single = newton(inputs.float(), labels, l2=1e-3, num_classes=3)
     # It ends where the gradient is eight roundings, which the solution magnifies by the condition number.
     matrix = hessian(inputs, covariances(inputs @ near.T @ contrasts(3, inputs).T), 1e-3)
-    allowed = 8 * torch.finfo(torch.float32).eps * condition_number(matrix, factor(matrix))
+    allowed = 8 * torch.finfo(torch.float32).eps * torch.linalg.cond(matrix)
     assert (single - near).abs().max() < allowed * near.abs().max()
 
 
