@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from fragility import network
 from fragility.data import datasets
 from fragility.data.datasets import ImageDataset
 from fragility.study import setup
+from fragility.surrogate import softplus
 
 # One thread for small tensors: more only wait for one another. `make check-machines` asks for two.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -53,6 +55,35 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
         elif name.endswith("running_var"):
             buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
     return model.double().eval()
+
+
+def scores(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return model(images).gather(1, labels[:, None]).flatten()
+
+
+def total(tensor: Tensor) -> Tensor:
+    return tensor.sum((1, 2, 3))
+
+
+def second_derivative_error(
+    method, model: nn.Module, images: Tensor, labels: Tensor, beta: float | None, **options
+) -> float:
+    """Largest relative gap between autograd's derivative of the attributions and central differences."""
+    generator = torch.Generator().manual_seed(2)
+    weights, direction = torch.randn(2, *images.shape, generator=generator, dtype=torch.float64)
+
+    def projected(x: Tensor) -> Tensor:
+        with softplus(beta) if beta else nullcontext():
+            return total(method(model, x, labels, **options) * weights)
+
+    x = images.clone().requires_grad_()
+    slope = total(torch.autograd.grad(projected(x).sum(), x)[0] * direction)
+    h = 1e-5
+    numeric = (
+        8 * (projected(images + h * direction) - projected(images - h * direction))
+        - (projected(images + 2 * h * direction) - projected(images - 2 * h * direction))
+    ) / (12 * h)
+    return float(((slope - numeric).abs() / numeric.abs()).max())
 
 
 @pytest.fixture

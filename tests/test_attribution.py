@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conftest import randomise
+from conftest import randomise, scores, second_derivative_error, total
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
 from fragility.surrogate import softplus
 
@@ -29,12 +29,14 @@ ACTIVATIONS = {
 }
 
 
-def scores(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model(images).gather(1, labels[:, None]).flatten()
-
-
-def total(tensor: Tensor) -> Tensor:
-    return tensor.sum((1, 2, 3))
+CHANGES = {
+    "the mode of the model": lambda model: model.train(),
+    "the mode of norm": lambda model: model.norm.train(),
+    "third.weight": lambda model: model.third.weight.data.mul_(1.5),
+    "first.bias": lambda model: model.first.load_state_dict({"weight": model.first.weight, "bias": torch.zeros(6)}),
+    "head.weight": lambda model: setattr(model, "head", nn.Linear(8, 4).double()),
+    "norm.running_mean": lambda model: model.norm.running_mean.add_(0.1),
+}
 
 
 class TestSimpleGradient:
@@ -118,6 +120,63 @@ class TestIntegratedGradients:
         for _ in range(2):
             torch.testing.assert_close(torch.autograd.grad(norm, x, retain_graph=True)[0], inside, rtol=0, atol=0)
 
+    def test_graphs_kept_do_not_grow_with_steps(self, every_relu, images, labels):
+        """How many passes the second derivative takes: all but the last eight points of an image are computed anew."""
+        passes = []
+        every_relu.register_forward_hook(lambda *_: passes.append(1))
+        for steps, forward, backward in ((8, 1, 0), (10, 2, 1), (100, 13, 12)):
+            x = images[:1].clone().requires_grad_()
+            passes.clear()
+            norm = integrated_gradients(every_relu, x, labels[:1], steps=steps).norm()
+            assert len(passes) == forward
+            norm.backward()
+            assert len(passes) == forward + backward
+
+    @pytest.mark.parametrize("change", CHANGES)
+    @pytest.mark.parametrize("steps", [2, 9])  # all graphs are kept, or not
+    def test_a_model_changed_before_backward_is_refused(self, change, steps, every_relu, images, labels):
+        norm = integrated_gradients(every_relu, images.requires_grad_(), labels, steps=steps).norm()
+        CHANGES[change](every_relu)
+        mean = every_relu.norm.running_mean.clone()
+        with pytest.raises(ValueError, match=f"model: .*{change}.* changed in between"):
+            norm.backward()
+        assert torch.equal(every_relu.norm.running_mean, mean)
+
+    def test_a_model_that_computes_something_else_is_refused(self, every_relu, images, labels):
+        norm = integrated_gradients(every_relu, images.requires_grad_(), labels, steps=9).norm()
+        every_relu.pool.stride = 3
+        with pytest.raises(ValueError, match="what it computes changed in between"):
+            norm.backward()
+
+    def test_backward_outside_of_autocast(self, every_relu, images, labels):
+        model, results = every_relu.float(), []
+        for inside in (True, False):
+            x = images.float().requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16):
+                norm = integrated_gradients(model, x, labels, steps=9).norm()
+                if inside:
+                    norm.backward()
+            if not inside:
+                norm.backward()
+            results.append(x.grad)
+        assert torch.equal(*results)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_summed_up_in_float32(self, dtype, images, labels):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).to(dtype).eval()
+        x = images.to(dtype)
+        weights = model[1].weight.detach()[labels].view_as(x)
+        attributions = integrated_gradients(model, x, labels, steps=1000)
+        torch.testing.assert_close(attributions, weights * x, rtol=torch.finfo(dtype).eps, atol=0)
+
+    def test_convergence_delta_is_captums(self, every_relu, images, labels, baseline):
+        options = {"n_steps": 7, "method": "riemann_right", "return_convergence_delta": True}
+        _, expected = captum.attr.IntegratedGradients(every_relu).attribute(images, baseline, labels, **options)
+        options = {"baseline": baseline, "steps": 7}
+        attributions, delta = integrated_gradients(every_relu, images, labels, **options, return_convergence_delta=True)
+        torch.testing.assert_close(delta, expected, rtol=1e-5, atol=1e-9)
+        assert torch.equal(attributions, integrated_gradients(every_relu, images, labels, **options))
+
     def test_third_derivative_is_refused(self, every_relu, images, labels):
         x = images.clone().requires_grad_()
         with softplus(2.0):
@@ -196,27 +255,6 @@ class TestDeepLift:
             expected = captum.attr.DeepLift(model).attribute(images.requires_grad_(), baseline, labels)
         ours = deeplift(model, images, labels, baseline=baseline)
         torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
-
-
-def second_derivative_error(
-    method, model: nn.Module, images: Tensor, labels: Tensor, beta: float | None, **options
-) -> float:
-    """Largest relative gap between autograd's derivative of the attributions and central differences."""
-    generator = torch.Generator().manual_seed(2)
-    weights, direction = torch.randn(2, *images.shape, generator=generator, dtype=torch.float64)
-
-    def projected(x: Tensor) -> Tensor:
-        with softplus(beta) if beta else nullcontext():
-            return total(method(model, x, labels, **options) * weights)
-
-    x = images.clone().requires_grad_()
-    slope = total(torch.autograd.grad(projected(x).sum(), x)[0] * direction)
-    h = 1e-5
-    numeric = (
-        8 * (projected(images + h * direction) - projected(images - h * direction))
-        - (projected(images + 2 * h * direction) - projected(images - 2 * h * direction))
-    ) / (12 * h)
-    return float(((slope - numeric).abs() / numeric.abs()).max())
 
 
 class TestSecondDerivatives:
@@ -320,6 +358,12 @@ class TestImportance:
         attributions[1], attributions[3] = value, value
         with pytest.raises(ValueError, match=r"attributions: .* rows \[1, 3\]"):
             importance(attributions)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_finite_half_precision_has_a_finite_map(self, dtype):
+        attributions = torch.full((1, 3, 200, 200), torch.finfo(dtype).max, dtype=dtype) / 4
+        maps = importance(attributions if dtype == torch.float16 else attributions * 1e-30)
+        torch.testing.assert_close(maps, torch.full((1, 200, 200), 1 / 40000), rtol=1e-5, atol=0)
 
     def test_wrong_type_and_shape(self):
         with pytest.raises(TypeError, match="attributions: expected a floating-point tensor"):

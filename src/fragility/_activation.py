@@ -111,53 +111,51 @@ _NODES = ((0.5 - math.sqrt(0.15), 5 / 18), (0.5, 8 / 18), (0.5 + math.sqrt(0.15)
 _NEAR = 0.05
 
 
-class Hinge(NamedTuple):
-    """A hinge at z and at its reference z0, and the secant (h(z) - h(z0)) / (z - z0) between them."""
+class Secant(NamedTuple):
+    """An activation's value at z, and its secant (f(z) - f(z0)) / (z - z0) from the reference z0."""
 
     value: Tensor
-    reference: Tensor
     secant: Tensor
 
 
-def hinge_secant(hinges: Hinges, z: Tensor, z0: Tensor, one: Callable[[Tensor, Tensor], Hinge]) -> Hinge:
-    """Evaluate `hinges` at z and z0, and their secant, with `one` for a single hinge at 0."""
-    (first, offset), *others = hinges.terms
-    total = _scaled(first, one(z - offset if offset else z, z0 - offset if offset else z0))
-    for coefficient, offset in others:
-        part = _scaled(coefficient, one(z - offset, z0 - offset))
-        total = Hinge(*(a + b for a, b in zip(total, part, strict=True)))
-    constant, slope = hinges.constant, hinges.slope
-    if not constant and _is(slope, 0):
-        return total
-    value, reference = (h + slope * at + constant for h, at in ((total.value, z), (total.reference, z0)))
-    return Hinge(value, reference, total.secant + slope)
+def hinge_secant(
+    hinges: Hinges, z: Tensor, z0: Tensor, reference: Tensor, one: Callable[[Tensor, Tensor, Tensor | None], Secant]
+) -> Secant:
+    """Evaluate `hinges` and their secant; `one` does so for relu, and is given f(z0) where that is `reference`."""
+    if hinges is RELU:
+        return one(z, z0, reference)
+    parts = [(factor, one(z - offset, z0 - offset, None)) for factor, offset in hinges.terms]
+    value, secant = hinges.slope * z + hinges.constant, hinges.slope * torch.ones_like(z)
+    for factor, part in parts:
+        value, secant = value + factor * part.value, secant + factor * part.secant
+    return Secant(value, secant)
 
 
-def _scaled(coefficient: float | Tensor, hinge: Hinge) -> Hinge:
-    return hinge if _is(coefficient, 1) else Hinge(*(coefficient * part for part in hinge))
-
-
-def relu_secant(z: Tensor, z0: Tensor) -> Hinge:
+def relu_secant(z: Tensor, z0: Tensor, reference: Tensor | None) -> Secant:
     """The secant of relu, exact: 0 or 1 where the kink does not lie between z0 and z."""
-    value, reference, on = z.clamp(min=0), z0.clamp(min=0), z > 0
+    off = z <= 0
+    # Not z.relu(), which keeps its result for the backward pass: the model may write into it.
+    value, reference = torch.where(off, 0.0, z), z0.relu() if reference is None else reference
     run = z - z0
-    crossed = (on != (z0 > 0)) & (run.abs() > vanishing(z.dtype))
-    secant = torch.where(crossed, (value - reference) / torch.where(crossed, run, 1.0), on.to(z.dtype))
-    return Hinge(value, reference, secant)
+    same = run.abs() <= vanishing(z.dtype)
+    secant = torch.where(same, (~off).to(z.dtype), (value - reference) / torch.where(same, 1.0, run))
+    return Secant(value, secant)
 
 
-def softplus_secant(z: Tensor, z0: Tensor, beta: float) -> Hinge:
-    """The secant of softplus; z0 is taken as a constant."""
+def softplus_secant(z: Tensor, z0: Tensor, reference: Tensor | None, beta: float) -> Secant:
+    """The secant of softplus."""
     value, slope = _Softplus.apply(z, beta)  # type: ignore[no-untyped-call]
-    reference = functional.softplus(z0, beta, 40.0)
+    if reference is None:
+        reference = functional.softplus(z0.detach(), beta, 40.0)
     secant: Tensor = _SoftplusSecant.apply(z, z0, value, reference, slope, beta)  # type: ignore[no-untyped-call]
-    return Hinge(value, reference, secant)
+    return Secant(value, secant)
 
 
 class _SoftplusSecant(torch.autograd.Function):
-    """r(z) = (f(z) - f(z0)) / (z - z0) with r' = (f'(z) - r) / (z - z0); f(z) and f'(z) come along as known values.
+    """r = (f(z) - f(z0)) / (z - z0) with dr/dz = (f'(z) - r) / (z - z0), dr/dz0 = (r - f'(z0)) / (z - z0).
 
-    Where z and z0 are close both quotients cancel; there r is the mean of f' between them, see `smooth_secant`.
+    What f(z), f'(z) and f(z0) are is known already. Where z and z0 are close both quotients cancel; there r is the mean
+    of f' between them, see `smooth_secant`.
     """
 
     @staticmethod
@@ -170,20 +168,24 @@ class _SoftplusSecant(torch.autograd.Function):
         secant = (value - reference).div_(run)
         a, b = z[near], z0[near]
         secant[near] = sum(weight * torch.sigmoid(beta * (b + at * (a - b))) for at, weight in _NODES)
-        ctx.save_for_backward(z, z0, run, slope, secant, *near)
+        ctx.save_for_backward(run, slope, secant, a, b, *near, *([z0] if ctx.needs_input_grad[1] else []))
         ctx.beta = beta
         return secant
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, z0, run, slope, secant, *near = ctx.saved_tensors
-        a, b = z[tuple(near)], z0[tuple(near)]
-        bends = []
-        for at, weight in _NODES:
-            node = torch.sigmoid(ctx.beta * (b + at * (a - b)))
-            bends.append(at * weight * ctx.beta * node * (1 - node))
-        bend = ((slope - secant) / run).index_put(tuple(near), torch.stack(bends).sum(0))
-        return grads[0] * bend, None, None, None, None, None
+        run, slope, secant, a, b, *near = ctx.saved_tensors
+        z0 = near.pop() if ctx.needs_input_grad[1] else None
+        nodes = [(at, weight, torch.sigmoid(ctx.beta * (b + at * (a - b)))) for at, weight in _NODES]
+
+        def bend(rise: Tensor, share: Callable[[float], float]) -> Tensor:
+            mean = sum(share(at) * weight * ctx.beta * node * (1 - node) for at, weight, node in nodes)
+            return grads[0] * rise.div_(run).index_put_(tuple(near), mean)
+
+        by_z = bend(slope - secant, lambda at: at) if ctx.needs_input_grad[0] else None
+        by_z0 = None if z0 is None else bend(secant - torch.sigmoid(ctx.beta * z0), lambda at: 1 - at)
+        return by_z, by_z0, None, None, None, None
 
 
 def vanishing(dtype: torch.dtype) -> float:
@@ -192,7 +194,7 @@ def vanishing(dtype: torch.dtype) -> float:
 
 
 def smooth_secant(
-    value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], z: Tensor, z0: Tensor, width: float
+    slope: Callable[[Tensor], Tensor], z: Tensor, z0: Tensor, value: Tensor, reference: Tensor, width: float
 ) -> Tensor:
     """The secant of a smooth activation that bends over a distance `width`."""
     # Where z and z0 are close, the quotient and above all its derivative cancel; there the secant is the mean of the
@@ -201,7 +203,7 @@ def smooth_secant(
     near = run.abs() < _NEAR * width
     means = [weight * slope(z0 + at * run) for at, weight in _NODES]
     mean_slope = sum(means[1:], start=means[0])
-    return torch.where(near, mean_slope, (value(z) - value(z0)) / torch.where(near, 1.0, run))
+    return torch.where(near, mean_slope, (value - reference) / torch.where(near, 1.0, run))
 
 
 @lru_cache(maxsize=1024)

@@ -1,172 +1,306 @@
-"""DeepLIFT's Rescale rule as a way for a model to compute, without touching the model [Shrikumar2017]."""
+"""DeepLIFT's Rescale rule in three passes of a model that is not touched [Shrikumar2017].
+
+1. The reference x0 goes through the model; the input z0 and the output f(z0) of every activation are recorded.
+2. The images x go through it; every activation has its secant s = (f(z) - f(z0)) / (z - z0).
+3. A copy t of the images goes through it; an activation returns f(z), with s as its derivative. The scores are linear
+   in t, and their gradient holds the multipliers. They depend on x through s alone: t is a constant.
+
+Where no second derivative is asked for, passes 2 and 3 are one. A max-pool is treated as an activation of the pixels
+that it chooses. That everything else is linear in t is read off autograd's graph, see `fragility._linear`.
+"""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
-from weakref import WeakValueDictionary
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from fragility import _softplus
 from fragility._activation import (
     SMOOTH,
-    deliver,
-    full_name,
+    Hinges,
     hinge_secant,
+    hinge_sum,
+    in_place,
     relu_secant,
     short_name,
+    smooth_relu,
     smooth_secant,
     softplus_secant,
     split_input,
-    tensors_in,
     vanishing,
 )
-from fragility._hinges import NAMED
+from fragility._convolution import differentiate
+from fragility._gradient import Model, gradient, logits_of, pick
+from fragility._hinges import note, read
+from fragility._linear import Dependence
+from fragility._softplus import active_beta, deferred
+
+_POOLS = {f"{kind}max_pool{d}d": d for kind in ("", "adaptive_") for d in (1, 2, 3)}
 
 
-def rescale(*, create_graph: bool = True) -> AbstractContextManager[None]:
-    """Compute DeepLIFT's Rescale rule [Shrikumar2017] while a model runs on the stacked batch [x; x0; t].
+class Meeting(NamedTuple):
+    """An activation or a max-pool as the reference met it; `indices` are the places of a pool's maxima."""
 
-    The first two thirds are the images and their reference; the third, which must require a gradient, is carried by
-    the *linear* network whose activations are the secants (f(z) - f(z0)) / (z - z0). The multipliers are the gradient
-    of the third part's scores with respect to t, whatever t is. Inside `softplus` the secants are the softplus's.
-    Whatever has no rule, such as a product of two activations, raises a `ValueError` that names it.
+    name: str
+    z: Tensor
+    y: Tensor
+    indices: Tensor | None
 
-    Args:
-        create_graph: let the multipliers be differentiated with respect to the images; the reference is a constant.
 
-    Returns:
-        A context manager.
+class Reference(NamedTuple):
+    """The reference's way through the model."""
+
+    meetings: list[Meeting]
+    logits: Tensor
+
+
+class Multipliers(NamedTuple):
+    """The scores' derivative with respect to t, the logits, and the kinds of operations between the two."""
+
+    values: Tensor
+    logits: Tensor
+    kinds: set[str]
+
+
+class _Secant(NamedTuple):
+    """The derivative of an activation, or of a pool with respect to the pixels that it chose (`indices`)."""
+
+    slope: Tensor
+    indices: Tensor | None = None
+
+
+class _Call(NamedTuple):
+    """A call of an activation or a max-pool, taken apart.
+
+    Attributes:
+        name: of the function.
+        z: its input.
+        settings: its further arguments.
+        hinges: what it is if it is piecewise linear.
+        plus: a tensor that is added to the result.
+        target: the tensor that the result is written into, if it is.
     """
-    return _Rescale(_softplus.active_beta(), create_graph)
+
+    name: str
+    z: Tensor
+    settings: tuple[tuple[Any, ...], dict[str, Any]]
+    hinges: Hinges | None
+    plus: Tensor | None
+    target: Tensor | None
+
+    def copied(self) -> "_Call":
+        """The same call on a copy of z, where it would lose it."""
+        return self._replace(z=self.z.clone()) if self.target is self.z else self
 
 
-class _Rescale(TorchFunctionMode):
-    def __init__(self, beta: float | None, create_graph: bool) -> None:
+class _Intercept(TorchFunctionMode):
+    """Lets `meet` compute every activation and max-pool; shows every other call to `watch`."""
+
+    def __init__(self, meet: Callable[[_Call], Tensor], watch: Callable[..., None] | None = None) -> None:
         super().__init__()
-        self.beta, self.create_graph = beta, create_graph
-        # Tensors made of parameters alone (weight norm, say): they may require a gradient but carry no images.
-        self.constants: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
-        # Tensors whose first dimension is no longer the stacked batch: no activation can take its thirds.
-        self.moved: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+        self.meet, self.watch = meet, watch
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = list(tensors_in((args, kwargs)))
-        batches = [tensor for tensor in tensors if self._carries_images(tensor)]
-        name = short_name(func)
-        if not batches:
+        if func is torch.autograd.grad:
+            return differentiate(self, *args, **kwargs)
+        call = _read(func, args, kwargs)
+        if call is not None:
+            with torch._C.DisableTorchFunction():
+                result = self.meet(call)
+        else:
+            if self.watch is not None:
+                self.watch(func, args, kwargs)
             result = func(*args, **kwargs)
-            if tensors:
-                self.constants.update({id(tensor): tensor for tensor in tensors_in(result)})
-            return result
-        if name in NAMED or name in SMOOTH or name in _MAX_POOLS:
-            z, rest, options = split_input(args, kwargs)
-            if self.moved.get(id(z)) is z:
-                raise ValueError(f"model: {full_name(func)} meets a batch that was moved out of the first dimension")
-            rule = self._rule(name, z, rest, options)
-            return deliver(func, args, kwargs, z, lambda source: self._by_thirds(source, rule))
-        result = func(*args, **kwargs)
-        outputs = list(tensors_in(result))
-        if name in _CONSTANTS or not outputs:
-            return result
-        if not self._is_linear(name, args, kwargs, len(batches)):
-            # No TypeError: Python's binary operators would replace it by one of their own.
-            raise ValueError(
-                f"model: DeepLIFT's Rescale rule has no rule for {full_name(func)}; simple_gradient and "
-                "integrated_gradients need none"
-            )
-        rows = batches[0].shape[0]
-        swapped = name in _REORDER and any(output.stride(0) != batches[0].stride(0) for output in outputs)
-        unequal = not name.startswith("cat") and any(part.ndim == 0 or part.shape[0] != rows for part in outputs)
-        if swapped or unequal or any(self.moved.get(id(tensor)) is tensor for tensor in batches):
-            self.moved.update({id(output): output for output in outputs})
+        note(func, args, kwargs, result)
         return result
 
-    def _by_thirds(self, stacked: Tensor, rule: Callable[..., tuple[Tensor, ...]]) -> Tensor:
-        if stacked.shape[0] % 3:
-            raise ValueError(f"rescale: expected a stacked batch [x; x0; t], got {stacked.shape[0]} rows")
-        with torch._C.DisableTorchFunction():  # a softplus outside would take the rule's own |z - z0| for an activation
-            z, z0, t = stacked.chunk(3)
-            return torch.cat(rule(z if self.create_graph else z.detach(), z0.detach(), t))
 
-    def _carries_images(self, tensor: Tensor) -> bool:
-        return (
-            tensor.requires_grad
-            and not isinstance(tensor, nn.Parameter)
-            and self.constants.get(id(tensor)) is not tensor
-        )
-
-    def _is_linear(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], batches: int) -> bool:
-        if name in _NOISE and kwargs.get("training", True):
-            return False
-        if name in _SUMS:
-            return True
-        first = args[0] if args else kwargs.get("input")
-        leads = isinstance(first, Tensor) and self._carries_images(first)
-        return batches == 1 and (name in _PRODUCTS or (leads and name in _LINEAR))
-
-    def _rule(self, name: str, given: Tensor, rest: Any, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
-        """What an activation or a max-pool does to the three parts z, z0 and t."""
-        if name in _MAX_POOLS:
-            return lambda z, z0, t: _pool_thirds(name, z, z0, t, rest, options)
-        if name in NAMED:
-            settings = {key: option for key, option in options.items() if key != "inplace"}
-            hinges, bent = NAMED[name](given, *rest, **settings), self.beta
-            one = relu_secant if bent is None else lambda z, z0: softplus_secant(z, z0, bent)
-
-            def combined(z: Tensor, z0: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-                value, reference, secant = hinge_secant(hinges, z, z0, one)
-                return value, reference, secant * t
-
-            return combined
-        settings = {key: option for key, option in options.items() if key != "inplace"}
-        beta = settings.get("beta", rest[0] if rest else 1.0) if name == "softplus" else 1.0
-
-        function, derivative = SMOOTH[name]
-
-        def value(z: Tensor) -> Tensor:
-            return function(z, *rest, **settings)
-
-        def secant(z: Tensor, z0: Tensor) -> Tensor:
-            return smooth_secant(value, lambda s: derivative(s, *rest, **settings), z, z0, 1 / beta)
-
-        return lambda z, z0, t: (value(z), value(z0), secant(z, z0) * t)
+def _read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call | None:
+    """Take the call of an activation or a max-pool apart; None for any other."""
+    name, found = short_name(func), read(func, args, kwargs)
+    if found is None and name not in SMOOTH and name not in _POOLS:
+        return None
+    first, rest, options = split_input(args, kwargs)
+    z, hinges, plus = (first, None, None) if found is None else found
+    if torch._C._functorch.is_functorch_wrapped_tensor(z):
+        raise ValueError(f"model: DeepLIFT's Rescale rule cannot follow {name} inside torch.vmap or torch.func")
+    options = {key: value for key, value in options.items() if key not in ("inplace", "return_indices")}
+    return _Call(name, z, (rest, options), hinges, plus, first if in_place(func, kwargs) else None)
 
 
-# The allow-list, by the functions' names without underscores (add, add_, __add__ and so on are one).
-_MAX_POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
-_SUMS = set("add radd iadd sub rsub isub subtract cat concat neg stack".split())
-_PRODUCTS = set("mul rmul imul multiply".split())
-_NOISE = set("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm".split())
-_REORDER = set("permute transpose movedim moveaxis swapaxes swapdims".split())
-_LINEAR = (
-    {f"{kind}{d}d" for kind in ("conv", "conv_transpose", "avg_pool", "adaptive_avg_pool") for d in (1, 2, 3)}
-    | set("linear matmul div idiv truediv itruediv divide mean sum pad interpolate flatten unflatten reshape".split())
-    | set("view reshape_as view_as contiguous clone to float double type_as squeeze unsqueeze expand getitem".split())
-    | set("chunk split narrow select index_select gather flip roll unfold pixel_shuffle pixel_unshuffle".split())
-    | set("channel_shuffle copy".split())
-    | _NOISE
-    | _REORDER
-)
-_CONSTANTS = set("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_tensor".split())
+def record(model: Model, x0: Tensor, *, copy: bool = False) -> Reference:
+    """Pass 1: the reference's way through the model."""
+    meetings, versions = list[Meeting](), list[tuple[Tensor, int]]()
+
+    def meet(call: _Call) -> Tensor:
+        source = call._replace(z=call.z.clone()) if copy else call.copied()
+        y, indices = _pool(source) if call.name in _POOLS else (_value(source), None)
+        meetings.append(Meeting(call.name, source.z, y.clone() if copy else y, indices))
+        versions.extend((part, part._version) for part in meetings[-1][1:3])
+        return _deliver(call, y)
+
+    with deferred(), _Intercept(meet):
+        logits = logits_of(model, x0)
+    if any(part._version != version for part, version in versions):  # the model wrote into what is recorded
+        return record(model, x0, copy=True)
+    return Reference(meetings, logits)
 
 
-def _pool_thirds(name: str, z: Tensor, z0: Tensor, t: Tensor, rest: Any, options: dict[str, Any]) -> tuple[Tensor, ...]:
+def multiply(model: Model, images: Tensor, labels: Tensor, reference: Reference, *, create_graph: bool) -> Multipliers:
+    """Passes 2 and 3: the gradient of the labels' scores along secants."""
+    secants = _secants(model, images, reference) if create_graph else []
+    t = images.detach().requires_grad_()
+    depends, met, finished = Dependence(t), 0, False
+
+    def meet(call: _Call) -> Tensor:
+        nonlocal met
+        if finished:
+            raise ValueError("model: expected no activation in the backward pass, where a checkpoint computes it anew")
+        before = _counterpart(reference, call, met)
+        secant, met = secants[met] if secants else None, met + 1
+        if not depends.of(call.z):
+            return _deliver(call, _value(call))
+        with torch.no_grad():
+            y, secant = (_value(call), secant) if secant else _evaluate(call, before)
+        chosen = call.z if secant.indices is None else _take(call.z, secant.indices, call.name)
+        # The value in a list: autograd would make a view of an argument that is returned.
+        return _deliver(call, _Follow.apply(chosen, secant.slope, [y]))  # type: ignore[no-untyped-call]
+
+    with deferred(), _Intercept(meet, depends.check_view):
+        logits = logits_of(model, t)
+        finished = True
+        _check_count(reference, met)
+        kinds = depends.linear(logits, own=(_Follow, _Overwrite))
+        values = gradient(pick(logits, labels), t, create_graph=create_graph)
+    return Multipliers(values, logits.detach(), kinds)
+
+
+def _secants(model: Model, images: Tensor, reference: Reference) -> list[_Secant]:
+    """Pass 2: the secants as functions of the images."""
+    secants = list[_Secant]()
+
+    def meet(call: _Call) -> Tensor:
+        source = call.copied()
+        y, secant = _evaluate(source, _counterpart(reference, call, len(secants)))
+        secants.append(secant)
+        return _deliver(call, y)
+
+    with deferred(), _Intercept(meet):
+        logits_of(model, images)
+    _check_count(reference, len(secants))
+    return secants
+
+
+def _value(call: _Call) -> Tensor:
+    """What an activation or a max-pool returns."""
+    rest, options = call.settings
+    if call.hinges is None:
+        function = SMOOTH[call.name][0] if call.name in SMOOTH else getattr(functional, call.name)
+        return function(call.z, *rest, **options)
+    beta = active_beta()
+    return hinge_sum(call.hinges, call.z, torch.relu if beta is None else smooth_relu(beta))
+
+
+def _evaluate(call: _Call, before: Meeting) -> tuple[Tensor, _Secant]:
+    """What an activation or a max-pool returns, and its secant."""
+    (rest, options), beta = call.settings, active_beta()
+    if before.indices is not None:
+        return _pool_secant(call, before, before.indices)
+    if call.hinges is not None:
+        one = relu_secant if beta is None else partial(softplus_secant, beta=beta)
+        value, secant = hinge_secant(call.hinges, call.z, before.z, before.y, one)
+        return value, _Secant(secant)
+    function, slope = SMOOTH[call.name]
+    bend = options.get("beta", rest[0] if rest else 1.0) if call.name == "softplus" else 1.0
+    value = function(call.z, *rest, **options)
+    steepness = lambda z: slope(z, *rest, **options)  # noqa: E731
+    return value, _Secant(smooth_secant(steepness, call.z, before.z, value, before.y, 1 / bend))
+
+
+def _pool(call: _Call) -> tuple[Tensor, Tensor]:
+    """What a max-pool returns, and where the maxima are."""
+    rest, options = call.settings
+    pooled: tuple[Tensor, Tensor] = getattr(functional, call.name)(call.z, *rest, **options, return_indices=True)
+    return pooled
+
+
+def _pool_secant(call: _Call, before: Meeting, index0: Tensor) -> tuple[Tensor, _Secant]:
     """Max-pooling: per window, t passes at the arg max of whichever of z and z0 has the larger maximum."""
     # Times (y - y0) over that pixel's own difference, so that the window's difference is accounted for; autograd sums
     # overlapping windows by itself.
-    options = {key: option for key, option in options.items() if key != "return_indices"}
-    pool = getattr(functional, name)
-    pooled, indices = pool(torch.cat([z, z0]), *rest, **options, return_indices=True)
-    (y, y0), (index, index0) = pooled.chunk(2), indices.chunk(2)
-    chosen = torch.where(y >= y0, index, index0).flatten(2)
-    at, at0, t_at = (part.flatten(2).gather(2, chosen).view_as(y) for part in (z, z0, t))
-    run = at - at0
+    y, index = _pool(call)
+    chosen = torch.where(y >= before.y, index, index0)
+    run = _take(call.z, chosen, call.name) - _take(before.z, chosen, call.name)
     # One pixel leads in both: the ratio is 1 whatever the run, and its derivative must not be inf - inf.
     same = (index == index0) | (run.abs() < vanishing(run.dtype))
-    ratio = torch.where(same, 1.0, (y - y0) / torch.where(same, 1.0, run))
-    return y, y0, ratio * t_at
+    return y, _Secant(torch.where(same, 1.0, (y - before.y) / torch.where(same, 1.0, run)), chosen)
+
+
+def _take(z: Tensor, indices: Tensor, name: str) -> Tensor:
+    """The entries of z that a pool's indices name."""
+    d = _POOLS[name]
+    return z.flatten(-d).gather(-1, indices.flatten(-d)).view_as(indices)
+
+
+class _Follow(torch.autograd.Function):
+    """A given value, whose derivative with respect to t is a given slope."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, slope: Tensor, value: list[Tensor]) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0] * ctx.saved_tensors[0], None, None
+
+
+class _Overwrite(torch.autograd.Function):
+    """Writes a value into a tensor; unlike `copy_` it makes no gradient of zeros for what stood there."""
+
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, value: Tensor) -> Tensor:
+        ctx.mark_dirty(target)
+        return target.copy_(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
+
+
+def _deliver(call: _Call, value: Tensor) -> Tensor:
+    """Return a value as the call would: as a new tensor, or written into the activation's input."""
+    if call.plus is not None:
+        value = call.plus + value
+    if call.target is None:
+        return value
+    if call.target._is_view():  # autograd has to tell its base
+        return call.target.copy_(value)
+    written: Tensor = _Overwrite.apply(call.target, value)  # type: ignore[no-untyped-call]
+    return written
+
+
+def _counterpart(reference: Reference, call: _Call, number: int) -> Meeting:
+    """What the reference met in the place of this call."""
+    met = reference.meetings[number : number + 1]
+    if not met or (met[0].name, met[0].z.shape) != (call.name, call.z.shape):
+        expected = f"{met[0].name} of {tuple(met[0].z.shape)}" if met else "no further one"
+        raise ValueError(
+            f"model: expected the same activations for the images as for the reference, got {call.name} of "
+            f"{tuple(call.z.shape)} as number {number + 1}, there {expected}: DeepLIFT pairs them one by one, so no "
+            "branch may depend on pixels, and none may be called from another thread"
+        )
+    return met[0]
+
+
+def _check_count(reference: Reference, count: int) -> None:
+    """Refuse a pass that met fewer activations than the reference did."""
+    if count < len(reference.meetings):
+        raise ValueError(
+            f"model: expected the same activations for the images as for the reference, got {count} of "
+            f"{len(reference.meetings)}: DeepLIFT pairs them one by one, so no branch may depend on pixels"
+        )

@@ -23,6 +23,7 @@ from fragility._hinges import note, read
 Hinge = Callable[[Tensor], Tensor]
 
 _active_beta: ContextVar[float | None] = ContextVar("beta of the active softplus substitution", default=None)
+_deferred: ContextVar[bool] = ContextVar("whether another mode substitutes, by the active beta", default=False)
 
 
 def softplus(beta: float = 1.0) -> AbstractContextManager[None]:
@@ -77,6 +78,20 @@ def active_beta() -> float | None:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """Leave activations to another mode, which computes them by `active_beta()`, also in a `SoftplusNetwork`.
+
+    Yields:
+        Nothing.
+    """
+    token = _deferred.set(True)
+    try:
+        yield
+    finally:
+        _deferred.reset(token)
+
+
+@contextmanager
 def _softplus(beta: float) -> Iterator[None]:
     token = _active_beta.set(beta)
     try:
@@ -95,7 +110,7 @@ class _Softplus(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.autograd.grad:
             return differentiate(self, *args, **kwargs)
-        result = self._call(func, args, kwargs)
+        result = func(*args, **kwargs) if _deferred.get() else self._call(func, args, kwargs)
         note(func, args, kwargs, result)
         return result
 

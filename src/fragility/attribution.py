@@ -1,15 +1,20 @@
 """Importance of every pixel for the score of a class, differentiable with respect to the image once more."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from fragility._checks import check_count, check_images, check_labels, check_logits, check_model
-from fragility._convolution import fixed_weights
-from fragility._rescale import rescale
-from fragility._softplus import active_beta, capture, check_substitutable
+from fragility._checks import check_count, check_images, check_labels, check_model
+from fragility._gradient import gradient, logits_of, pick
+from fragility._linear import CHOOSING
+from fragility._path import mean_gradient
+from fragility._rescale import multiply, record
+from fragility._softplus import active_beta, check_substitutable
+from fragility._state import recall
 
 Baseline = float | Tensor | None
 
@@ -33,7 +38,34 @@ def simple_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     _check(model, images, labels)
     with torch.enable_grad():
         points = images if images.requires_grad else images.detach().requires_grad_()
-        return _gradient(_scores(model, points, labels), points, create_graph=images.requires_grad)
+        scores = pick(logits_of(model, points), labels)
+        return gradient(scores, points, create_graph=images.requires_grad)
+
+
+@overload
+def integrated_gradients(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    baseline: Baseline = None,
+    steps: int = 100,
+    chunk: int | None = None,
+    return_convergence_delta: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def integrated_gradients(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    baseline: Baseline = None,
+    steps: int = 100,
+    chunk: int | None = None,
+    return_convergence_delta: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def integrated_gradients(
@@ -44,11 +76,13 @@ def integrated_gradients(
     baseline: Baseline = None,
     steps: int = 100,
     chunk: int | None = None,
-) -> Tensor:
+    return_convergence_delta: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Integrated gradients by the right Riemann sum [Sundararajan2017], [Ghorbani2019, sec. 2.1].
 
-    (x - x0) * (1 / M) sum_{k=1..M} grad_x S_l(x0 + k/M (x - x0)). The second derivative is taken in a second pass over
-    the path, so that memory does not grow with M; it is the last one: a third derivative is refused.
+    (x - x0) * (1 / M) sum_{k=1..M} grad_x S_l(x0 + k/M (x - x0)). For the second derivative the last points of the path
+    keep their graphs and the others go through the model once more, so memory does not grow with M; it is the last
+    one: a third derivative is refused. Images in half precision are summed up in float32.
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
@@ -57,64 +91,75 @@ def integrated_gradients(
         baseline: the reference x0, a number or a tensor broadcastable to the images, taken as a constant; None is 0.
         steps: M, the number of points on the path.
         chunk: how many points of every image go through the model at a time; None chooses eight inputs a pass.
+        return_convergence_delta: return how far the sum is from S(x) - S(x0) as well, as Captum does.
 
     Returns:
         Signed attributions (B, C, H, W) whose sum tends to S(x) - S(x0) as 1 / M; they carry a graph exactly when
-        `images.requires_grad`.
+        `images.requires_grad`. With `return_convergence_delta` also the sum minus S(x) - S(x0), (B,).
 
     Raises:
         TypeError: if an argument has the wrong type, or the model cannot be substituted where that is asked for.
-        ValueError: if pixels, labels, baseline, the model's mode or its output are wrong.
+        ValueError: if pixels, labels, baseline, the model's mode or its output are wrong; in the backward pass, if the
+            model has changed since.
     """
     _check(model, images, labels)
     check_count("steps", steps)
     chunk = max(1, 8 // images.shape[0]) if chunk is None else chunk
     check_count("chunk", chunk)
-    reference = _reference(baseline, images)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    precision = torch.promote_types(images.dtype, torch.float32)
+    reference = _reference(baseline, images).to(precision)
     points = images if images.requires_grad else images.detach()
     with torch.set_grad_enabled(images.requires_grad):
-        mean: Tensor = _PathMean.apply(  # type: ignore[no-untyped-call]
-            points, labels, reference, model, steps, chunk, *parameters
-        )
-        attributions: Tensor = (points - reference) * mean
-    return attributions
+        mean = mean_gradient(model, points, labels, reference, steps, chunk)
+        attributions = ((points - reference) * mean).to(images.dtype)
+    if not return_convergence_delta:
+        return attributions
+    with torch.no_grad():
+        ends = (pick(logits_of(model, x.to(images.dtype)), labels).to(precision) for x in (images, reference))
+        difference = next(ends) - next(ends)
+        return attributions, attributions.sum((1, 2, 3), dtype=precision) - difference
 
 
 def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Baseline = None) -> Tensor:
     """DeepLIFT with the Rescale rule [Shrikumar2017].
 
-    The multipliers are the gradient of a linear network in a dummy input (see `fragility._rescale.rescale`), and
-    the attributions sum to S(x) - S(x0).
+    The multipliers are the gradient of a linear network, in three passes (see `fragility._rescale`). That the
+    attributions sum to S(x) - S(x0) is checked on every call: a model that hides part of what it computes from the
+    derivative is refused. Images and models in half precision are computed on a float32 copy.
 
     Args:
-        model: images in [0, 1] to logits (B, K), in evaluation mode, made of linear layers, max-pools and the
-            activations ReLU, ReLU6, leaky ReLU, hard tanh, sigmoid, tanh, SiLU, GELU and softplus.
+        model: images in [0, 1] to logits (B, K), in evaluation mode, made of linear layers, max-pools,
+            piecewise linear activations (ReLU, leaky ReLU, PReLU, hard tanh and others; see `fragility._hinges`),
+            sigmoid, tanh, SiLU, GELU and softplus.
         images: (B, C, H, W) in [0, 1].
         labels: int64 (B,), the classes explained.
         baseline: the reference x0, a number or a tensor broadcastable to the images, taken as a constant; None is 0.
 
     Returns:
-        Signed attributions (B, C, H, W) of the labels' logits; they carry a graph exactly when
-        `images.requires_grad`.
+        Signed attributions (B, C, H, W) of the labels' logits; they carry a graph, for a second derivative by images
+        and parameters, exactly when `images.requires_grad`.
 
     Raises:
         TypeError: if an argument has the wrong type, or the model is TorchScript or compiled.
-        ValueError: if pixels, labels, baseline, the model's mode or its output are wrong, or the model does something
-            for which the Rescale rule has no rule; the error names it.
+        ValueError: if pixels, labels, baseline, the model's mode or its output are wrong, the model does something for
+            which the Rescale rule has no rule (the error names it), or the attributions miss their sum.
     """
     _check(model, images, labels)
     check_substitutable(model)
-    reference = _reference(baseline, images)
-    with torch.enable_grad():
-        points = images if images.requires_grad else images.detach()
-        dummy = torch.zeros_like(points).requires_grad_()
-        stacked = torch.cat([points, reference, dummy])
-        with rescale(create_graph=images.requires_grad):
-            logits = model(stacked)
-        third = check_logits(logits, 3 * len(images))[2 * len(images) :]
-        multipliers = _gradient(_pick(third, labels), dummy, create_graph=images.requires_grad)
-        return (points - reference) * multipliers
+    x0, drawn = _reference(baseline, images), _random_states(images.device)
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        x, run = images if images.requires_grad else images.detach(), _in_full_precision(model)
+        x, x0 = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (x, x0))
+        with torch.set_grad_enabled(images.requires_grad):
+            reference = recall(partial(record, run), x0, model, active_beta())
+        found = multiply(run, x, labels, reference, create_graph=images.requires_grad)
+        attributions = (x - x0) * found.values
+        if any(not torch.equal(*pair) for pair in zip(drawn, _random_states(images.device), strict=True)):
+            raise ValueError("model: expected the same answer every time, but it draws random numbers (dropout?)")
+        scores, score0 = (pick(logits, labels) for logits in (found.logits, reference.logits.detach()))
+        with torch._C.DisableTorchFunction():  # softplus would take |S(x) - S(x0)| for an activation
+            _check_sum(model, attributions.detach(), scores, score0, found.kinds)
+        return attributions.to(images.dtype)
 
 
 def importance(attributions: Tensor) -> Tensor:
@@ -124,17 +169,18 @@ def importance(attributions: Tensor) -> Tensor:
         attributions: (B, C, H, W), signed.
 
     Returns:
-        Maps (B, H, W), non-negative, each summing to 1; differentiable.
+        Maps (B, H, W), non-negative, each summing to 1; differentiable. In float32 for attributions in half precision.
 
     Raises:
-        TypeError: if `attributions` is no floating-point tensor.
+        TypeError: if `attributions` is not a floating-point tensor.
         ValueError: if the shape is wrong, a value is not finite, or an image's attributions are all zero.
     """
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         raise TypeError("attributions: expected a floating-point tensor")
     if attributions.ndim != 4 or attributions.numel() == 0:
         raise ValueError(f"attributions: expected shape (B, C, H, W), got {tuple(attributions.shape)}")
-    maps = attributions.abs().sum(1)
+    precision = torch.promote_types(attributions.dtype, torch.float32)  # a sum of float16 overflows
+    maps = attributions.to(precision).abs().sum(1)
     totals = maps.sum((1, 2), keepdim=True)
     sound = (totals > 0) & totals.isfinite()
     if not sound.all():
@@ -148,81 +194,6 @@ ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
     "integrated_gradients": integrated_gradients,
     "deeplift": deeplift,
 }
-
-
-class _PathMean(torch.autograd.Function):
-    """The gradient averaged over the path from the reference to x, with its derivative in a second pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        images: Tensor,
-        labels: Tensor,
-        reference: Tensor,
-        model: nn.Module,
-        steps: int,
-        chunk: int,
-        *parameters: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(images, labels, reference)
-        ctx.model, ctx.steps, ctx.chunk, ctx.parameters = model, steps, chunk, parameters
-        ctx.substitution = capture()
-        mean = torch.zeros_like(images)
-        for alphas in _path(steps, chunk, images):
-            points, targets = _points(images, reference, labels, alphas)
-            with torch.enable_grad():
-                gradient = _gradient(_scores(model, points, targets), points, create_graph=False)
-            mean += gradient.view(-1, *images.shape).sum(0)
-        return mean / steps
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor) -> tuple[Tensor | None, ...]:
-        images, labels, reference = ctx.saved_tensors
-        into_images = torch.zeros_like(images)
-        into_parameters = [torch.zeros_like(parameter) for parameter in ctx.parameters]
-        for alphas in _path(ctx.steps, ctx.chunk, images):
-            points, targets = _points(images, reference, labels, alphas)
-            with torch.enable_grad(), ctx.substitution(), fixed_weights():
-                gradient = _gradient(_scores(ctx.model, points, targets), points, create_graph=True)
-                product = (gradient.view(-1, *images.shape) * grad_mean).sum() / ctx.steps
-            if not product.requires_grad:  # a linear model
-                continue
-            first, *others = torch.autograd.grad(product, [points, *ctx.parameters], materialize_grads=True)
-            into_images += (first.view(-1, *images.shape) * alphas.view(-1, 1, 1, 1, 1)).sum(0)
-            for total, part in zip(into_parameters, others, strict=True):
-                total += part
-        return into_images, None, None, None, None, None, *into_parameters
-
-
-def _path(steps: int, chunk: int, images: Tensor) -> tuple[Tensor, ...]:
-    """The positions k / M on the path, in pieces of `chunk`."""
-    alphas = torch.arange(1, steps + 1, dtype=images.dtype, device=images.device) / steps
-    return torch.split(alphas, chunk)
-
-
-def _points(images: Tensor, reference: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
-    """Points x0 + alpha (x - x0) for every alpha and image, flattened, with their labels."""
-    x, x0 = images.detach(), reference
-    points = x0 + alphas.view(-1, 1, 1, 1, 1) * (x - x0)
-    return points.flatten(0, 1).requires_grad_(), labels.repeat(len(alphas))
-
-
-def _scores(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return _pick(check_logits(model(images), len(images)), labels)
-
-
-def _pick(logits: Tensor, labels: Tensor) -> Tensor:
-    check_labels(labels, len(labels), logits.shape[1])
-    return logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-
-
-def _gradient(scores: Tensor, points: Tensor, *, create_graph: bool) -> Tensor:
-    """One gradient per image: the images of a batch do not mix, so that the gradient of the sum holds them all."""
-    if not scores.requires_grad:
-        raise ValueError("model: expected logits that depend differentiably on the images, got constants")
-    (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=create_graph, materialize_grads=True)
-    return gradient
 
 
 def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -243,3 +214,40 @@ def _reference(baseline: Baseline, images: Tensor) -> Tensor:
     except RuntimeError as error:
         message = f"baseline: expected a shape broadcastable to {tuple(images.shape)}, got {tuple(value.shape)}"
         raise ValueError(message) from error
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """The states of PyTorch's own generators."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _in_full_precision(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model itself, or one that computes with a float32 copy of weights in half precision."""
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    halves = {name: part.float() for name, part in state.items() if part.dtype in (torch.float16, torch.bfloat16)}
+    return partial(functional_call, model, halves) if halves else model
+
+
+def _check_sum(model: nn.Module, attributions: Tensor, scores: Tensor, reference: Tensor, kinds: set[str]) -> None:
+    """Refuse attributions that miss S(x) - S(x0) by more than rounding: the model was not seen as it is."""
+    parts = attributions.flatten(1)
+    difference = scores - reference
+    miss = (parts.sum(1) - difference).abs()
+    allowed = 64 * torch.finfo(parts.dtype).eps * (parts.abs().sum(1) + scores.abs() + reference.abs())
+    wrong = ~(miss <= allowed)  # also true of NaN
+    if not wrong.any():
+        return
+    row = int(wrong.int().argmax())
+    hooked = [name or "the model" for name, part in model.named_modules() if part._backward_hooks]
+    causes = [f"the backward hook of {name}" for name in hooked]
+    causes += [f"{kind.lower()}, which chooses by pixels" for kind in sorted(kinds & CHOOSING)]
+    causes += [
+        "a value computed under no_grad, detached or taken through NumPy",
+        "images that depend on one another in the batch",
+        "half precision inside the model",
+    ]
+    raise ValueError(
+        f"model: expected DeepLIFT's attributions of image {row} to sum to S(x) - S(x0) = {difference[row]:.6g}, got "
+        f"{parts[row].sum():.6g}: off by {miss[row]:.2g}, where rounding explains {allowed[row]:.2g}. The derivative "
+        f"does not show all that the model computes; possible causes: {'; '.join(causes)}"
+    )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility._checks import check_images, check_positive
+from fragility._state import remembered
 
 
 def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -65,7 +66,7 @@ def uniform(images: Tensor, generator: torch.Generator | None) -> Tensor:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Take no gradients with respect to the parameters, and leave them as they were.
+    """Take no gradients with respect to the parameters, leave them as they were, and remember DeepLIFT's reference.
 
     Args:
         model: a network, some of whose parameters may require gradients.
@@ -77,7 +78,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        yield
+        with remembered():
+            yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
