@@ -117,7 +117,7 @@ def test_where_a_repository_is_published() -> None:
 
 def test_ci_runs_everything_that_a_change_has_to_pass() -> None:
     steps = re.findall(r"^make ([a-z-]+)", read(".ci/run"), re.MULTILINE)
-    assert steps == ["book", "check-notebooks", "check-site", "test"]  # the tests' summary comes last
+    assert steps == ["book", "check-notebooks", "check-site", "check-machines", "test"]  # the tests' summary comes last
 
 
 @pytest.mark.parametrize("address", ["", "grace/atlas", "https://example.org/a/b", "https://github.com/a"])
