@@ -27,7 +27,7 @@ class Report(NamedTuple):
 
 
 def verify(
-    study: str | None = None,
+    studies: Sequence[str] = (),
     profile: str | None = None,
     *,
     rows: int = 8,
@@ -42,8 +42,8 @@ def verify(
     not verifiable here.
 
     Args:
-        study: a key of `STUDIES`; None for all.
-        profile: one of the study's profiles; None for all.
+        studies: keys of `STUDIES`; none for all that have results.
+        profile: one of their profiles; None for all.
         rows: how many rows of each table, at least.
         folder: where the results lie; None for `fragility.study.store.results_folder`.
         device: where to compute.
@@ -53,24 +53,26 @@ def verify(
         A report per table.
 
     Raises:
-        ValueError: if the study or the profile is unknown, or there is no such table.
+        ValueError: if a study or the profile is unknown, or there is no such table.
     """
     check_count("rows", rows)
     folder = results_folder() if folder is None else folder
-    names = _tables(study, profile, folder)
-    if not names:
-        raise ValueError(f"study: expected a table in {folder}, got none for {study or 'any study'}")
+    names = _tables(studies, profile, folder)
     chance = random.Random(seed)  # noqa: S311
     with repeatable():
         for name in names:
             yield _verify(*name, rows, folder, device, chance)
 
 
-def _tables(study: str | None, profile: str | None, folder: Path) -> list[tuple[str, str]]:
-    if study is not None:
+def _tables(studies: Sequence[str], profile: str | None, folder: Path) -> list[tuple[str, str]]:
+    """The stored tables, at least one of every study that is named."""
+    for study in studies:
         find(study, next(iter(STUDIES[study].profiles)) if profile is None and study in STUDIES else str(profile))
-    wanted = [(a, b) for a in STUDIES for b in STUDIES[a].profiles if study in (None, a) and profile in (None, b)]
-    return [(a, b) for a, b in wanted if (folder / f"{a}-{b}.csv").exists()]
+    wanted = [(a, b) for a in studies or STUDIES for b in STUDIES[a].profiles if profile in (None, b)]
+    found = [(a, b) for a, b in wanted if (folder / f"{a}-{b}.csv").exists()]
+    if missing := set(studies or ["any study"] * (not found)) - {a for a, _ in found}:
+        raise ValueError(f"study: expected a table in {folder}, got none for {', '.join(sorted(missing))}")
+    return found
 
 
 def _verify(study: str, profile: str, rows: int, folder: Path, device: str, chance: random.Random) -> Report:
