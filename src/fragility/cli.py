@@ -56,7 +56,8 @@ def data_fetch(names: Sequence[str]) -> None:
 def data_check(names: Sequence[str]) -> None:
     """Verify what is there, or the named data sets.
 
-    Checksums, numbers of files, and whether images can be read. The exit status is 1 if one is damaged or a named one is missing.
+    Checksums, numbers of files, and whether images can be read. The exit status is 1 if one is damaged or a named one
+    is missing.
     """
     from fragility.data.sources import SOURCES, find
 
@@ -106,8 +107,8 @@ def run(studies: Sequence[str], profile: str, **options: Any) -> None:
 def verify(studies: Sequence[str], profile: str | None, **options: Any) -> None:
     """Compute a random sample of the stored results again.
 
-    Of all studies if none is named. The exit status is 0 if all agree, 1 if some differ, 3 if some could not be verified here, for want of data or
-    weights.
+    Of all studies if none is named. The exit status is 0 if all agree, 1 if some differ, 3 if some could not be
+    verified here, for want of data or weights.
     """
     from fragility.study.verify import verify as verify_tables
 
@@ -156,6 +157,10 @@ def _pixel_amount(text: str | float) -> float:
     return amount
 
 
+def _amount(name: str, default: str, help_text: str) -> Callable[..., Any]:
+    return click.option(name, type=_pixel_amount, metavar="E", default=default, show_default=True, help=help_text)
+
+
 def _choice(name: str, help_text: str, *values: str) -> Callable[..., Any]:
     return click.option(name, type=click.Choice(values), default=values[0], show_default=True, help=help_text)
 
@@ -166,12 +171,8 @@ def _choice(name: str, help_text: str, *values: str) -> Callable[..., Any]:
 @_choice("--model", "With its pretrained weights.", "squeezenet", "inception_v3")
 @_choice("--method", "What the map shows.", "simple_gradient", "integrated_gradients", "deeplift")
 @_choice("--objective", "Targeted: into the quadrant away from the centre.", "top_k", "mass_center", "targeted")
-@click.option(
-    "--epsilon", type=_pixel_amount, metavar="E", default="8/255", show_default=True, help="Radius of the L-inf ball."
-)
-@click.option(
-    "--step-size", type=_pixel_amount, metavar="E", default="1/255", show_default=True, help="Size of a step."
-)
+@_amount("--epsilon", "8/255", "Radius of the L-inf ball.")
+@_amount("--step-size", "1/255", "Size of a step.")
 @click.option("--iterations", default=60, show_default=True, metavar="P", help="Number of steps.")
 @_choice("--schedule", "How the step changes; not constant: begin with 8/255.", "constant", "linear", "adaptive")
 @click.option("--label", type=int, metavar="N", help="The class explained (default: the prediction).")
