@@ -254,7 +254,7 @@ plt.show()
 
 # %% mystnb={"figure": {"caption": "Stored: fidelity of the surrogate on ImageNet and CIFAR-10 images, with 95 % intervals, against beta over the one that the attacks use.", "name": "fidelity-stored"}, "image": {"alt": "Two panels of curves that rise towards one as beta grows: rank correlation and top-k intersection, for two networks and two methods."}} tags=["hide-input"]
 from fragility.study import store
-from fragility.study.surrogate_fidelity import summary as fidelity_summary
+from fragility.study.attacks.surrogate_fidelity import summary as fidelity_summary
 
 faithful = fidelity_summary(store.read(*"surrogate_fidelity-laptop".split("-")))
 figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.2), sharey=True)
@@ -450,7 +450,7 @@ chapter.Table(
 # %% mystnb={"figure": {"caption": "Stored results on ImageNet images (solid, with 95 % intervals) and the published means (dashed), against epsilon. One row for each method of which something is stored.", "name": "imagenet"}, "image": {"alt": "Panels against epsilon from 1 to 8: intersection and correlation fall, the centre shift grows; solid lines of this book beside dashed published ones."}} tags=["hide-input"]
 import csv
 
-from fragility.study.attack_sweep import summary
+from fragility.study.attacks.attack_sweep import summary
 
 rows = store.read(*"attack_sweep-laptop".split("-"))
 stored = {
@@ -572,7 +572,7 @@ chapter.Table(
 # the best iterate chosen by the metric; the other rounding of the pooling windows. Which of them moves the rank correlation most?
 
 # %% mystnb={"figure": {"caption": "What one change does to the attacks on the simple gradient: mean difference of the metrics, image by image, with 95 % intervals. ImageNet and SqueezeNet; at the bottom CIFAR-10.", "name": "sensitivity"}, "image": {"alt": "Three panels, a line for each change of the set-up: dots with bars for the top-k and the mass-centre attack beside a vertical line at zero."}} tags=["hide-input"]
-from fragility.study.attack_sweep import differences
+from fragility.study.attacks.attack_sweep import differences
 
 CHANGES = {
     "steps doubled": "twice the steps",

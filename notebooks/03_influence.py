@@ -53,8 +53,8 @@ from fragility.influence.whole_network import (
     lissa,
     network_influence,
 )
-from fragility.study import features as data_of
-from fragility.study import influence_attack as study
+from fragility.study.influence import influence_attack as study
+from fragility.study.influence.setup import SOURCES, load, prepare
 
 torch.set_flush_denormal(True)
 device = chapter.start(profile=profile, seed=seed)
@@ -73,19 +73,19 @@ device = chapter.start(profile=profile, seed=seed)
 
 # %%
 settings = study.PROFILES[profile]
-ready = data_of.prepare(settings, device)
-training, test = data_of.part(settings, "train"), ready.test
-features, labels = ready.features, ready.labels
+ready, _ = prepare(settings, device)
+training, test = load(settings.source, "train"), ready.images
+features, labels = ready.training, ready.labels
 l2 = 1e-2
 layer = LastLayerInfluence(features, labels, l2=l2, num_classes=2)
 
 
 def accuracy(layer):
-    right = layer.logits(ready.validation_features).argmax(1) == ready.validation_labels
+    right = layer.logits(ready.validation).argmax(1) == ready.validation_labels
     return right.double().mean().item()
 
 
-test_features = ready.test_features
+test_features = ready.test
 # what is explained is the prediction
 test_labels = layer.logits(test_features).argmax(1)
 print(
@@ -664,7 +664,7 @@ plt.show()
 # shifted parameters *with nothing left out*.
 
 # %% tags=["nbval-check-output", "hide-input"]
-tiny = data_of.part(study.PROFILES["fast"], "train")
+tiny = load(SOURCES["fast"], "train")
 tiny_x = nn.functional.avg_pool2d(tiny.images, 8).flatten(1).double()
 tiny_train, tiny_y = tiny_x[:60] - tiny_x.mean(0), tiny.labels[:60]
 tiny_test, tiny_test_y = tiny_x[60:70] - tiny_x.mean(0), tiny.labels[60:70]

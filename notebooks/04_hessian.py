@@ -50,7 +50,7 @@ from fragility.interval import mean_interval
 from fragility.objective import top_k
 from fragility.similarity import spearman
 from fragility.study import store
-from fragility.study.dimension import draw_neuron
+from fragility.study.curvature.closed_form import draw_neuron
 from fragility.surrogate import softplus
 
 # denormal numbers make a softplus several times slower on a CPU

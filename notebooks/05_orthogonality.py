@@ -50,13 +50,13 @@ from fragility.network import feature_extractor
 from fragility.objective import top_k
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study import store
-from fragility.study.angles import (
-    NETWORKS,
+from fragility.study.curvature.angles import NETWORKS
+from fragility.study.curvature.closed_form import draw_two_layers
+from fragility.study.curvature.null import (
     permutation_null,
     squared_cosines,
     stored_null,
 )
-from fragility.study.dimension import draw_two_layers
 from fragility.surrogate import softplus
 
 # denormal numbers make a softplus several times slower on a CPU
@@ -692,7 +692,7 @@ chapter.ledger(
 # **Limitations**: one eigenvector per picture, where the gap to the second is small that vector is nearly arbitrary within a plane; the networks are smooth ones,
 # retrained; digits are easy, and their network has max-pools, whose kinks no Hessian sees ([chapter 4](04_hessian.ipynb)); the CIFAR-10 network has none.
 #
-# **Software**: `fragility.curvature` and `fragility.study.angles`; SciPy's `eigsh` for checks on small problems.
+# **Software**: `fragility.curvature` and `fragility.study.curvature`; SciPy's `eigsh` for checks on small problems.
 #
 # ## Exercises
 #

@@ -58,10 +58,10 @@ from fragility.defense.loss_attribution import each_loss, l1_norm, loss_attribut
 from fragility.similarity import kendall, top_k_intersection
 from fragility.defense.smoothing import smooth_gradient, uniform_gradient
 from fragility.surrogate import SoftplusNetwork
-from fragility.study import defense_table, store
-from fragility.study.defense_attack import soft_kendall
-from fragility.study.defense_profile import DEFENSE_TABLE
-from fragility.study.defense_training import small_cnn, trained
+from fragility.study import store
+from fragility.study.defenses import defense_table
+from fragility.study.defenses.setup import small_cnn, trained
+from fragility.study.defenses.worst_case import soft_kendall
 from fragility.surrogate import suggest_beta
 
 # denormal numbers make a softplus several times slower on a CPU
@@ -300,7 +300,7 @@ print(f"operator norm {exact:.2f}, of the reshaped kernel {reshaped:.2f}")
 # verdict follows from it.
 
 # %%
-settings = DEFENSE_TABLE[profile]
+settings = defense_table.PROFILES[profile]
 if profile == "fast":
     settings = replace(
         settings, seeds=(seed, seed + 1), images=10, training_images=250, test_images=100, iterations=4,
@@ -310,7 +310,7 @@ elif profile == "laptop":
     settings = replace(
         settings, seeds=(seed, seed + 1), images=100, training_images=5000
     )
-plan = defense_table.plan(settings, device)
+plan = defense_table.STUDY.plan(settings, device)
 live = [
     row
     for piece in plan.pieces

@@ -66,7 +66,7 @@ from fragility.curvature import (
     top_direction,
 )
 from fragility.similarity import spearman
-from fragility.study.dimension import draw_neuron, draw_two_layers
+from fragility.study.curvature.closed_form import draw_neuron, draw_two_layers
 
 torch.set_flush_denormal(True)
 torch.set_default_dtype(torch.float64)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from fragility import network
 from fragility.data import datasets
 from fragility.data.datasets import ImageDataset
-from fragility.study import setup
+from fragility.study.attacks import setup
 from fragility.surrogate import softplus
 
 # One thread for small tensors: more only wait for one another. `make check-machines` asks for two.

@@ -14,7 +14,8 @@ from fragility.cli import main
 from fragility.study import claims
 from fragility.study.claims import LEDGER, chapters, judge, page
 from fragility.study.evidence import Equality, Finding, Results, at_least, at_most, exact, positive, verdict
-from fragility.study.store import Row, results_folder
+from fragility.study.piece import Row
+from fragility.study.store import results_folder
 
 ROOT = Path(__file__).parents[1]
 IDS = (

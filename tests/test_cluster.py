@@ -14,8 +14,11 @@ import torch
 from distributed import LocalCluster
 
 from fragility.cli import main
-from fragility.study import attack_sweep, cluster, run
-from fragility.study.store import Recomputable, provenance, read
+from fragility.study import cluster
+from fragility.study.attacks import attack_sweep
+from fragility.study.piece import Tolerance
+from fragility.study.run import run
+from fragility.study.store import provenance, read
 from fragility.study.verify import differences
 
 STARTED = 90  # seconds a worker may take to import PyTorch
@@ -73,7 +76,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(scheduler: LocalCluster, tmp_pat
     assert all(worker["threads"] == torch.get_num_threads() for worker in session["workers"])
     run("attack_sweep", "fast", folder=alone)
     tables = (read("attack_sweep", "fast", folder) for folder in (alone, together))
-    assert list(differences(*tables, attack_sweep.COLUMNS, Recomputable())) == []
+    assert list(differences(*tables, attack_sweep.COLUMNS, Tolerance())) == []
 
 
 def test_a_piece_made_with_other_weights_is_refused() -> None:

@@ -4,6 +4,8 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 
 import fragility
 from fragility.interval import mean_interval
-from fragility.study import complete, within_memory
-from fragility.study.store import Piece, Plan, Row, Store, provenance, read, results_folder
+from fragility.study.piece import Piece, Plan, Row, Study
+from fragility.study.run import complete
+from fragility.study.store import Store, provenance, read, results_folder
 from fragility.study.summary import summarise
 
 COLUMNS = {
@@ -33,10 +36,20 @@ def compute(piece: Piece) -> list[Row]:
     ]
 
 
-def plan(pieces: int = 6, **parameters: Any) -> Plan:
+def study(rows: Callable[[Piece], list[Row]] = compute) -> Study:
+    return Study(
+        columns=COLUMNS,
+        profiles={},
+        prepare=lambda *_: (None, {}),
+        pieces=lambda *_: [],
+        rows=lambda piece, _: rows(piece),
+    )
+
+
+def plan(pieces: int = 6, rows: Callable[[Piece], list[Row]] = compute, **parameters: Any) -> Plan:
     names = [f'a "{x}", b\u00e9' for x in range(3)]
     listed = [{"x": x, "images": names[: x % 3 + 1], "first": x, **parameters} for x in range(pieces)]
-    return Plan(parameters, {"weights": "abc"}, COLUMNS, listed, compute, lambda piece: 1.0)
+    return Plan(study(rows), parameters, {"weights": "abc"}, listed, None)
 
 
 def run(folder: Path, what: Plan, limit: int | None = None) -> None:
@@ -63,9 +76,8 @@ def test_what_is_read_is_what_was_written(table: Path) -> None:
 
 
 def test_a_number_that_is_missing_is_nan_or_none(tmp_path: Path) -> None:
-    gaps = Plan({}, {}, COLUMNS, [{"images": ["a"], "first": 0}], lambda _: [nothing], lambda _: 1.0)
     nothing: Row = {"image": "", "number": None, "share": float("nan"), "kept": False}
-    run(tmp_path, gaps)
+    run(tmp_path, plan(1, rows=lambda _: [nothing]))
     (row,) = read("study", "fast", tmp_path)
     assert row == nothing | {"share": row["share"]}
     assert row["share"] != row["share"]
@@ -115,7 +127,7 @@ def test_a_run_that_failed_resumes_where_it_was(table: Path, tmp_path: Path) -> 
 
     folder = tmp_path / "other"
     folder.mkdir()
-    fragile = Plan({}, {}, COLUMNS, plan().pieces, fail_at_3, lambda _: 1.0)
+    fragile = plan(rows=fail_at_3)
     with pytest.raises(KeyboardInterrupt):
         run(folder, fragile)
     assert len(read("study", "fast", folder)) == 6
@@ -223,7 +235,7 @@ def test_a_table_without_its_story_is_refused(table: Path) -> None:
 def test_two_pieces_alike_are_refused(tmp_path: Path) -> None:
     twice = plan()
     with pytest.raises(ValueError, match="expected 12 different pieces, got 6"):
-        run(tmp_path, Plan({}, {}, COLUMNS, [*twice.pieces, *twice.pieces], compute, twice.cost))
+        run(tmp_path, replace(twice, pieces=[*twice.pieces, *twice.pieces]))
 
 
 KILLER = """
@@ -277,7 +289,7 @@ def test_memory_that_does_not_suffice_halves_the_batch() -> None:
         return compute(piece)
 
     names = list("abcdefg")
-    rows = within_memory(small, {"x": 1, "images": names})
+    rows = plan(rows=small).compute({"x": 1, "images": names})
     assert [row["image"] for row in rows] == names
     assert sizes == [7, 3, 1, 2, 4, 2, 2]
 
@@ -285,7 +297,7 @@ def test_memory_that_does_not_suffice_halves_the_batch() -> None:
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        within_memory(never, {"images": names})
+        plan(rows=never).compute({"images": names})
 
 
 def test_means_of_groups_with_their_intervals() -> None:

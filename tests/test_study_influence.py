@@ -1,50 +1,72 @@
-"""The influence studies: their rows against direct calls of the library, and against one another."""
+"""The studies of chapter 3: their rows against direct calls of the library, and other ways to the same numbers."""
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy, pad
 
 from fragility import network, train
 from fragility.attack import random_sign
 from fragility.data import datasets
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.similarity import spearman, top_k_intersection
-from fragility.study import STUDIES, features, influence_attack, leave_one_out
-from fragility.study.store import Plan, Row
+from fragility.study.catalogue import STUDIES
+from fragility.study.influence import depth, mislabel, poisoning
+from fragility.study.influence.setup import SOURCES, load
+from fragility.study.piece import Plan, Row, generator
 
 pytestmark = pytest.mark.usefixtures("double_digits")
-
-PROFILE = influence_attack.PROFILES["fast"]
-
-
-@cache
-def plan() -> Plan:
-    return influence_attack.plan(PROFILE)
+SOURCE = SOURCES["fast"]
 
 
 @cache
-def rows(condition: str, epsilon: float = 51.0, l2: float = 1e-2) -> list[Row]:
-    chosen = [p for p in plan().pieces if (p["condition"], p["epsilon"], p["l2"]) == (condition, epsilon, l2)]
-    return [row for piece in chosen for row in plan().compute(piece)]
+def plan(study: str) -> Plan:
+    return STUDIES[study].plan(STUDIES[study].profiles["fast"])
 
 
 @cache
-def by_hand() -> tuple[torch.nn.Module, LastLayerInfluence, torch.Tensor, torch.Tensor]:
-    """Backbone, layer, test images and their predictions, without the study's code."""
+def rows(study: str) -> list[Row]:
+    return [row for piece in plan(study).pieces for row in plan(study).compute(piece)]
+
+
+@cache
+def attacked(condition: str) -> list[Row]:
+    wanted = {"condition": condition, "epsilon": 51.0, "l2": 1e-2}
+    pieces = [piece for piece in plan("influence_attack").pieces if wanted.items() <= piece.items()]
+    return [row for piece in pieces for row in plan("influence_attack").compute(piece)]
+
+
+def column(table: list[Row], name: str) -> list[Any]:
+    return [row[name] for row in table]
+
+
+@cache
+def features() -> tuple[nn.Module, Tensor, Tensor]:
+    """Backbone, training features and labels, without the studies' code."""
     digits = datasets.digits("train")
     model = network.digits_cnn()
     train.fit_cached(model, digits.images, digits.labels, epochs=12, progress=False)
     backbone = network.feature_extractor(model)
     kept = (digits.labels == 3) | (digits.labels == 8)
-    layer = LastLayerInfluence(backbone(digits.images[kept]), (digits.labels[kept] == 8).long(), l2=1e-2, num_classes=2)
+    return backbone, backbone(digits.images[kept]), (digits.labels[kept] == 8).long()
+
+
+@cache
+def by_hand() -> tuple[nn.Module, LastLayerInfluence, Tensor, Tensor]:
+    """Backbone, layer, test images and their predictions."""
+    backbone, phi, labels = features()
+    layer = LastLayerInfluence(phi, labels, l2=1e-2, num_classes=2)
     test = datasets.digits("test")
-    images = test.images[[test.files.index(str(row["image"])) for row in rows("eq2")]]
+    images = test.images[[test.files.index(name) for name in column(attacked("eq2"), "image")]]
     return backbone, layer, images, layer.logits(backbone(images)).argmax(1)
 
 
-def expected(changed: torch.Tensor) -> dict[str, torch.Tensor]:
+def expected(changed: Tensor) -> dict[str, Tensor]:
     backbone, layer, images, y = by_hand()
     old, new = (layer.influence(backbone(x), y) for x in (images, changed))
     top = old.topk(3).indices
@@ -55,89 +77,195 @@ def expected(changed: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def test_eq_2s_rows_are_one_step_that_lowers_the_top_3() -> None:
+def lower_top_3(backbone: nn.Module, layer: LastLayerInfluence, x: Tensor, y: Tensor) -> Tensor:
+    top = layer.influence(backbone(x.detach()), y).topk(3).indices
+    return -layer.influence(backbone(x), y).gather(1, top).sum()
+
+
+def raise_confidence(backbone: nn.Module, layer: LastLayerInfluence, x: Tensor, y: Tensor) -> Tensor:
+    return -cross_entropy(layer.logits(backbone(x)), y)
+
+
+@pytest.mark.parametrize(("condition", "aim"), [("eq2", lower_top_3), ("confidence", raise_confidence)])
+def test_a_condition_is_one_step_towards_its_aim(condition: str, aim: Any) -> None:
     backbone, layer, images, y = by_hand()
-    top = layer.influence(backbone(images), y).topk(3).indices
     x = images.clone().requires_grad_()
-    layer.influence(backbone(x), y).gather(1, top).sum().backward()
-    changed = (images - 51 / 255 * x.grad.sign()).clamp(0, 1)
+    (slope,) = torch.autograd.grad(aim(backbone, layer, x, y), x)
+    changed = (images + 51 / 255 * slope.sign()).clamp(0, 1)
     kept = layer.logits(backbone(changed)).argmax(1) == y
-    changed = torch.where(kept.view(-1, 1, 1, 1), changed, images)
-    mine = rows("eq2")
-    assert [row["labels_kept"] for row in mine] == kept.tolist()
-    assert [row["label"] for row in mine] == y.tolist()
-    for name, values in expected(changed).items():
-        assert [row[name] for row in mine] == pytest.approx(values.tolist())
-    assert [row["spearman_float32"] for row in mine] == pytest.approx([row["spearman"] for row in mine], abs=0.01)
-
-
-def test_confidence_only_raises_the_label_as_far_as_one_step_can() -> None:
-    backbone, layer, images, y = by_hand()
-    x = images.clone().requires_grad_()
-    cross_entropy(layer.logits(backbone(x)), y).backward()
-    changed = (images - 51 / 255 * x.grad.sign()).clamp(0, 1)
-    for name, values in expected(changed).items():
-        got = [row[name] for row in rows("confidence")]
-        assert got == pytest.approx(values.tolist())
-    assert all(row["confidence_after"] > row["confidence_before"] for row in rows("confidence"))
+    found = attacked(condition)
+    assert column(found, "labels_kept") == kept.tolist()
+    assert column(found, "label") == y.tolist()
+    for name, values in expected(torch.where(kept.view(-1, 1, 1, 1), changed, images)).items():
+        assert column(found, name) == pytest.approx(values.tolist())
+    assert column(found, "spearman_float32") == pytest.approx(column(found, "spearman"), abs=0.01)
+    if condition == "confidence":
+        assert all(row["confidence_after"] > row["confidence_before"] for row in found)  # type: ignore[operator]
 
 
 def test_random_rows_are_one_draw_and_an_images_own() -> None:
     _, _, images, _ = by_hand()
-    mine = rows("random")
+    found = attacked("random")
     draws = [
-        random_sign(
-            image.unsqueeze(0),
-            51 / 255,
-            generator=torch.Generator().manual_seed(int(train.fingerprint(0, row["image"])[:15], 16)),
-        )
-        for image, row in zip(images, mine, strict=True)
+        random_sign(image.unsqueeze(0), 51 / 255, generator=generator(0, name))
+        for image, name in zip(images, column(found, "image"), strict=True)
     ]
-    values = expected(torch.cat(draws))["spearman"].tolist()
-    for row, value in zip(mine, values, strict=True):
+    for row, value in zip(found, expected(torch.cat(draws))["spearman"].tolist(), strict=True):
         assert row["spearman"] == pytest.approx(value if row["labels_kept"] else 1.0)
 
 
 def test_an_image_that_loses_its_label_counts_as_unchanged() -> None:
-    frozen = rows("frozen_residual")
+    frozen = attacked("frozen_residual")
     lost = [row for row in frozen if not row["labels_kept"]]
     assert lost, "the condition of which this is known to happen"
     for row in lost:
         assert (row["spearman"], row["top5_overlap"], row["ratio_top3"]) == pytest.approx((1, 1, 1))
         assert row["confidence_after"] == row["confidence_before"]
-    assert len(frozen) == PROFILE.tests
+    assert len(frozen) == SOURCE.tests
 
 
 def test_training_test_and_validation_images_are_apart() -> None:
-    names = {split: set(features.part(PROFILE, split).files) for split in ("test", "validation")}
-    assert not names["test"] & names["validation"]
-    training = features.part(PROFILE, "train")
+    test, validation = (set(load(SOURCE, split).files) for split in ("test", "validation"))
+    assert not test & validation
+    training = load(SOURCE, "train")
     assert set(training.labels.tolist()) == {0, 1}
     assert training.class_names == ("3", "8")
-    assert {str(row["image"]) for row in rows("eq2")} <= names["test"]
+    assert set(column(attacked("eq2"), "image")) <= test
 
 
 def test_leave_one_out_rows_are_the_librarys() -> None:
-    what = leave_one_out.plan(leave_one_out.PROFILES["fast"])
-    (piece,) = what.pieces
-    mine = what.compute(piece)
+    found = rows("leave_one_out")
     backbone, layer, _, _ = by_hand()
-    test = features.part(PROFILE, "test")
-    where = test.files.index(str(mine[0]["image"]))
-    feature, label = backbone(test.images[where : where + 1]), test.labels[where : where + 1]
-    truth = layer.leave_one_out(feature, label, torch.arange(len(layer.labels)))
+    test = load(SOURCE, "test")
+    where = test.files.index(str(found[0]["image"]))
+    phi, label = backbone(test.images[where : where + 1]), test.labels[where : where + 1]
+    truth = layer.leave_one_out(phi, label, torch.arange(len(layer.labels)))
     for end, corrected in (("", False), ("_corrected", True)):
-        pair = torch.stack([layer.influence(feature, label, corrected=corrected)[0], truth[0]])
-        assert mine[0][f"r{end}"] == pytest.approx(torch.corrcoef(pair)[0, 1].item())
-        slope = torch.cov(pair)[0, 1] / torch.cov(pair)[0, 0]
-        assert mine[0][f"slope{end}"] == pytest.approx(slope.item())
-    assert mine[0]["pairs"] == len(layer.labels)
-    assert len(mine) == len(piece["images"]) == 12
+        pair = torch.stack([layer.influence(phi, label, corrected=corrected)[0], truth[0]])
+        assert found[0][f"r{end}"] == pytest.approx(torch.corrcoef(pair)[0, 1].item())
+        assert found[0][f"slope{end}"] == pytest.approx((torch.cov(pair)[0, 1] / torch.cov(pair)[0, 0]).item())
+    assert (len(found), found[0]["pairs"]) == (12, len(layer.labels))
 
 
-def test_profiles_have_the_papers_numbers_and_studies_are_registered() -> None:
-    paper = influence_attack.PROFILES["paper"]
-    assert (paper.network, paper.tests, paper.size) == ("inception_v3", 200, 299)
-    assert {e for _, epsilons in paper.sweep for e in epsilons} == {1.0, 2.0, 4.0, 8.0}
-    assert leave_one_out.PROFILES["laptop"].tests == 30
-    assert {"influence_attack", "leave_one_out"} <= set(STUDIES)
+def test_wrong_labels_against_the_roc_curve() -> None:
+    _, phi, labels = features()
+    n = len(labels)
+    for draw in ("0", "9"):
+        flipped = torch.randperm(n, generator=generator(0, draw))[: n // 10]
+        wrong = torch.zeros(n, dtype=torch.long).index_fill_(0, flipped, 1)
+        layer = LastLayerInfluence(phi, labels ^ wrong, l2=1e-2, num_classes=2)
+        scores = {
+            "self_influence": layer.influence(layer.features, layer.labels).diagonal(),
+            "loss": -layer.logits(layer.features).log_softmax(1).gather(1, layer.labels.unsqueeze(1)).squeeze(1),
+            "leverage": layer.leverage(),
+        }
+        for order, score in scores.items():
+            (row,) = [row for row in rows("mislabel") if (row["image"], row["order"]) == (draw, order)]
+            # The area under "found against checked" is one under "found against falsely suspected", rescaled.
+            share = len(flipped) / n
+            area = roc_auc_score(wrong, score.detach()) * (1 - share) + share / 2
+            assert row["auc"] == pytest.approx((n * area + 0.5) / (n + 1), rel=1e-6)
+            assert (row["flips"], row["training_images"]) == (len(flipped), n)
+
+
+def test_the_curve_of_flips_found() -> None:
+    found = mislabel.found(torch.tensor([0.1, 0.9, 0.5, 0.7]), torch.tensor([1, 2]))
+    assert found.tolist() == [0, 0.5, 0.5, 1, 1]
+    for row in rows("mislabel"):
+        curve = [float(share) for share in str(row["found"]).split()]
+        assert len(curve) == mislabel.STEPS + 1
+        assert curve == sorted(curve)
+        assert (curve[0], curve[-1]) == (0, 1)
+    chance = torch.tensor([row["auc"] for row in rows("mislabel") if row["order"] == "random"])
+    assert len(set(chance.tolist())) == len(chance) == 10
+    assert (chance.mean() - 0.5).abs() < 4 * chance.std() / 10**0.5
+
+
+def test_the_chosen_training_image_by_automatic_differentiation() -> None:
+    draws = generator("strongest")
+    x = torch.randn(12, 4, generator=draws, dtype=torch.float64)
+    labels = torch.arange(12) % 3
+    layer = LastLayerInfluence(x, labels, l2=0.1, num_classes=3)
+
+    def loss(theta: Tensor, point: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(pad(point, (0, 1), value=1.0) @ theta.view(3, -1).T, label)
+
+    theta = layer.theta.flatten()
+    hessian = torch.autograd.functional.hessian(lambda t: loss(t, x, labels) + 0.05 * t.square().sum(), theta)
+    for number in range(5):
+        test, label = torch.randn(1, 4, generator=draws, dtype=torch.float64), torch.tensor([number % 3])
+        slope = torch.autograd.functional.jacobian(lambda t, at=(test, label): loss(t, *at), theta)
+        direction = torch.linalg.solve(hessian, slope)
+        sizes = []
+        for i in range(12):
+            point, place = x[i : i + 1].clone().requires_grad_(), theta.clone().requires_grad_()
+            (own,) = torch.autograd.grad(loss(place, point, labels[i : i + 1]), place, create_graph=True)
+            sizes.append(torch.autograd.grad(own @ direction, point)[0].norm())
+        assert poisoning.strongest(layer, test, label, labels) == int(torch.stack(sizes).argmax())
+
+
+def test_a_poisoned_row_by_hand_and_by_another_solver() -> None:
+    piece = plan("poisoning").pieces[-1] | {"iterations": 1}
+    training, tests = load(SOURCE, "train"), [load(SOURCE, split) for split in ("test", "validation")]
+    names, images = [*tests[0].files, *tests[1].files], torch.cat([split.images for split in tests])
+    backbone, phi, labels = features()
+    layer = LastLayerInfluence(phi, labels, l2=1e-2, num_classes=2)
+    for row in plan("poisoning").compute(piece)[:3]:
+        where, index = names.index(str(row["image"])), training.files.index(str(row["training_image"]))
+        test, label = backbone(images[where : where + 1]).detach(), torch.tensor([row["label"]])
+        x = training.images[index : index + 1].clone().requires_grad_()
+        own = backbone(x)
+        residual = layer.logits(own).softmax(1) - torch.eye(2).double()[labels[index]]
+        influence = residual @ layer.sensitivity(test, label)[0] @ pad(own, (0, 1), value=1.0).T
+        (slope,) = torch.autograd.grad(influence.sum(), x)
+        changed = (x - float(str(row["epsilon"])) / 255 * slope.sign()).clamp(0, 1).detach()
+        inputs = phi.detach().index_copy(0, torch.tensor([index]), backbone(changed).detach())
+        # Two rows that sum to zero have half the squared norm of their difference, which is what this solver knows.
+        other = LogisticRegression(C=2 / (1e-2 * len(labels)), fit_intercept=False, tol=1e-10, max_iter=10_000)
+        other.fit(pad(inputs, (0, 1), value=1.0).numpy(), labels.numpy())
+        after = other.predict_proba(pad(test, (0, 1), value=1.0).numpy())[0, label.item()]
+        assert row["confidence_after"] == pytest.approx(after, abs=1e-4)
+        assert row["flipped"] == (after < 0.5)
+        assert row["change"] == pytest.approx(255 * float((changed - x.detach()).abs().max()))
+
+
+def test_poisoned_rows_are_of_correctly_classified_images() -> None:
+    found: list[dict[str, Any]] = list(rows("poisoning"))
+    assert len(found) == 2 * len({row["image"] for row in found}) == 40
+    for row in found:
+        assert row["confidence_before"] > 0.5
+        assert row["flipped"] == (row["confidence_after"] < 0.5)
+        assert 0 < row["change"] <= row["epsilon"] + 1e-3
+        assert row["iterations"] == 2 or row["flipped"]
+
+
+def test_without_hidden_layers_depth_rows_are_the_last_layers() -> None:
+    digits = load(SOURCE, "train")
+    images = avg_pool2d(digits.images, 8).flatten(1).double()
+    images = images - images.mean(0)
+    for draw in ("0", "1"):
+        row: dict[str, Any]
+        (row,) = [row for row in rows("depth") if (row["image"], row["depth"]) == (draw, 0)]
+        drawn = torch.randperm(len(images), generator=generator(0, draw))
+        training, tests = drawn[:60], drawn[60:70]
+        layer = LastLayerInfluence(images[training], digits.labels[training], l2=1e-2, num_classes=2)
+        predicted = layer.influence(images[tests], digits.labels[tests])
+        largest = predicted.abs().sum(0).topk(8).indices
+        true = layer.leave_one_out(images[tests], digits.labels[tests], largest)
+        r = torch.corrcoef(torch.stack([predicted[:, largest].flatten(), true.flatten()]))[0, 1]
+        assert row["r"] == pytest.approx(r.item(), abs=1e-3)
+        assert row["mean_change"] == pytest.approx(true.abs().mean().item(), rel=1e-4)
+        # A convex problem: from wherever it starts, training comes back.
+        assert row["converged"]
+        assert row["noise_floor"] < 1e-4 * row["mean_change"]
+        assert row["ceiling"] == pytest.approx(1, abs=1e-6)
+
+
+def test_hidden_layers_are_trained_and_left_out_as_well() -> None:
+    deep: list[dict[str, Any]] = [row for row in rows("depth") if row["depth"] == 1]
+    assert len(deep) == 2
+    for row in deep:
+        assert row["pairs"] == 80
+        assert 0 <= row["ceiling"] <= 1
+        assert abs(row["r"]) <= 1
+        assert row["converged"] == (row["gradient"] <= depth.SMALL_GRADIENT)

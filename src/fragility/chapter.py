@@ -13,7 +13,8 @@ import torch
 from fragility.plot import use_style
 from fragility.study.claims import LEDGER, Judged, shown
 from fragility.study.evidence import Results, verdict
-from fragility.study.store import Row, results_folder
+from fragility.study.piece import Row
+from fragility.study.store import results_folder
 
 PROFILES = ("fast", "laptop", "paper")
 

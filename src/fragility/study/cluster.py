@@ -12,9 +12,10 @@ from typing import Any
 
 from distributed import Client, as_completed
 
-from fragility.study import Computed, find, timed
+from fragility.study.catalogue import find
 from fragility.study.machine import describe, repeatable
-from fragility.study.store import Piece, Plan, piece_name
+from fragility.study.piece import Computed, Piece, Plan
+from fragility.study.store import piece_name
 
 PATIENCE = 60  # seconds for the scheduler to answer and for the first worker to come
 RETRIES = 2  # of a piece whose computation raises
@@ -22,65 +23,34 @@ _BUSY = Lock()  # the plan's network belongs to one thread at a time
 
 
 class Cluster(AbstractContextManager["Cluster"]):
-    """A connection to a cluster for the pieces of one study.
-
-    Args:
-        address: of the scheduler, such as `tcp://10.0.0.1:8786`.
-        study: a key of `STUDIES`.
-        profile: one of the study's profiles.
-        device: what every worker computes on.
-    """
+    """A connection to the cluster at `address` for the pieces of one study, computed on each worker's `device`."""
 
     def __init__(self, address: str, study: str, profile: str, device: str) -> None:
-        self._of = (study, profile, device)
+        self._request = (study, profile, device)
         self._client = Client(address, timeout=PATIENCE)
 
     def __exit__(self, *error: object) -> None:
         self._client.close()
 
     def workers(self) -> list[dict[str, Any]]:
-        """Ask the workers who they are, and wait for the first one.
-
-        Returns:
-            Per worker, what `fragility.study.machine.describe` says there.
-        """
+        """Wait for the first worker, and return what `fragility.study.machine.describe` says on every one."""
         self._client.wait_for_workers(1, timeout=PATIENCE)
-        return list(self._client.run(describe, self._of[-1]).values())
+        return list(self._client.run(describe, self._request[-1]).values())
 
     def compute(self, pieces: Sequence[Piece]) -> Iterator[Computed]:
-        """Compute pieces on the workers.
-
-        Args:
-            pieces: of the study.
-
-        Yields:
-            Each with its rows, in the order in which they get ready.
-        """
-        futures = [self._client.submit(work, *self._of, piece, pure=False, retries=RETRIES) for piece in pieces]
+        """Compute pieces on the workers, and yield each when it is ready."""
+        futures = [self._client.submit(work, *self._request, piece, pure=False, retries=RETRIES) for piece in pieces]
         for _, computed in as_completed(futures, with_results=True):
             yield computed
 
 
 def work(study: str, profile: str, device: str, piece: Piece) -> Computed:
-    """Compute a piece, in a worker.
-
-    Args:
-        study: a key of `STUDIES`.
-        profile: one of the study's profiles.
-        device: where.
-        piece: of the plan that the sender made.
-
-    Returns:
-        The piece, its rows and the seconds.
-
-    Raises:
-        ValueError: if this machine has other weights or images than the sender's.
-    """
+    """Compute a piece in a worker; ValueError if it has other weights or images than the sender."""
     with _BUSY, repeatable():
         plan, names = _prepared(study, profile, device)
         if piece_name(piece) not in names:
             raise ValueError("piece: expected the weights and images of this worker, got one made with others")
-        return timed(plan.compute, piece)
+        return plan.timed(piece)
 
 
 @lru_cache(maxsize=1)

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fragility.study import angles
+from fragility.study.curvature import null
 from fragility.study.evidence import Finding, Results, at_least, at_most, column
-from fragility.study.store import Row
+from fragility.study.piece import Row
 
 
 def dimension(results: Results) -> Finding:
@@ -93,14 +93,14 @@ def _orthogonal(rows: Sequence[Row], where: str) -> Finding:
     if not rows:
         return Finding()
     values = column(rows, "angle")
-    null = angles.stored_null(rows)
+    permuted = null.stored_null(rows)
     # The median is at least 80 degrees exactly if at least half of the angles are.
     measures = [at_least("share of angles of at least 80 degrees", (values >= 80).double(), 0.5)]
     text = (
-        f"median {values.median():.1f} degrees; mean squared cosine {null.statistic:.2e}, of permuted pairs "
-        f"{null.mean:.2e} [{null.low:.2e}, {null.high:.2e}]"
+        f"median {values.median():.1f} degrees; mean squared cosine {permuted.statistic:.2e}, of permuted pairs "
+        f"{permuted.mean:.2e} [{permuted.low:.2e}, {permuted.high:.2e}]"
     )
-    doubts = [] if null.statistic < null.low else ["the pairs are not less aligned than permuted ones"]
+    doubts = [] if permuted.statistic < permuted.low else ["the pairs are not less aligned than permuted ones"]
     return Finding(measures, doubts=doubts, notes=[text], where=where)
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from fragility.study import defense_table
+from fragility.study.defenses import defense_table
 from fragility.study.evidence import Finding, Results, at_least, at_most, paired, positive
-from fragility.study.store import Row
+from fragility.study.piece import Row
 
 TABLES = {"MNIST": "defense_table", "Fashion-MNIST": "fashion_table"}
 ATTACKED, SEEDS = 500, 5  # images of a seed, and seeds

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fragility.interval import mean_interval
-from fragility.study.store import Row, provenance, read, results_folder
+from fragility.study.piece import Row
+from fragility.study.store import provenance, read, results_folder
 
 MARGINS = {"top_k_intersection": 0.10, "spearman": 0.10}
 SHIFT_MARGIN = (2.0, 0.20)  # pixels, or this share of the published shift, whichever is more

@@ -13,7 +13,7 @@ from fragility.attribution import deeplift, importance, integrated_gradients, si
 from fragility.curvature import saliency_lipschitz_bound, top_direction
 from fragility.defense.loss_attribution import l1_norm, loss_attributions
 from fragility.defense.training import adversarial_loss, ig_norm_loss, input_gradient_loss, robust_attribution_loss
-from fragility.study.dimension import draw_neuron
+from fragility.study.curvature.closed_form import draw_neuron
 from fragility.study.evidence import Finding, Results, exact
 
 LIMIT = 1e-10

@@ -6,7 +6,7 @@ import torch
 
 from fragility.interval import mean_interval
 from fragility.study.evidence import KEPT, Equality, Finding, Results, at_least, at_most, column, paired, positive
-from fragility.study.store import Row
+from fragility.study.piece import Row
 
 L2 = 1e-2  # damping at which influence is judged
 LARGE = 8.0  # epsilon, of 255

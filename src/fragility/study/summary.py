@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fragility.interval import mean_interval
-from fragility.study.store import Row, Value
+from fragility.study.piece import Row, Value
 
 
 def summarise(

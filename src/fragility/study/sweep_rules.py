@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fragility.study.evidence import KEPT, Cells, Finding, Measure, Results, at_least, at_most, equality, positive
-from fragility.study.store import Row
+from fragility.study.piece import Row
 
 N = 64  # images
 SENSITIVITY_N = 16  # images, for a look at the other pooling

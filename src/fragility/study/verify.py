@@ -9,9 +9,10 @@ import torch
 
 from fragility._checks import check_count
 from fragility.interval import mean_interval
-from fragility.study import STUDIES, find, within_memory
+from fragility.study.catalogue import STUDIES, find
 from fragility.study.machine import repeatable
-from fragility.study.store import Columns, Recomputable, Row, Value, piece_name, read_pieces, results_folder
+from fragility.study.piece import Columns, Row, Tolerance, Value
+from fragility.study.store import piece_name, read_pieces, results_folder
 
 
 class Report(NamedTuple):
@@ -19,15 +20,14 @@ class Report(NamedTuple):
 
     table: str
     stored: int  # rows there are
-    sampled: int  # rows drawn: the sum of the next two
-    verified: int  # rows computed again
-    unverifiable: int  # rows for which weights or data are not at hand
+    verified: int  # rows of the sample that were computed again
+    unverifiable: int  # rows of the sample for which weights or data are not at hand
     reason: str  # why not
     problems: tuple[str, ...]  # in which the rows computed again differ
 
 
 def verify(
-    studies: Sequence[str] = (),
+    study: str | None = None,
     profile: str | None = None,
     *,
     rows: int = 8,
@@ -38,12 +38,12 @@ def verify(
     """Compute a random sample of the stored rows again and compare, table by table.
 
     Rows are computed by whole pieces, as they were. Data and weights are downloaded, and networks trained, as by
-    `fragility.study.run` if they are not in the data folder; where that does not lead to the same pieces, the rows are
-    not verifiable here.
+    `fragility.study.run.run` if they are not in the data folder; where that does not lead to the same pieces, the rows
+    are not verifiable here.
 
     Args:
-        studies: keys of `STUDIES`; none for all that have results.
-        profile: one of their profiles; None for all.
+        study: a key of `fragility.study.catalogue.STUDIES`; None for all.
+        profile: one of the study's profiles; None for all.
         rows: how many rows of each table, at least.
         folder: where the results lie; None for `fragility.study.store.results_folder`.
         device: where to compute.
@@ -53,49 +53,40 @@ def verify(
         A report per table.
 
     Raises:
-        ValueError: if a study or the profile is unknown, or there is no such table.
+        ValueError: if the study or the profile is unknown, or there is no such table.
     """
     check_count("rows", rows)
     folder = results_folder() if folder is None else folder
-    names = _tables(studies, profile, folder)
+    if study is not None:
+        find(study, profile)
+    wanted = [(a, b) for a in STUDIES for b in STUDIES[a].profiles if study in (None, a) and profile in (None, b)]
+    tables = [(a, b) for a, b in wanted if (folder / f"{a}-{b}.csv").exists()]
+    if not tables:
+        raise ValueError(f"study: expected a table in {folder}, got none for {study or 'any study'}")
     chance = random.Random(seed)  # noqa: S311
     with repeatable():
-        for name in names:
-            yield _verify(*name, rows, folder, device, chance)
-
-
-def _tables(studies: Sequence[str], profile: str | None, folder: Path) -> list[tuple[str, str]]:
-    """The stored tables, at least one of every study that is named."""
-    for study in studies:
-        find(study, next(iter(STUDIES[study].profiles)) if profile is None and study in STUDIES else str(profile))
-    wanted = [(a, b) for a in studies or STUDIES for b in STUDIES[a].profiles if profile in (None, b)]
-    found = [(a, b) for a, b in wanted if (folder / f"{a}-{b}.csv").exists()]
-    if missing := set(studies or ["any study"] * (not found)) - {a for a, _ in found}:
-        raise ValueError(f"study: expected a table in {folder}, got none for {', '.join(sorted(missing))}")
-    return found
+        for table in tables:
+            yield _verify(*table, rows, folder, device, chance)
 
 
 def _verify(study: str, profile: str, rows: int, folder: Path, device: str, chance: random.Random) -> Report:
-    table = f"{study}-{profile}"
+    table, chosen = f"{study}-{profile}", STUDIES[study]
     try:
         stored = read_pieces(study, profile, folder)
     except (OSError, ValueError) as error:
-        return Report(table, 0, 0, 0, 0, "", (str(error),))
-    total = sum(map(len, stored.values()))
-    sample = _sample(stored, rows, chance)
+        return Report(table, 0, 0, 0, "", (str(error),))
+    total, sample = sum(map(len, stored.values())), _sample(stored, rows, chance)
     try:
-        plan = STUDIES[study].plan(STUDIES[study].profiles[profile], device)
+        plan = chosen.plan(chosen.profiles[profile], device)
     except (ImportError, OSError, ValueError) as error:
-        count = sum(len(stored[name]) for name in sample)
-        return Report(table, total, count, 0, count, str(error), ())
+        return Report(table, total, 0, sum(len(stored[name]) for name in sample), str(error), ())
     pieces = {piece_name(piece): piece for piece in plan.pieces}
-    known = [name for name in sample if name in pieces]
+    old = [row for name in sample if name in pieces for row in stored[name]]
+    new = [row for name in sample if name in pieces for row in plan.compute(pieces[name])]
     unknown = sum(len(stored[name]) for name in sample if name not in pieces)
     reason = "made with weights, data or parameters that are not at hand" if unknown else ""
-    old = [row for name in known for row in stored[name]]
-    new = [row for name in known for row in within_memory(plan.compute, pieces[name])]
-    problems = tuple(differences(old, new, plan.columns, STUDIES[study].recomputable))
-    return Report(table, total, len(old) + unknown, len(old), unknown, reason, problems)
+    problems = tuple(differences(old, new, chosen.columns, chosen.tolerance))
+    return Report(table, total, len(old), unknown, reason, problems)
 
 
 def _sample(stored: dict[str, list[Row]], rows: int, chance: random.Random) -> list[str]:
@@ -109,63 +100,51 @@ def _sample(stored: dict[str, list[Row]], rows: int, chance: random.Random) -> l
     return names
 
 
-def differences(old: Sequence[Row], new: Sequence[Row], columns: Columns, allowed: Recomputable) -> Iterator[str]:
-    """Compare rows with the same rows computed again.
-
-    Args:
-        old: the stored rows.
-        new: the same rows, computed now.
-        columns: of both.
-        allowed: how closely they have to agree.
-
-    Yields:
-        What is wrong, one line each.
-    """
+def differences(old: Sequence[Row], new: Sequence[Row], columns: Columns, tolerance: Tolerance) -> Iterator[str]:
+    """Compare stored rows with the same rows computed now, and yield a line for everything that is wrong."""
     if len(old) != len(new):
         yield f"expected {len(old)} rows, got {len(new)}"
         return
     for column, (kind, _) in columns.items():
         pairs = [(a[column], b[column]) for a, b in zip(old, new, strict=True)]
-        if column in allowed.means:
-            yield from _compare_means(column, pairs, allowed.means[column])
+        if column in tolerance.means:
+            yield from _compare_means(column, pairs, tolerance.means[column])
             continue
         for (a, b), row in zip(pairs, old, strict=True):
-            if not _agree(a, b, kind, allowed.within.get(column)):
+            if not _agree(a, b, kind, tolerance.within.get(column)):
                 yield f"{row.get('image', 'a row')}: {column} is {_shown(a)} in the table, {_shown(b)} now"
 
 
 def _agree(a: Value, b: Value, kind: type, within: float | None) -> bool:
-    if kind is str and within is not None:
-        numbers = str(a).split(), str(b).split()
-        return len(numbers[0]) == len(numbers[1]) and all(
-            abs(float(x) - float(y)) <= within for x, y in zip(*numbers, strict=True)
-        )
-    if kind is not float and (within is None or a is None or b is None):
+    if within is None and kind is not float:
         return a == b or (kind is str and not a and not b)  # a text that is missing is stored as an empty one
-    x, y = (float("nan") if value is None else float(value) for value in (a, b))
-    if x != x or y != y:
-        return x != x and y != y
-    return abs(x - y) <= (1e-4 * max(1.0, abs(x)) if within is None else within)
+    old, new = _numbers(a), _numbers(b)
+    return len(old) == len(new) and all(
+        abs(x - y) <= (1e-4 * max(1.0, abs(x)) if within is None else within) or (x != x and y != y)
+        for x, y in zip(old, new, strict=True)
+    )
 
 
 def _compare_means(column: str, pairs: Iterable[tuple[Value, Value]], slack: float) -> Iterator[str]:
-    numbers = torch.tensor(
-        [[float("nan") if value is None else float(value) for value in pair] for pair in pairs], dtype=torch.float64
-    ).view(-1, 2)
+    numbers = torch.tensor([_numbers(a) + _numbers(b) for a, b in pairs], dtype=torch.float64).view(-1, 2)
     numbers = numbers[~numbers[:, 0].isnan()]
-    lost = int(numbers[:, 1].isnan().sum())
-    if 2 * lost > len(numbers):
-        yield f"{column}: {lost} of {len(numbers)} numbers of the table are missing now"
-        return
-    before, after = numbers[~numbers[:, 1].isnan()].T
-    if len(before) == 0:
-        return
-    low = high = before.mean().item()
-    if len(before) > 1:
-        _, low, high = (end.item() for end in mean_interval(before))
-    mean = after.mean().item()
-    if not low - slack <= mean <= high + slack:
-        yield f"{column}: the mean of {len(before)} rows is {mean:.4g} now, the table says {low:.4g} to {high:.4g}"
+    lost = numbers[:, 1].isnan()
+    if 2 * lost.sum() > len(numbers):
+        yield f"{column}: {int(lost.sum())} of {len(numbers)} numbers of the table are missing now"
+    elif len(numbers):
+        before, after = numbers[~lost].T
+        low = high = before.mean().item()
+        if len(before) > 1:
+            _, low, high = (end.item() for end in mean_interval(before))
+        mean = after.mean().item()
+        if not low - slack <= mean <= high + slack:
+            yield f"{column}: the mean of {len(before)} rows is {mean:.4g} now, the table says {low:.4g} to {high:.4g}"
+
+
+def _numbers(value: Value) -> list[float]:
+    if isinstance(value, str):
+        return [float(text) for text in value.split()]
+    return [float("nan") if value is None else float(value)]
 
 
 def _shown(value: Value) -> str:

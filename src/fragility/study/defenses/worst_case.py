@@ -1,7 +1,7 @@
 """The attack by which defenses are judged: two aims, steps that adapt, the lowest Kendall's tau [Chen2019]."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from fragility import objective
 from fragility.attack import iterative
 from fragility.attribution import integrated_gradients
+from fragility.iterate import Iterate
 from fragility.similarity import kendall
 
 
-class Attacked(NamedTuple):
+class WorstCase(NamedTuple):
     """The worst iterates of both attacks."""
 
     images: Tensor  # (B, C, H, W); the original where no iterate keeps the label
@@ -21,19 +22,17 @@ class Attacked(NamedTuple):
     taus: tuple[float, ...]  # each attack's own mean tau; unchanged counts 1
 
 
-def attack(
+def worst_case(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
     epsilon: float,
-    iterations: int,
-    restarts: int,
-    steps: int,
     k: int,
-    surrogate_beta: float | None,
+    steps: int,
     seed: int,
-) -> Attacked:
+    **budget: Any,
+) -> WorstCase:
     """Attack integrated gradients twice, at the importance of the top k and at the order, and keep the lowest tau.
 
     Args:
@@ -41,23 +40,19 @@ def attack(
         images: (B, C, H, W) in [0, 1].
         labels: int64 (B,).
         epsilon: radius of the L-inf ball, and the first step.
-        iterations: P of one run.
-        restarts: further runs of each attack.
-        steps: M of integrated gradients.
         k: how many pixels the first attack pushes importance out of.
-        surrogate_beta: see `fragility.attack.iterative`.
+        steps: M of integrated gradients.
         seed: of the restarts.
+        **budget: `iterations`, `restarts` and `surrogate_beta` of `fragility.attack.iterative`.
 
     Returns:
         The worst iterates.
     """
-    attribution = partial(integrated_gradients, steps=steps)
-    visited: list[Tensor] = []
+    first: list[Tensor] = []
 
-    def judge(network: nn.Module, points: Tensor, classes: Tensor) -> Tensor:
-        if len(visited) < 2:  # the original, then the first iterate
-            visited.append(points.detach())
-        return attribution(network, points, classes)
+    def keep_first(iterate: Iterate) -> None:
+        if iterate.number == 1:
+            first.append(iterate.images)
 
     changed, lowest, taus = images, torch.ones(len(images), dtype=torch.float64, device=images.device), []
     kept = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -66,23 +61,21 @@ def attack(
             model,
             images,
             labels,
-            attribution=attribution,
-            evaluation=judge,
+            attribution=partial(integrated_gradients, steps=steps),
             objective=aim,
             selection=lambda maps, reference: -kendall(maps, reference),
             epsilon=epsilon,
             step_size=epsilon,
-            iterations=iterations,
-            surrogate_beta=surrogate_beta,
             schedule="adaptive",
-            restarts=restarts,
             generator=torch.Generator().manual_seed(seed),
+            callback=keep_first,
+            **budget,
         )
         tau = torch.where(found.labels_kept, -found.objective.double(), 1.0)
         changed = torch.where((tau < lowest).view(-1, 1, 1, 1), found.images, changed)
         lowest, kept = torch.minimum(tau, lowest), kept | found.labels_kept
         taus.append(tau.mean().item())
-    return Attacked(changed, kept, visited[1], tuple(taus))
+    return WorstCase(changed, kept, first[0], tuple(taus))
 
 
 def soft_kendall(pairs: int = 4096, seed: int = 0) -> objective.Objective:

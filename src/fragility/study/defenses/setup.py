@@ -1,6 +1,7 @@
-"""The networks of the table of defenses, trained: all of a seed begin with the same naturally trained weights."""
+"""Defenses, and their networks trained: all of a seed begin with the same naturally trained weights."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,75 @@ from fragility.defense import (
     operator_norm_loss,
     parseval_loss,
 )
-from fragility.study.defense_profile import Defense, Profile
 from fragility.surrogate import SoftplusNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense:
+    """How a network is trained or built.
+
+    Attributes:
+        loss: a key of `LOSSES`, for the training after the common beginning; None for no more training.
+        options: of that loss.
+        beta: of a softplus in place of every ReLU, in that training and after it.
+        levels: of discretised inputs, in that training and after it.
+    """
+
+    loss: str | None = "cross_entropy"
+    options: dict[str, Any] = field(default_factory=dict)
+    beta: float | None = None
+    levels: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseProfile:
+    """A table of defenses.
+
+    Attributes:
+        data: a key of `fragility.data.datasets.LOADERS` with a split, 28 or 32 pixels wide, grey.
+        training_images: how many, drawn with seed 0.
+        test_images: how many, drawn with seed 0, for the natural accuracy.
+        images: how many of them are attacked: the first that the network gets right, of twice as many candidates.
+        seeds: of the networks.
+        network: a key of `NETWORKS`.
+        network_options: of that function.
+        natural_epochs: the common beginning.
+        epochs: of every defense after it.
+        batch_size: of the training.
+        learning_rate: of Adam.
+        epsilon: radius of the L-inf ball of the attacks, pixels from 0 to 1.
+        k_attacked: the first of the two attacks pushes importance out of so many pixels.
+        k: how many pixels count as the most important in the metric.
+        iterations: P of one run.
+        restarts: further runs of each of the two attacks, from random points of the ball.
+        attack_steps: M of integrated gradients while attacking and choosing the best iterate.
+        evaluation_steps: M of integrated gradients in the metrics.
+        doubled_images: how many of the first seed's images show whether the budget is enough.
+        defenses: by name.
+        budgets: of the attacks on those images; a budget of 2 has twice the steps and twice the runs.
+    """
+
+    data: str
+    training_images: int
+    test_images: int
+    images: int
+    seeds: tuple[int, ...]
+    network: str
+    network_options: dict[str, Any]
+    natural_epochs: int
+    epochs: int
+    batch_size: int = 50
+    learning_rate: float
+    epsilon: float
+    k_attacked: int
+    k: int = 100
+    iterations: int
+    restarts: int = 0
+    attack_steps: int
+    evaluation_steps: int
+    doubled_images: int
+    defenses: dict[str, Defense]
+    budgets: tuple[int, ...] = (1, 2)
 
 
 def small_cnn(*, size: int, stride: int, seed: int) -> nn.Module:
@@ -90,7 +158,9 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def trained(profile: Profile, name: str, seed: int, training: ImageDataset, device: str) -> tuple[nn.Module, float]:
+def trained(
+    profile: DefenseProfile, name: str, seed: int, training: ImageDataset, device: str
+) -> tuple[nn.Module, float]:
     """Train the network of a defense, or take up its training, or load it.
 
     Args:
@@ -122,17 +192,7 @@ def trained(profile: Profile, name: str, seed: int, training: ImageDataset, devi
 
 
 def training_cost(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Count what one training step of a defense costs.
-
-    Args:
-        defense: of a profile.
-        model: its network.
-        images: (B, C, H, W) in [0, 1].
-        labels: int64 (B,).
-
-    Returns:
-        Forward passes of the batch; 0 without training of its own.
-    """
+    """Count what one training step on a batch costs, in forward passes; 0 without training of its own."""
     if defense.loss is None:
         return 0.0
     loss = partial(LOSSES[defense.loss], **defense.options)

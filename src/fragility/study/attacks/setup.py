@@ -1,0 +1,174 @@
+"""What the studies of chapter 2 begin with: a network with its weights, and the images that it gets right."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.io import decode_jpeg, encode_jpeg
+
+from fragility import network, train
+from fragility.attribution import ATTRIBUTIONS
+from fragility.data.datasets import ImageDataset, load, sample
+from fragility.iterate import Attribution
+from fragility.study import cifar
+from fragility.study.piece import Piece, positions
+from fragility.surrogate import suggest_beta
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "digits_cnn": network.digits_cnn,
+    "squeezenet": network.squeezenet,
+}
+RECIPES: dict[str, Callable[[ImageDataset], nn.Module]] = {"cifar_cnn": cifar.trained}
+CALIBRATION = 16  # training images by which a surrogate is chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A network, the images it is asked about, and the constants that go with them.
+
+    Attributes:
+        data: a key of `fragility.data.datasets.LOADERS`.
+        data_options: arguments of that loader.
+        candidates: how many images are drawn; of those that the network gets right the first ones are used.
+        network: a key of `NETWORKS` or of `RECIPES`.
+        network_options: arguments of that function.
+        training_epochs: of the network, on the training split of the data; None where its weights are published.
+        jpeg_quality: of the JPEG files that the images are written to and read from once more; None for as they are.
+        k: how many pixels count as the most important.
+        surrogate_beta: of the attacks' softplus, in units of 1 / pre-activation; None for what
+            `fragility.surrogate.suggest_beta` says of 16 training images.
+        baseline: the reference of integrated gradients and DeepLIFT, one value per channel; None for the mean of the
+            training images, pixel by pixel.
+    """
+
+    data: str
+    data_options: dict[str, Any] = field(default_factory=dict)
+    candidates: int
+    network: str
+    network_options: dict[str, Any] = field(default_factory=dict)
+    training_epochs: int | None = None
+    jpeg_quality: int | None = None
+    k: int
+    surrogate_beta: float | None
+    baseline: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A set-up at hand.
+
+    Attributes:
+        setup: what it was made from.
+        model: the network under test, on the device.
+        data: the images used, in the order of the draw, in main memory.
+        weights: checksum of the network.
+        device: where the network is.
+        baseline: the reference x0, (C, 1, 1) or (C, H, W), on the device.
+        surrogate_beta: of the attacks' softplus.
+        measured: what the set-up leaves to be found on the training images, as plain data.
+    """
+
+    setup: Setup
+    model: nn.Module
+    data: ImageDataset
+    weights: str
+    device: torch.device
+    baseline: Tensor
+    surrogate_beta: float
+    measured: dict[str, Any]
+
+    def attribution(self, method: str, steps: int) -> Attribution:
+        """Return one of `ATTRIBUTIONS` with this set-up's baseline, integrated gradients with M = `steps`."""
+        options: dict[str, Any] = {} if method == "simple_gradient" else {"baseline": self.baseline}
+        if method == "integrated_gradients":
+            options["steps"] = steps
+        return partial(ATTRIBUTIONS[method], **options)
+
+    def batch(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Return the images of a piece and their labels, on the device."""
+        rows = positions(self.data, piece)
+        return self.data.images[rows].to(self.device), self.data.labels[rows].to(self.device)
+
+    def class_names(self, labels: Tensor) -> list[str]:
+        """Return the names of some labels."""
+        return [self.data.class_names[label] for label in labels.tolist()]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Where weights and images come from, with checksums, for the provenance."""
+        images = train.fingerprint(self.data.images)
+        return {"data": self.data.source, "images_sha256": images, "weights": self.weights}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but the images that determines what a piece finds."""
+        settings = asdict(self.setup)
+        del settings["candidates"]
+        return {"weights": self.weights, **settings, **self.measured}
+
+
+def prepare_all(
+    setups: Mapping[str, Setup], counts: Mapping[str, int], seed: int, device: str
+) -> tuple[dict[str, Subject], dict[str, Any]]:
+    """Prepare set-ups by name, each with so many images, and say where they come from."""
+    subjects = {name: prepare(setup, counts[name], seed, device) for name, setup in setups.items()}
+    return subjects, {name: subject.inputs for name, subject in subjects.items()}
+
+
+def prepare(setup: Setup, count: int, seed: int, device: str) -> Subject:
+    """Load, or train, a network and draw its first correctly classified images; more of them begin with the same."""
+
+    @cache
+    def training() -> ImageDataset:
+        return load(setup.data, **{**setup.data_options, "split": "train"})
+
+    if setup.network in RECIPES:
+        model = RECIPES[setup.network](training())
+    else:
+        model = NETWORKS[setup.network](**setup.network_options)
+    if setup.training_epochs is not None:
+        known = training()
+        train.fit_cached(model, known.images, known.labels, epochs=setup.training_epochs, progress=False)
+    weights = train.fingerprint(model)  # before it moves: the same on every device
+    model = model.to(device)
+    if device == "cpu":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster there
+    measured: dict[str, Any] = {}
+    if setup.baseline is None:
+        baseline = training().images.sum(0, dtype=torch.float64).div(len(training())).float()
+        measured["baseline"] = train.fingerprint(baseline)
+    else:
+        baseline = torch.tensor(setup.baseline).view(-1, 1, 1)
+    beta = setup.surrogate_beta
+    if beta is None:
+        known = sample(training(), CALIBRATION, seed=seed)
+        beta = measured["surrogate_beta"] = suggest_beta(model, known.images.to(device), known.labels.to(device))
+    data = _right(setup, model, count, seed, device)
+    return Subject(setup, model, data, weights, torch.device(device), baseline.to(device), beta, measured)
+
+
+def _right(setup: Setup, model: nn.Module, count: int, seed: int, device: str) -> ImageDataset:
+    """The first images of the draw that the network gets right."""
+    drawn = load(setup.data, **setup.data_options, limit=setup.candidates, seed=seed)
+    if setup.jpeg_quality is not None:
+        drawn = _recompress(drawn, setup.jpeg_quality)
+    with torch.no_grad():
+        predicted = torch.cat([model(batch.to(device)).argmax(1).cpu() for batch in torch.split(drawn.images, 8)])
+    rows = (predicted == drawn.labels).nonzero().flatten()[:count]
+    if len(rows) < count:
+        raise ValueError(
+            f"candidates: expected {count} correctly classified images among {len(drawn)}, got {len(rows)}"
+        )
+    files = tuple(drawn.files[row] for row in rows)
+    return replace(drawn, images=drawn.images[rows], labels=drawn.labels[rows], files=files)
+
+
+def _recompress(data: ImageDataset, quality: int) -> ImageDataset:
+    """Write the images to JPEG files in memory, and read them."""
+    pixels = data.images.mul(255).round().byte()
+    read = torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in pixels])
+    images = read.to(data.images.dtype).div(255)
+    return replace(data, images=images, source=f"{data.source}; JPEG of quality {quality}")

@@ -1,0 +1,203 @@
+"""The angle between the score's gradient and the saliency's most fragile direction [Ghorbani2019, Fig. 11a].
+
+Both are taken on a network retrained with softplus, as in the paper's appendix B, for correctly classified images; the
+null is that of `fragility.study.curvature.null`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fragility import network, train
+from fragility.attribution import simple_gradient
+from fragility.curvature import top_directions
+from fragility.data import datasets
+from fragility.study import cifar
+from fragility.study.curvature import null
+from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions, row_per_image
+from fragility.surrogate import softplus
+
+COLUMNS: Columns = {
+    "image": (str, "row or file of the test split"),
+    "label": (int, "the class, true and predicted; its logit is differentiated"),
+    "class_name": (str, "its name"),
+    "setup": (str, "data and network, see parameters"),
+    "beta": (float, "of the softplus that the network was retrained with, and is used with"),
+    "dimension": (int, "d, numbers in an image"),
+    "seed": (int, "of the drawn images"),
+    **null.COLUMNS,
+    "angle": (float, "degrees between the score's gradient and the top direction of the Hessian, undirected"),
+    "value": (float, "eigenvalue of largest modulus, per unit of pixel range squared, with its sign"),
+    "gap": (float, "how far the second eigenvalue's modulus is below, relative"),
+    "residual": (float, "|H v - value v| / |value|"),
+    "steps": (int, "of Lanczos' method"),
+    "gradient_norm": (float, "Euclidean norm of the score's gradient, per unit of pixel range"),
+    "margin": (float, "logit of the label minus the next largest"),
+    "confidence": (float, "softmax probability of the label"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AngleSetup:
+    """The images that a retrained network is asked about.
+
+    Attributes:
+        candidates: how many test images are drawn; accuracies are over these, angles over the first correct ones.
+        images: how many, the same number from every class.
+        block: how many images of one class make a piece; divides the number per class.
+        steps: of Lanczos' method.
+        beta: of the softplus that the network was retrained with.
+    """
+
+    candidates: int
+    images: int
+    block: int
+    steps: int
+    beta: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AngleProfile:
+    """What is computed.
+
+    Attributes:
+        setups: by the name of their data, a key of `NETWORKS`.
+        seed: of the drawn images.
+    """
+
+    setups: dict[str, AngleSetup]
+    seed: int = 0
+
+
+PROFILES = {
+    "fast": AngleProfile(setups={"digits": AngleSetup(candidates=150, images=80, block=8, steps=20)}),
+    "laptop": AngleProfile(
+        setups={
+            "digits": AngleSetup(candidates=360, images=200, block=20, steps=40),
+            "cifar10": AngleSetup(candidates=3000, images=1000, block=20, steps=25),
+        }
+    ),
+    "paper": AngleProfile(setups={"cifar10": AngleSetup(candidates=9000, images=1000, block=20, steps=60)}),
+}
+
+
+def _digits() -> tuple[nn.Module, nn.Module]:
+    training = datasets.digits("train")
+    relu, smooth = network.digits_cnn(), network.digits_cnn()
+    for model in (relu, smooth):
+        train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
+    with softplus(1.0):
+        train.fit_cached(smooth, training.images, training.labels, epochs=6, progress=False)
+    return relu, smooth
+
+
+def _cifar10() -> tuple[nn.Module, nn.Module]:
+    training = datasets.cifar10("train")
+    return cifar.trained(training), cifar.trained(training, smooth=True)
+
+
+# The network trained with ReLU, and the one retrained from there with softplus (beta = 1).
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {"digits": _digits, "cifar10": _cifar10}
+
+
+class Retrained(NamedTuple):
+    """A network retrained with softplus, test images, and which of them it gets right."""
+
+    model: nn.Module
+    weights: str
+    drawn: datasets.ImageDataset
+    right: Tensor
+    device: str
+
+
+def prepare(profile: AngleProfile, device: str) -> tuple[dict[str, Retrained], dict[str, Any]]:
+    """Load or train the networks and draw images."""
+    ready, inputs = {}, {}
+    for name, setup in profile.setups.items():
+        relu, smooth = NETWORKS[name]()
+        weights = {"relu": train.fingerprint(relu), "softplus": train.fingerprint(smooth)}
+        relu, smooth = relu.to(device), smooth.to(device)
+        drawn = datasets.load(name, split="test", limit=setup.candidates, seed=profile.seed)
+        before = _logits(relu, drawn.images, device).argmax(1) == drawn.labels
+        with softplus(setup.beta):
+            right = _logits(smooth, drawn.images, device).argmax(1) == drawn.labels
+        shares = {key: round(hits.double().mean().item(), 4) for key, hits in (("relu", before), ("softplus", right))}
+        inputs[name] = {"data": drawn.source, "weights": weights, "test_accuracy": shares | {"images": len(drawn)}}
+        ready[name] = Retrained(smooth, weights["softplus"], drawn, right, device)
+    return ready, inputs
+
+
+def pieces(profile: AngleProfile, ready: Mapping[str, Retrained]) -> Iterator[Piece]:
+    """Go through the classes in turn, a block of each; ValueError if too few images are classified correctly."""
+    for name, setup in profile.setups.items():
+        _, weights, drawn, right, _ = ready[name]
+        classes = len(drawn.class_names)
+        per_class = setup.images // classes
+        if setup.images % classes or per_class % setup.block:
+            raise ValueError(f"images: expected a multiple of {classes} classes x a block of {setup.block}")
+        for start, label in product(range(0, per_class, setup.block), range(classes)):
+            rows = (right & (drawn.labels == label)).nonzero().flatten()[:per_class]
+            if len(rows) < per_class:
+                raise ValueError(
+                    f"candidates: expected {per_class} correctly classified images of class {drawn.class_names[label]} "
+                    f"among {setup.candidates}, got {len(rows)}"
+                )
+            chosen = rows[start : start + setup.block]
+            yield {
+                "setup": name,
+                "weights": weights,
+                "pixels": train.fingerprint(drawn.images[chosen]),
+                "first": start * classes,
+                "images": [drawn.files[row] for row in chosen],
+                "label": label,
+                "seed": profile.seed,
+                "steps": setup.steps,
+                "beta": setup.beta,
+            }
+
+
+def rows(piece: Piece, ready: Mapping[str, Retrained]) -> list[Row]:
+    """Compare the gradients of a block with its top directions."""
+    model, _, drawn, _, device = ready[piece["setup"]]
+    images, label = drawn.images[positions(drawn, piece)].to(device), piece["label"]
+    labels = torch.full((len(images),), label, device=device)
+    with softplus(piece["beta"]):
+        gradients = simple_gradient(model, images, labels)
+        found = top_directions(model, images, labels, steps=piece["steps"])
+        logits = _logits(model, images, device).double()
+    others = logits.index_fill(1, torch.tensor(label), float("-inf"))
+    return row_per_image(
+        piece,
+        class_name=drawn.class_names[label],
+        dimension=images[0].numel(),
+        block=f"{drawn.class_names[label]} from {piece['images'][0]}",
+        **null.angle_columns(gradients, found.directions[:, 0]),
+        value=found.values[:, 0],
+        gap=found.gap,
+        residual=found.residual[:, 0],
+        gradient_norm=gradients.flatten(1).norm(dim=1),
+        margin=logits[:, label] - others.amax(1),
+        confidence=logits.softmax(1)[:, label],
+    )
+
+
+def _logits(model: nn.Module, images: Tensor, device: str) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(batch.to(device)).cpu() for batch in torch.split(images, 100)])
+
+
+STUDY = Study(
+    columns=COLUMNS,
+    profiles=PROFILES,
+    prepare=prepare,
+    pieces=pieces,
+    rows=rows,
+    # Rounding moves a direction by about its size over the gap.
+    tolerance=Tolerance(
+        within={"angle": 0.5, "cos2": 0.01, "mismatched": 0.005, "cos2_block": 0.02, "gap": 1e-3, "residual": 1e-3}
+    ),
+)

@@ -1,0 +1,158 @@
+"""Dimension [Ghorbani2019, app. F] and the angle in two layers [Ghorbani2019, app. H], on closed-form networks.
+
+The networks are drawn, not trained, and all is computed in float64 by the library's own functions; the formulas of
+the paper stand beside as `predicted` and `misfit`.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from fragility.attribution import importance, simple_gradient
+from fragility.curvature import angle, top_direction
+from fragility.study.curvature.closed_form import ACTIVATIONS, draw_neuron, draw_two_layers
+from fragility.study.piece import Columns, Piece, Row, Study
+
+COLUMNS: Columns = {
+    "image": (str, "which draw of weights and input"),
+    "network": (str, "neuron: g(w . x + 1), |w| = |x| = 1; two_layer: sum_j v_j g(w_j . x) with orthonormal w_j"),
+    "activation": (str, "g"),
+    "arm": (str, "fixed_epsilon: delta = epsilon sign(w); fixed_relative: the same direction, |delta| / |x| fixed"),
+    "dimension": (int, "d"),
+    "width": (int, "h"),
+    "seed": (int, "of the draws"),
+    "epsilon": (float, "largest entry of delta"),
+    "relative_size": (float, "|delta| / |x|"),
+    "relative_change": (float, "neuron: |grad S(x + delta) - grad S(x)| / |grad S(x)|"),
+    "predicted": (float, "neuron: the formula |w . delta g''| / g' of eq. 3, to first order"),
+    "map_change": (float, "neuron: sum of the absolute changes of the normalised map"),
+    "sign_agreement": (float, "neuron: share of entries where sign(w) is the sign of the Hessian's top direction"),
+    "angle": (float, "degrees between the score's gradient and the Hessian's top direction"),
+    "misfit": (float, "degrees between the top direction and the formula: w, or w_k of appendix H"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DimensionProfile:
+    """What is computed.
+
+    Attributes:
+        neurons: activations of a single neuron g(w . x + 1); "identity" is the linear model.
+        dimensions: d of the neuron's inputs.
+        neuron_draws: how many w and x for each.
+        epsilon: of the arm with fixed epsilon: delta = epsilon sign(w).
+        relative: |delta| / |x| of the arm with fixed relative size.
+        layers: activations of the two-layer network.
+        widths: its h.
+        layer_dimension: its d, larger than every h.
+        layer_draws: how many networks for each.
+        seed: of all draws.
+    """
+
+    neurons: tuple[str, ...]
+    dimensions: tuple[int, ...]
+    neuron_draws: int
+    epsilon: float = 1e-3
+    relative: float = 1e-2
+    layers: tuple[str, ...]
+    widths: tuple[int, ...]
+    layer_dimension: int
+    layer_draws: int
+    seed: int = 0
+
+
+_FULL = DimensionProfile(
+    neurons=("identity", "softplus", "sigmoid"),
+    dimensions=(10, 100, 1000, 10_000, 100_000),
+    neuron_draws=20,
+    layers=("softplus", "sigmoid", "exp"),
+    widths=(2, 8, 64),
+    layer_dimension=128,
+    layer_draws=400,
+)
+_FAST = DimensionProfile(
+    neurons=("identity", "softplus"),
+    dimensions=(10, 100, 1000),
+    neuron_draws=3,
+    layers=("softplus", "exp"),
+    widths=(2, 8),
+    layer_dimension=16,
+    layer_draws=5,
+)
+
+
+def pieces(profile: DimensionProfile, ready: None) -> Iterator[Piece]:
+    """List the networks; the piece of a neuron is computed in both arms."""
+    names = [f"draw {number}" for number in range(max(profile.neuron_draws, profile.layer_draws))]
+    shared = {"seed": profile.seed}
+    neurons = {"network": "neuron", "epsilon": profile.epsilon, "relative": profile.relative, **shared}
+    for activation, dimension in product(profile.neurons, profile.dimensions):
+        drawn = {"activation": activation, "dimension": dimension, "images": names[: profile.neuron_draws]}
+        yield neurons | drawn
+    layers = {"network": "two_layer", "dimension": profile.layer_dimension, **shared}
+    for activation, width in product(profile.layers, profile.widths):
+        yield layers | {"activation": activation, "width": width, "images": names[: profile.layer_draws]}
+
+
+def rows(piece: Piece, ready: None) -> list[Row]:
+    """Draw the networks of a piece and measure."""
+    measure = _neuron_rows if piece["network"] == "neuron" else _two_layer_rows
+    empty = dict.fromkeys(COLUMNS.keys() - piece.keys())
+    return [{**empty, "image": name, **row} for name in piece["images"] for row in measure(piece, name)]
+
+
+def _neuron_rows(piece: Piece, name: str) -> Iterator[Row]:
+    model, x = draw_neuron(piece["dimension"], piece["activation"], piece["seed"], name)
+    label = torch.zeros(1, dtype=torch.int64)
+    before = simple_gradient(model, x, label)
+    w = model.weights.view_as(x)
+    facts: Row = {}
+    if piece["activation"] != "identity":
+        _, direction = top_direction(model, x, label, steps=4)
+        agreement = float((direction.sign() == w.sign()).double().mean())
+        facts = {
+            "sign_agreement": max(agreement, 1 - agreement),
+            "angle": float(angle(before, direction)),
+            "misfit": float(angle(direction, w)),
+        }
+    z = x.flatten() @ model.weights + 1
+    _, slope, bend = (function(z) for function in ACTIVATIONS[piece["activation"]])
+    fixed = piece["relative"] * float(x.norm()) / math.sqrt(piece["dimension"])
+    for arm, epsilon in (("fixed_epsilon", piece["epsilon"]), ("fixed_relative", fixed)):
+        delta = epsilon * w.sign()
+        after = simple_gradient(model, x + delta, label)
+        yield {
+            "arm": arm,
+            "epsilon": epsilon,
+            "relative_size": float(delta.norm() / x.norm()),
+            "relative_change": float((after - before).norm() / before.norm()),
+            "predicted": abs(float((w * delta).sum() * bend / slope)),
+            "map_change": float((importance(after) - importance(before)).abs().sum()),
+            **facts,
+        }
+
+
+def _two_layer_rows(piece: Piece, name: str) -> Iterator[Row]:
+    width = piece["width"]
+    model, x = draw_two_layers(piece["dimension"], width, piece["activation"], piece["seed"], name)
+    label = torch.zeros(1, dtype=torch.int64)
+    _, direction = top_direction(model, x, label, steps=width + 2)
+    bend = ACTIVATIONS[piece["activation"]][2](model.inputs(x))[0]
+    k = int((model.v * bend).abs().argmax())  # |w_j| = 1
+    yield {
+        "angle": float(angle(simple_gradient(model, x, label), direction)),
+        "misfit": float(angle(direction, model.weights[:, k].view_as(x))),
+    }
+
+
+STUDY = Study(
+    columns=COLUMNS,
+    profiles={"fast": _FAST, "laptop": _FULL, "paper": _FULL},
+    prepare=lambda profile, device: (None, {}),
+    pieces=pieces,
+    rows=rows,
+    cost=lambda piece: float(len(piece["images"]) * piece.get("width", 2)),
+)

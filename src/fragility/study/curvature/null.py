@@ -1,0 +1,109 @@
+"""Are two directions more orthogonal than chance? A null that permutes them among the images of one class.
+
+In high dimension nearly everything is nearly orthogonal to nearly everything. So images come in blocks of one class, a
+row tells how its gradient lies to the direction of every image of its block, and the null permutes the directions
+within the blocks: it keeps what the class has in common and breaks the pairing.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fragility._checks import check_count
+from fragility.curvature import angle
+from fragility.study.piece import Columns, Row
+
+COLUMNS: Columns = {
+    "block": (str, "the images among which the null permutes: class and first image"),
+    "angle": (float, "degrees between gradient and direction, undirected"),
+    "cos2": (float, "squared cosine of that angle"),
+    "mismatched": (float, "mean squared cosine of this gradient with the block's other directions: the null's mean"),
+    "cos2_block": (str, "squared cosines of this gradient with the directions of the block's images, in order"),
+}
+
+
+class Null(NamedTuple):
+    """The statistic T = mean cos^2 of gradient and direction, and what it is for permuted directions."""
+
+    statistic: float
+    mean: float  # of T under the null
+    low: float  # 2.5 % quantile
+    high: float  # 97.5 % quantile
+    below: float  # share of permutations with a T as small as the statistic: the p-value of "more orthogonal"
+
+
+def squared_cosines(gradients: Tensor, directions: Tensor) -> Tensor:
+    """Compare every gradient with every direction.
+
+    Args:
+        gradients: (n, C, H, W).
+        directions: (n, C, H, W).
+
+    Returns:
+        cos^2 of the angle of gradient i and direction j, (n, n), float64.
+    """
+    a, b = (vectors.flatten(1).double() for vectors in (gradients, directions))
+    cosines: Tensor = (a / a.norm(dim=1, keepdim=True)) @ (b / b.norm(dim=1, keepdim=True)).T
+    return cosines.square()
+
+
+def angle_columns(gradients: Tensor, directions: Tensor) -> dict[str, Any]:
+    """Compute `COLUMNS`, but for the block's name, for the images of a block."""
+    cos2 = squared_cosines(gradients, directions).cpu()
+    return {
+        "angle": angle(gradients.double(), directions.double()),
+        "cos2": cos2.diag(),
+        "mismatched": (cos2.sum(1) - cos2.diag()) / max(1, len(cos2) - 1),
+        "cos2_block": [" ".join(f"{value:.4g}" for value in row) for row in cos2.tolist()],
+    }
+
+
+def permutation_null(blocks: Sequence[Tensor], *, draws: int = 10_000, seed: int = 0) -> Null:
+    """Permute the directions among the images of a block, many times.
+
+    Args:
+        blocks: (n, n) each, the squared cosine of gradient i and direction j.
+        draws: how many permutations.
+        seed: of these.
+
+    Returns:
+        The statistic and its null; the p-value counts the identity as one permutation.
+
+    Raises:
+        ValueError: if there is no block, or one is not square.
+    """
+    check_count("draws", draws)
+    if not blocks or any(block.ndim != 2 or block.shape[0] != block.shape[1] for block in blocks):
+        raise ValueError(f"blocks: expected square matrices, got {[tuple(block.shape) for block in blocks]}")
+    generator = torch.Generator().manual_seed(seed)
+    totals, statistic, count = torch.zeros(draws, dtype=torch.float64), 0.0, 0
+    for block in blocks:
+        size, values = len(block), block.double().cpu()
+        orders = torch.rand(draws, size, generator=generator).argsort(1)
+        totals += values[torch.arange(size), orders].sum(1)
+        statistic += values.trace().item()
+        count += size
+    totals, statistic = totals / count, statistic / count
+    low, high = totals.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    # Up to rounding: with blocks of one image every permutation is the identity.
+    below = (int((totals <= statistic * (1 + 1e-12)).sum()) + 1) / (draws + 1)
+    return Null(statistic, totals.mean().item(), low, high, below)
+
+
+def stored_null(rows: Sequence[Row], *, draws: int = 10_000, seed: int = 0) -> Null:
+    """Compute the permutation null of stored rows.
+
+    Args:
+        rows: of one set-up, whole pieces.
+        draws: as for `permutation_null`.
+        seed: as for `permutation_null`.
+
+    Returns:
+        The statistic and its null.
+    """
+    blocks: dict[str, list[list[float]]] = {}
+    for row in rows:
+        blocks.setdefault(str(row["block"]), []).append([float(number) for number in str(row["cos2_block"]).split()])
+    return permutation_null([torch.tensor(block) for block in blocks.values()], draws=draws, seed=seed)

@@ -1,0 +1,210 @@
+"""Influence through all parameters of small networks, by depth and weight decay, against retraining [Basu2021].
+
+Networks of 16 inputs and six tanh units a layer tell threes from eights; the Hessian is exact and damped a little. For
+the training images of the largest influence the network is trained again without the image, from the trained
+parameters on, as in [Koh2017]. Training is not exact itself: it is repeated from slightly shifted parameters *with
+nothing left out*, and by how much the test losses differ is the noise floor. Digits serve at every profile.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy
+
+from fragility import train
+from fragility.influence.whole_network import direct, network_influence
+from fragility.study.influence.setup import SOURCES, load
+from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator
+
+SMALL_GRADIENT = 1e-6  # at which a training counts as converged
+COLUMNS: Columns = {
+    "image": (str, "which draw of images and initial parameters"),
+    "depth": (int, "hidden layers"),
+    "decay": (float, "strength of the penalty"),
+    "seed": (int, "of the draws"),
+    "pairs": (int, "test images times training images left out"),
+    "r": (float, "Pearson correlation of influence and the change of the test loss by retraining"),
+    "ceiling": (float, "what r would be for a perfect estimate, given the noise floor"),
+    "mean_change": (float, "mean absolute change of a test loss without a training image"),
+    "noise_floor": (float, "the same with nothing left out, from shifted parameters"),
+    "gradient": (float, "largest entry of the loss's gradient after training, over all trainings of the row"),
+    "converged": (bool, f"whether that is at most {SMALL_GRADIENT:g}"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthProfile:
+    """What is computed.
+
+    Attributes:
+        depths: numbers of hidden layers.
+        decays: strengths of the penalty.
+        draws: how many draws of images and initial parameters.
+        training_images: of each draw.
+        test_images: of each draw.
+        left_out: how many training images are left out, one at a time, those of the largest influence.
+        repeats: trainings from shifted parameters with nothing left out.
+        steps: L-BFGS steps of the first training.
+        more_steps: of each further one.
+        damping: added to the Hessian's diagonal.
+        shift: standard deviation of the shift.
+        seed: of all draws.
+    """
+
+    depths: tuple[int, ...]
+    decays: tuple[float, ...]
+    draws: int
+    training_images: int = 60
+    test_images: int = 10
+    left_out: int = 8
+    repeats: int = 2
+    steps: int = 400
+    more_steps: int = 150
+    damping: float = 1e-5
+    shift: float = 0.02
+    seed: int = 0
+
+
+_FULL = DepthProfile(depths=(0, 1, 2), decays=(1e-2, 1e-3, 1e-4), draws=10)
+PROFILES = {"fast": DepthProfile(depths=(0, 1), decays=(1e-2,), draws=2), "laptop": _FULL, "paper": _FULL}
+
+
+class Digits(NamedTuple):
+    """Threes and eights, 16 numbers each, float64 and centred."""
+
+    images: Tensor
+    labels: Tensor
+    checksum: str
+
+
+def prepare(profile: DepthProfile, device: str) -> tuple[Digits, dict[str, Any]]:
+    """Load the digits; the processor serves, in float64, whatever the device."""
+    digits = load(SOURCES["fast"], "train")
+    images, checksum = avg_pool2d(digits.images, 8).flatten(1).double(), train.fingerprint(digits.images, digits.labels)
+    inputs = {"data": digits.source, "training_sha256": checksum}
+    return Digits(images - images.mean(0), digits.labels, checksum), inputs
+
+
+def pieces(profile: DepthProfile, digits: Digits) -> Iterator[Piece]:
+    """List a piece per draw, depth and decay."""
+    settings = asdict(profile)
+    for name in ("depths", "decays", "draws"):
+        del settings[name]
+    for draw, depth, decay in product(range(profile.draws), profile.depths, profile.decays):
+        shared = {**settings, "training": digits.checksum, "first": draw, "images": [f"{draw}"]}
+        yield {**shared, "depth": depth, "decay": decay}
+
+
+def mlp(depth: int, generator: torch.Generator) -> nn.Sequential:
+    """Make an untrained network of 16 inputs, six tanh units a hidden layer, and two classes.
+
+    Args:
+        depth: hidden layers.
+        generator: of the parameters, normal with variance 1 / fan-in, the biases zero.
+
+    Returns:
+        The network, float64, in evaluation mode.
+    """
+    widths = [16] + [6] * depth + [2]
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b).double(), nn.Tanh())]
+    for layer in layers[::2]:
+        weight, bias = layer.parameters()
+        nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
+        nn.init.zeros_(bias)
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def fit(model: nn.Module, loss: Callable[[], Tensor], steps: int) -> float:
+    """Train by full-batch L-BFGS.
+
+    Args:
+        model: trained in place.
+        loss: of the model as it stands.
+        steps: the most.
+
+    Returns:
+        The largest entry of the gradient where it ended.
+    """
+    parameters = list(model.parameters())
+    solver = torch.optim.LBFGS(
+        parameters, max_iter=steps, tolerance_grad=1e-8, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(closure)  # type: ignore[no-untyped-call]
+    gradients = torch.autograd.grad(loss(), parameters)
+    return max(float(gradient.abs().max()) for gradient in gradients)
+
+
+def rows(piece: Piece, digits: Digits) -> list[Row]:
+    """Predict and retrain, draw by draw."""
+    return [{"image": name, **_row(piece, digits, name)} for name in piece["images"]]
+
+
+def _row(piece: Piece, digits: Digits, name: str) -> Row:
+    draws, n = generator(piece["seed"], name), piece["training_images"]
+    drawn = torch.randperm(len(digits.images), generator=draws)
+    training, tests = drawn[:n], drawn[n : n + piece["test_images"]]
+    images, labels, test_images, test_labels = data = (
+        digits.images[training], digits.labels[training], digits.images[tests], digits.labels[tests],
+    )  # fmt: skip
+    model, decay = mlp(piece["depth"], draws), piece["decay"]
+
+    def loss(weights: Tensor) -> Tensor:
+        entropy = cross_entropy(model(images), labels, reduction="none")
+        penalty = torch.cat([parameter.flatten() for parameter in model.parameters()]).square().sum()
+        value: Tensor = (weights * entropy).mean() + decay / 2 * penalty
+        return value
+
+    def test_losses() -> Tensor:
+        with torch.no_grad():
+            return cross_entropy(model(test_images), test_labels, reduction="none")
+
+    everything = torch.ones(n, dtype=torch.float64)
+    gradients = [fit(model, lambda: loss(everything), piece["steps"])]
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    base = test_losses()
+    predicted, _ = network_influence(model, *data, l2=decay, damping=piece["damping"], solve=direct)
+
+    def change(weights: Tensor, shift: float = 0.0) -> Tensor:
+        noise = {k: shift * torch.randn(v.shape, generator=draws, dtype=v.dtype) for k, v in start.items()}
+        model.load_state_dict({key: value + noise[key] for key, value in start.items()})
+        gradients.append(fit(model, lambda: loss(weights), piece["more_steps"]))
+        return test_losses() - base
+
+    largest = predicted.abs().sum(0).topk(piece["left_out"]).indices
+    true = torch.stack([change(everything.index_fill(0, index, 0.0)) for index in largest], 1)
+    noise = torch.stack([change(everything, piece["shift"]) for _ in range(piece["repeats"])], 1)
+    pair = torch.stack([predicted[:, largest].flatten(), true.flatten()])
+    return {
+        "pairs": true.numel(),
+        "r": float(torch.corrcoef(pair)[0, 1]),
+        "ceiling": float((1 - noise.square().mean() / true.var()).clamp(min=0).sqrt()),
+        "mean_change": float(true.abs().mean()),
+        "noise_floor": float(noise.abs().mean()),
+        "gradient": max(gradients),
+        "converged": max(gradients) <= SMALL_GRADIENT,
+    }
+
+
+STUDY = Study(
+    columns=COLUMNS,
+    profiles=PROFILES,
+    prepare=prepare,
+    pieces=pieces,
+    rows=rows,
+    cost=lambda piece: 1.0 + piece["depth"],
+    # Where a training does not converge, rounding decides where it ends.
+    tolerance=Tolerance(
+        means={"r": 0.1, "ceiling": 0.1, "mean_change": 0.1, "noise_floor": 0.1, "gradient": 1e-3},
+    ),
+)

@@ -1,0 +1,169 @@
+"""How far small changes of a test image change which training images explain it [Ghorbani2019, sec. 4, Fig. 4].
+
+The label explained is the prediction before the attack, for all test images, right or wrong; `correct` tells. A test
+image that loses its label counts as unchanged (1, 1, 1): the means are intention-to-treat.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from fragility.attack import random_sign
+from fragility.influence.attack import judge, lower_influence, raise_confidence, sign_attack
+from fragility.influence.last_layer import LastLayerInfluence
+from fragility.iterate import Perturbation
+from fragility.similarity import spearman, top_k_intersection
+from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, prepare
+from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches, generator, positions, row_per_image
+
+TOP = 3  # whose summed influence eq. 2 lowers
+CONDITIONS = ("random", "eq2", "confidence", "frozen_residual")
+COLUMNS: Columns = {
+    "image": (str, "the test image"),
+    "label": (int, "the class explained: the prediction before the attack"),
+    "correct": (bool, "whether that is the true class"),
+    "network": (str, "whose features, frozen"),
+    "condition": (
+        str,
+        "random: one draw of signs; eq2: lower the top 3's influence; confidence: raise the label's probability; "
+        "frozen_residual: eq2 with p - e_y held fixed",
+    ),
+    "epsilon": (float, "radius of the L-inf ball, of 255; the one step is as large"),
+    "l2": (float, "penalty of the last layer, and the damping of its Hessian"),
+    "seed": (int, "of the random signs"),
+    "labels_kept": (bool, "whether the prediction stayed; if not, the row is that of the unchanged image"),
+    "spearman": (float, "rank correlation of the training images' influence before and after, float64"),
+    "spearman_float32": (float, "the same with the whole last layer in single precision"),
+    "top5_overlap": (float, "share of the 5 most helpful training images in common"),
+    "ratio_top3": (float, "influence of the formerly 3 most helpful images after, over before"),
+    "confidence_before": (float, "probability of the label"),
+    "confidence_after": (float, "the same after the change"),
+    "validation_accuracy": (float, "of the last layer, on images used for nothing else"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfluenceAttackProfile:
+    """What is computed.
+
+    Attributes:
+        source: the images and their features.
+        epsilons: l2 of the last layer -> the sizes tried with it, of 255.
+        batch: how many images make a piece.
+        seed: of the random signs.
+    """
+
+    source: TwoClasses
+    epsilons: dict[float, tuple[float, ...]]
+    batch: int
+    seed: int = 0
+
+
+EPSILONS = (8.0, 2.0, 4.0, 1.0)  # the most telling first
+PROFILES = {
+    "fast": InfluenceAttackProfile(source=SOURCES["fast"], epsilons={1e-2: (26.0, 51.0), 1e-1: (51.0,)}, batch=12),
+    "laptop": InfluenceAttackProfile(source=SOURCES["laptop"], epsilons={1e-2: EPSILONS, 1e-1: (8.0,)}, batch=20),
+    "paper": InfluenceAttackProfile(
+        source=SOURCES["paper"], epsilons=dict.fromkeys((1e-2, 1e-3, 1e-1), EPSILONS), batch=50
+    ),
+}
+
+
+def pieces(profile: InfluenceAttackProfile, features: Features) -> Iterator[Piece]:
+    """Cut every condition into batches of test images."""
+    listed = list(batches(features.images, profile.batch))
+    for l2, epsilons in profile.epsilons.items():
+        for epsilon, condition, images in product(epsilons, CONDITIONS, listed):
+            yield {
+                **images,
+                "weights": features.inputs["weights"],
+                "training": features.inputs["training_sha256"],
+                "network": profile.source.network,
+                "condition": condition,
+                "epsilon": epsilon,
+                "l2": l2,
+                "seed": profile.seed,
+            }
+
+
+def perturb(
+    condition: str,
+    backbone: nn.Module,
+    layer: LastLayerInfluence,
+    images: Tensor,
+    features: Tensor,
+    epsilon: float,
+    draws: list[torch.Generator],
+) -> Perturbation:
+    """Change test images by one step, in one of the ways that are compared.
+
+    Args:
+        condition: one of `CONDITIONS`.
+        backbone: images to features.
+        layer: fitted to them.
+        images: (B, C, H, W) in [0, 1].
+        features: theirs, (B, P).
+        epsilon: size of the step.
+        draws: a generator per image, for `"random"`.
+
+    Returns:
+        The changed images, or the originals where the prediction changed.
+    """
+    if condition == "random":
+        signs = [random_sign(x.unsqueeze(0), epsilon, generator=g) for x, g in zip(images, draws, strict=True)]
+        return judge(backbone, layer, images, [torch.cat(signs)])
+    logits = layer.logits(features)
+    labels = logits.argmax(1)
+    if condition == "confidence":
+        aim = raise_confidence(layer, labels)
+    else:
+        change = layer.parameter_change(layer.influence(features, labels).topk(TOP).indices)
+        fixed = logits.softmax(1) - one_hot(labels, layer.num_classes) if condition == "frozen_residual" else None
+        aim = lower_influence(layer, labels, change, fixed_residuals=fixed)
+    return sign_attack(backbone, layer, images, objective=aim, epsilon=epsilon)
+
+
+def rows(piece: Piece, features: Features) -> list[Row]:
+    """Change the images of a piece and compare the influences before and after."""
+    layer, single = (last_layer(features, piece["l2"], dtype) for dtype in (torch.float64, torch.float32))
+    where = positions(features.images, piece)
+    phi, images = features.test[where], features.images.images[where].to(features.test.device)
+    draws = [generator(piece["seed"], name) for name in piece["images"]]
+    found = perturb(piece["condition"], features.backbone, layer, images, phi, piece["epsilon"] / 255, draws)
+    with torch.no_grad():
+        after = features.backbone(found.images)
+    labels = layer.logits(phi).argmax(1)
+    old, new = layer.influence(phi, labels), layer.influence(after, labels)
+    top = old.topk(TOP).indices
+    return row_per_image(
+        piece,
+        label=labels,
+        correct=labels.cpu() == features.images.labels[where],
+        labels_kept=found.labels_kept,
+        spearman=spearman(old, new),
+        spearman_float32=spearman(single.influence(phi, labels), single.influence(after, labels)),
+        top5_overlap=top_k_intersection(old, new, 5),
+        ratio_top3=new.gather(1, top).sum(1) / old.gather(1, top).sum(1),
+        confidence_before=found.confidence_before,
+        confidence_after=found.confidence_after,
+        validation_accuracy=features.accuracy(layer),
+    )
+
+
+STUDY = Study(
+    columns=COLUMNS,
+    profiles=PROFILES,
+    prepare=prepare,
+    pieces=pieces,
+    rows=rows,
+    cost=lambda piece: (1.0 if piece["condition"] == "random" else 3.0) * len(piece["images"]),
+    # Rounding flips the signs of a few near-zero gradients on another machine.
+    tolerance=Tolerance(
+        within={"top5_overlap": 0.4, "ratio_top3": 0.1, "confidence_after": 0.01}
+        | dict.fromkeys(("spearman", "spearman_float32"), 0.05)
+    ),
+)

@@ -1,0 +1,83 @@
+"""Does influence predict retraining? The last layer is trained again without each training image [Koh2017, sec. 4.1].
+
+One row per test image: the agreement between predicted and true changes of its loss over all training images.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, prepare
+from fragility.study.piece import Columns, Piece, Row, Study, positions, row_per_image
+
+COLUMNS: Columns = {
+    "image": (str, "the test image"),
+    "label": (int, "its true class, whose loss is predicted"),
+    "network": (str, "whose features, frozen"),
+    "l2": (float, "penalty of the last layer"),
+    "pairs": (int, "training images left out, each once"),
+    "features": (int, "per class, the bias included"),
+    "max_leverage": (float, "the largest of the training images"),
+    "r": (float, "Pearson correlation of predicted and true changes, first order"),
+    "slope": (float, "least-squares slope of true against predicted changes, first order"),
+    "r_corrected": (float, "the same with the leverage correction"),
+    "slope_corrected": (float, "the same with the leverage correction"),
+    "largest_change": (float, "the largest true change of the loss, in modulus"),
+    "validation_accuracy": (float, "of the last layer"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveOneOutProfile:
+    """The images, all test images of which make one piece, and the penalty: a retrained layer serves them all."""
+
+    source: TwoClasses
+    l2: float = 1e-2
+
+
+PROFILES = {
+    name: LeaveOneOutProfile(source=replace(SOURCES[name], tests=tests))
+    for name, tests in (("fast", 12), ("laptop", 30), ("paper", 30))
+}
+
+
+def pieces(profile: LeaveOneOutProfile, features: Features) -> Iterator[Piece]:
+    """List the one piece."""
+    checksums = {name: features.inputs[name] for name in ("weights", "training_sha256", "test_sha256")}
+    images = list(features.images.files)
+    yield {**checksums, "images": images, "network": profile.source.network, "l2": profile.l2}
+
+
+def rows(piece: Piece, features: Features) -> list[Row]:
+    """Train without each training image and compare with the prediction."""
+    layer = last_layer(features, piece["l2"])
+    where = positions(features.images, piece)
+    phi, labels = features.test[where], features.images.labels[where].to(features.test.device)
+    truth = layer.leave_one_out(phi, labels, torch.arange(len(features.labels), device=phi.device))
+    columns: dict[str, Any] = {}
+    for end, corrected in (("", False), ("_corrected", True)):
+        predicted = layer.influence(phi, labels, corrected=corrected)
+        x, y = (change - change.mean(1, keepdim=True) for change in (predicted, truth))
+        columns[f"r{end}"] = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))
+        columns[f"slope{end}"] = (x * y).sum(1) / x.square().sum(1)
+    return row_per_image(
+        piece,
+        label=labels,
+        pairs=len(features.labels),
+        features=layer.theta.shape[1],
+        max_leverage=float(layer.leverage().max()),
+        largest_change=truth.abs().amax(1),
+        validation_accuracy=features.accuracy(layer),
+        **columns,
+    )
+
+
+STUDY = Study(
+    columns=COLUMNS,
+    profiles=PROFILES,
+    prepare=prepare,
+    pieces=pieces,
+    rows=rows,
+)

@@ -1,0 +1,131 @@
+"""What a study is: the columns of its table, its pieces, and how the rows of one piece are computed."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fragility import train
+from fragility.data.datasets import ImageDataset
+
+Value = str | int | float | bool | None
+Row = dict[str, Value]
+Columns = Mapping[str, tuple[type, str]]  # name -> (str, int, float or bool; what it means)
+Piece = dict[str, Any]
+"""Plain data that holds all that determines its rows; `images` lists what the rows are about, `first` counts them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How closely rows computed on another machine agree, for `fragility verify`.
+
+    By default numbers have to agree to 1e-4 (relative beyond 1) and everything else exactly.
+
+    Attributes:
+        within: column -> the largest difference allowed, absolute; a text of numbers is compared number by number.
+        means: column -> by how much the mean of some rows may leave the stored interval of that mean, for what an
+            iterative attack ends in: rounding flips signs of gradients, and the paths part.
+    """
+
+    within: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A table of the book: what a row is, and how one piece of rows is computed.
+
+    Attributes:
+        columns: of the table.
+        profiles: name -> what is computed, a dataclass of plain data.
+        prepare: (profile, device) -> what the pieces need, and where data and weights come from, with checksums.
+        pieces: (profile, what is prepared) -> the pieces, in the table's order.
+        rows: (piece, what is prepared) -> its rows, the same on one machine in whatever order; they may leave out
+            columns that have the name of an entry of the piece.
+        cost: piece -> its work, in units of the study's choice, for the time left.
+        tolerance: for rows computed again.
+        version: to be raised with any change of what a row means; older rows then never mix with new ones.
+    """
+
+    columns: Columns
+    profiles: Mapping[str, Any]
+    prepare: Callable[[Any, str], tuple[Any, dict[str, Any]]]
+    pieces: Callable[[Any, Any], Iterable[Piece]]
+    rows: Callable[[Piece, Any], list[Row]]
+    cost: Callable[[Piece], float] = lambda piece: float(len(piece["images"]))
+    tolerance: Tolerance = Tolerance()
+    version: int = 1
+
+    def plan(self, profile: Any, device: str = "cpu") -> "Plan":
+        """Load what a profile needs and list its pieces; ValueError or OSError where that is not to be had."""
+        ready, inputs = self.prepare(profile, device)
+        pieces = [{"version": self.version, "first": 0, **piece} for piece in self.pieces(profile, ready)]
+        return Plan(self, asdict(profile), inputs, pieces, ready)
+
+
+class Computed(NamedTuple):
+    """A piece with its rows, and how long they took."""
+
+    piece: Piece
+    rows: list[Row]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A profile of a study, made ready on a device."""
+
+    study: Study
+    parameters: dict[str, Any]
+    inputs: dict[str, Any]
+    pieces: Sequence[Piece]
+    ready: Any
+
+    def timed(self, piece: Piece) -> Computed:
+        """Compute a piece and measure how long it takes."""
+        start = time.perf_counter()
+        return Computed(piece, self.compute(piece), time.perf_counter() - start)
+
+    def compute(self, piece: Piece) -> list[Row]:
+        """Return the rows of a piece, computed by halves where the GPU's memory does not hold it."""
+        shared = {name: piece[name] for name in self.study.columns if name in piece}
+        try:
+            return [shared | row for row in self.study.rows(piece, self.ready)]
+        except torch.OutOfMemoryError:
+            if len(piece["images"]) == 1:
+                raise
+        # Outside the except clause, where the failed attempt's tensors are free again.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = len(piece["images"]) // 2
+        halves = (piece["images"][:middle], piece["images"][middle:])
+        return [row for half in halves for row in self.compute(piece | {"images": half})]
+
+
+def batches(data: ImageDataset, size: int, *, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+    """Cut images into pieces of `size` with their checksums."""
+    for first in range(start, len(data) if stop is None else stop, size):
+        rows = slice(first, first + size)
+        yield {"first": first, "images": list(data.files[rows]), "pixels": train.fingerprint(data.images[rows])}
+
+
+def positions(data: ImageDataset, piece: Piece) -> list[int]:
+    """Find the images of a piece."""
+    return [data.files.index(name) for name in piece["images"]]
+
+
+def row_per_image(piece: Piece, **columns: Any) -> list[Row]:
+    """Turn columns into rows: a tensor or a list has a value for each image of the piece, all else is common."""
+    count = len(piece["images"])
+    values = {name: column.tolist() if isinstance(column, Tensor) else column for name, column in columns.items()}
+    listed = {name: value if isinstance(value, list) else [value] * count for name, value in values.items()}
+    rows = zip(piece["images"], *listed.values(), strict=True)
+    return [dict(zip(("image", *listed), row, strict=True)) for row in rows]
+
+
+def generator(*names: object) -> torch.Generator:
+    """Make a generator seeded by names; on the processor, where every machine draws the same."""
+    return torch.Generator().manual_seed(int(train.fingerprint(*names)[:15], 16))
