@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from torch import nn
 
+import fragility
 from fragility.data.datasets import digits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,3 +183,16 @@ def test_only_the_ci_script_knows_the_neighbouring_folder() -> None:
     command = ["git", "grep", "-lI", "[.][.]/shared"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert set(listed.stdout.split()) <= {".ci/run"}
+
+
+def test_the_packages_map_is_loaded_on_demand_and_known_to_type_checkers() -> None:
+    code = "import sys, fragility; print({'torch', 'numpy'} & set(sys.modules)); print(fragility.deeplift.__module__)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["set()", "fragility.attribution"]
+    tree = ast.parse(Path(fragility.__file__).read_text(encoding="utf-8"))
+    imports = {(a.name, node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert imports >= {(name, f"fragility.{module}") for name, module in fragility._HOME.items()}
+    assert all(callable(getattr(fragility, name)) for name in fragility._HOME)
+    assert set(dir(fragility)) > set(fragility._HOME)
+    with pytest.raises(AttributeError, match="module 'fragility' has no attribute 'deep_lift'"):
+        fragility.deep_lift  # noqa: B018
