@@ -10,7 +10,7 @@ from fragility.attack import iterative
 from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
 from fragility.curvature import input_hvp
 from fragility.data import datasets
-from fragility.iterate import Attribution, Best, gradient
+from fragility.iterate import Attribution, Judge, gradient
 from fragility.objective import top_k
 from fragility.surrogate import softplus
 
@@ -55,7 +55,7 @@ def measure(quick: bool) -> tuple[list[Row], list[Point]]:
     model, x = network.squeezenet(), photographs(batch)
     labels = model(x).argmax(1)
     reference = importance(simple_gradient(model, x, labels))
-    best = Best(model, x, labels, simple_gradient, top_k(K), None)
+    judge = Judge(model, x, labels, simple_gradient)
     moved = (x + 1 / 255).clamp(max=1)
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
@@ -89,7 +89,7 @@ def measure(quick: bool) -> tuple[list[Row], list[Point]]:
             "simple gradient": lambda: simple_gradient(model, x, labels),
             "attack step, simple gradient": step,
             **({"attack step, simple gradient, bf16": half_step} if bfloat else {}),
-            "selection pass, simple gradient": lambda: best.offer(moved),
+            "selection pass, simple gradient": lambda: top_k(K)(judge(moved).maps, judge.reference),
             "Hessian-vector product (jvp of the gradient)": curvature,
             "DeepLIFT": lambda: deeplift(model, x, labels),
             "attack step, DeepLIFT": lambda: attack_step(model, x, labels, deeplift, reference),

