@@ -1,7 +1,9 @@
 """Pixels, labels, splits and samples against scikit-learn, Pillow and counting."""
 
+import subprocess
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +336,18 @@ def test_photographs_come_with_installed_packages_and_imagenet_labels() -> None:
     assert names == ["Egyptian cat", "espresso", "stupa", "bow tie"]
     assert dataset.files == ("chelsea", "coffee", "china.jpg", "grace_hopper.jpg")
     assert not data_folder().exists()
+
+
+def test_photographs_are_scikit_images_own_and_load_no_downloader() -> None:
+    whole = photographs(size=300)
+    for image, name in zip(whole.images, ("chelsea", "coffee"), strict=False):
+        pixels = Image.fromarray(getattr(import_module("skimage.data"), name)())
+        expected = np.asarray(pixels.resize((300, 300), Image.Resampling.BILINEAR))
+        assert np.array_equal(image.permute(1, 2, 0) * 255, expected)
+    code = (
+        "import sys; from fragility.data.datasets import photographs; photographs(); assert 'pooch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # it warns in a notebook without ipywidgets
 
 
 def test_photographs_name_the_extra_if_scikit_image_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

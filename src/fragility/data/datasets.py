@@ -7,7 +7,6 @@ A loader looks into the data folder first and downloads what is missing from its
 import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -225,12 +224,12 @@ def photographs(*, size: int = 227) -> ImageDataset:
     from sklearn.datasets import load_sample_image
 
     ensure("photographs")
-    data: Any = import_module("skimage.data")  # an optional extra, without types
+    folder = Path(str(files("skimage") / "data"))  # its own reader loads a downloader, which warns in a notebook
     hopper = read_image(Path(get_sample_data("grace_hopper.jpg", asfileobj=False)))
     china = Image.fromarray(load_sample_image("china.jpg"))
     pixels = [
-        _resize(Image.fromarray(data.chelsea()), size, crop=False),
-        _resize(Image.fromarray(data.coffee()), size, crop=False),
+        _resize(read_image(folder / "chelsea.png"), size, crop=False),
+        _resize(read_image(folder / "coffee.png"), size, crop=False),
         _resize(china, size, crop=True),
         _resize(hopper, size, crop=False),
     ]
