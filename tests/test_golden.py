@@ -3,7 +3,8 @@
 A piece holds checksums of photographs and of trained weights, which are not on every machine. So the plans are made
 with stand-ins: images of one pixel, networks without weights. Their checksums are then exchanged for the recorded
 ones: those of weights and whole data sets stand in the provenance of the results, those of batches in `golden.json`,
-with the names of the files. The names in the stored tables tell whether all of it is right.
+with the names of the files. The names in the stored tables tell whether all of it is right. What is known of the
+images of a table that is stored later joins them.
 """
 
 import json
@@ -26,13 +27,10 @@ from fragility.study.curvature import angles
 from fragility.study.influence import poisoning
 from fragility.study.influence.setup import Features
 from fragility.study.piece import Piece
-from fragility.study.store import piece_name, provenance, read_pieces
+from fragility.study.store import piece_name, provenance, read_pieces, results_folder
 
 PROFILE = "laptop"
-TABLES = (
-    "attack_sweep", "cifar_sweep", "sensitivity", "surrogate_fidelity", "angles", "dimension", "influence_angles",
-    "influence_attack", "leave_one_out", "mislabel", "poisoning", "depth", "defense_table", "fashion_table",
-)  # fmt: skip
+TABLES = sorted(path.stem.removesuffix(f"-{PROFILE}") for path in results_folder().glob(f"*-{PROFILE}.json"))
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "golden.json").read_text())
 Checksums = dict[str, str]  # a stand-in's -> the recorded one
 
