@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fragility import train
+from fragility.attack import random_sign
 from fragility.data.datasets import ImageDataset
 
 Value = str | int | float | bool | None
@@ -34,7 +35,7 @@ class Tolerance:
     means: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Study:
     """A table of the book: what a row is, and how one piece of rows is computed.
 
@@ -55,6 +56,7 @@ class Study:
     prepare: Callable[[Any, str], tuple[Any, dict[str, Any]]]
     pieces: Callable[[Any, Any], Iterable[Piece]]
     rows: Callable[[Piece, Any], list[Row]]
+    _: KW_ONLY
     cost: Callable[[Piece], float] = lambda piece: float(len(piece["images"]))
     tolerance: Tolerance = Tolerance()
     version: int = 1
@@ -124,6 +126,13 @@ def row_per_image(piece: Piece, **columns: Any) -> list[Row]:
     listed = {name: value if isinstance(value, list) else [value] * count for name, value in values.items()}
     rows = zip(piece["images"], *listed.values(), strict=True)
     return [dict(zip(("image", *listed), row, strict=True)) for row in rows]
+
+
+def noise(images: Tensor, piece: Piece) -> Tensor:
+    """Draw random signs, the same for an image in a batch of any size and whatever else is varied."""
+    draws = [generator(piece["seed"], name) for name in piece["images"]]
+    pairs = zip(torch.split(images, 1), draws, strict=True)
+    return torch.cat([random_sign(image, piece["epsilon"] / 255, generator=draw) for image, draw in pairs])
 
 
 def generator(*names: object) -> torch.Generator:

@@ -11,15 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from fragility.attribution import importance
 from fragility.iterate import Iterate
 from fragility.network import CAFFE_MEAN
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject
-from fragility.study.attacks.sweep import ATTACKS, Sweep, SweepProfile, conditions, cost, prepare_sweeps
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, row_per_image
+from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, prepare_sweeps
+from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
 from fragility.study.summary import summarise
-from fragility.surrogate import softplus
 
 GRADIENT, DEEPLIFT, INTEGRATED = ("simple_gradient",), ("deeplift",), ("integrated_gradients",)
 METHODS = GRADIENT + DEEPLIFT + INTEGRATED
@@ -77,67 +75,41 @@ TOLERANCE = Tolerance(
 
 def pieces(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterator[Piece]:
     """Name every condition; what is unset and came later is left out, and older pieces keep their names."""
-    later = {"by_metric": False, "rounded": False, "jpeg_quality": None}
+    unset = {"by_metric": False, "rounded": False, "jpeg_quality": None}
     for sweep, piece in conditions(profile, subjects):
-        full = {
-            **piece,
-            "adaptive": sweep.schedule == "adaptive",
-            "by_metric": sweep.by_metric,
-            "rounded": sweep.rounded,
-        }
-        yield {name: value for name, value in full.items() if name not in later or value != later[name]}
+        own = {"adaptive": sweep.schedule == "adaptive", "by_metric": sweep.by_metric, "rounded": sweep.rounded}
+        yield {name: value for name, value in (piece | own).items() if name not in unset or value != unset[name]}
 
 
 def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
     """Attack the images of a piece and compare their maps before and after."""
-    subject, attack = subjects[piece["setup"]], ATTACKS[piece["attack"]]
-    images, labels = subject.batch(piece)
-    aim, evaluation = attack.objective(piece["k"]), subject.attribution(piece["method"], piece["evaluation_steps"])
-    visited: list[Tensor] = []
+    trial, first = Trial(piece, subjects), []
 
     def visit(iterate: Iterate) -> None:
         if iterate.number == 1:
-            visited.append(iterate.images)
-
-    def maps(*points: Tensor) -> Iterator[Tensor]:
-        return (importance(evaluation(subject.model, x, labels)) for x in points)
+            first.append(iterate.images)
 
     def metrics(changed: Tensor, prefix: str = "") -> dict[str, Tensor]:
-        return {
-            f"{prefix}top_k_intersection": top_k_intersection(before, changed, piece["k"]),
-            f"{prefix}spearman": spearman(before, changed),
-            f"{prefix}center_shift": center_shift(before, changed),
-        }
+        values = (
+            top_k_intersection(before, changed, piece["k"]),
+            spearman(before, changed),
+            center_shift(before, changed),
+        )
+        return {prefix + name: value for name, value in zip(METRICS, values, strict=True)}
 
-    found = attack.perturb(piece, subject, images, labels, objective=aim, callback=visit)
-    before, after, after_first = maps(images, found.images, *visited)
-    integrated = piece["method"] == "integrated_gradients"
-    reported = {
-        "objective": found.objective,
-        "gain": aim(after, before) - aim(before, before),
-        "target_before": aim(before, before),
-        "target_after": aim(after, before),
-        "attack_steps": piece["attack_steps"] if integrated else None,
-        "surrogate_beta": subject.surrogate_beta,
-        "surrogate_gain": None,
-    }
-    if "surrogate_gain" in attack.reports:
-        with softplus(subject.surrogate_beta):
-            smooth, smooth_after = maps(images, found.images)
-        reported["surrogate_gain"] = aim(smooth_after, smooth) - aim(smooth, smooth)
-    return row_per_image(
-        piece,
-        label=labels,
-        class_name=subject.class_names(labels),
-        pooling=piece["network_options"].get("pooling"),
-        evaluation_steps=piece["evaluation_steps"] if integrated else None,
-        labels_kept=found.labels_kept,
-        iteration=found.iteration,
-        confidence_before=found.confidence_before,
-        confidence_after=found.confidence_after,
+    found = trial.run(visit)
+    before, after = trial.maps(trial.images), trial.maps(found.images)
+    target_before, target_after = trial.aim(before, before), trial.aim(after, before)
+    return trial.rows(
+        found,
         **metrics(after),
-        **metrics(after_first, "first_"),
-        **{name: column if name in attack.reports else None for name, column in reported.items()},
+        **metrics(trial.maps(first[0]), "first_"),
+        iteration=found.iteration,
+        objective=found.objective,
+        gain=target_after - target_before,
+        target_before=target_before,
+        target_after=target_after,
+        pooling=piece["network_options"].get("pooling"),
     )
 
 
@@ -232,6 +204,4 @@ PROFILES = {
         ),
     ),
 }
-STUDY = Study(
-    columns=COLUMNS, prepare=prepare_sweeps, pieces=pieces, rows=rows, cost=cost, tolerance=TOLERANCE, profiles=PROFILES
-)
+STUDY = Study(COLUMNS, PROFILES, prepare_sweeps, pieces, rows, cost=cost, tolerance=TOLERANCE)

@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fragility.attribution import importance
 from fragility.iterate import BestIterate, Iterate, Judge
 from fragility.objective import Objective
 from fragility.similarity import center_shift, neighborhood_recall, spearman, top_k_intersection, top_k_mask
 from fragility.study.attacks import attack_sweep
-from fragility.study.attacks.attack_sweep import BOTH, DEEPLIFT, EPSILONS, GRADIENT, INTEGRATED, METHODS, NOISE, WALK
+from fragility.study.attacks.attack_sweep import BOTH, DEEPLIFT, GRADIENT, INTEGRATED, METHODS, NOISE, PAPER_STEPS, WALK
 from fragility.study.attacks.setup import Subject
-from fragility.study.attacks.sweep import ATTACKS, Sweep, SweepProfile, conditions, cost, prepare_sweeps
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator, row_per_image
-from fragility.surrogate import softplus
+from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, prepare_sweeps
+from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator
 
 RADII = (1, 2, 3)
 CHECKPOINTS = (1, 2, 3, 6, 10, 16, 20, 30, 40, 60, 80, 100, 150, 200, 300, 450, 600)
 COURSE = ("objective", "intersection", "spearman", "shift")
 CHOICES = {"": "the largest D", "release_": "the first with the least top-k intersection"}
 
+_FIRST = ("label", "class_name", "setup", "method", "attack", "epsilon", "step_size")
+_THEN = ("iterations", "attack_steps", "evaluation_steps", "surrogate_beta", "k", "seed", "confidence_before")
 _CHOSEN: Columns = {
     "iteration": (int, "which iterate it is; 0 if none kept the prediction: the row is that of the unchanged image"),
     "objective": (float, "D of it, on the network itself; none for random"),
@@ -39,72 +39,34 @@ _CHOSEN: Columns = {
     "center_shift": (float, "distance of the centres of mass, in pixels"),
     **{f"recall_{w}": (float, f"share of its k pixels within {w} of the original's k") for w in RADII},
     **{f"precision_{w}": (float, f"share of the original's k pixels within {w} of its k") for w in RADII},
-    **{
-        f"chance_recall_{w}": (
-            float,
-            f"recall_{w} with the original map of another image, the one before in its piece, as reference",
-        )
-        for w in RADII
-    },
+    **{f"chance_recall_{w}": (float, f"recall_{w} of the map of the image before in its piece") for w in RADII},
     "zeros": (float, "share of zeros in its map"),
 }
 COLUMNS: Columns = {
     "image": (str, "file name"),
-    "label": (int, "the class, predicted and true; it is the one explained"),
-    "class_name": (str, "its name"),
-    "setup": (str, "network and data, see parameters"),
-    "method": (str, "the attribution"),
-    "attack": (str, "random: one draw; random_walk: P random steps, judged by D of top_k; else Algorithm 1"),
-    "epsilon": (float, "radius of the L-inf ball, of 255"),
-    "step_size": (float, "alpha, of 255"),
+    **{name: attack_sweep.COLUMNS[name] for name in _FIRST},
     "schedule": (str, "of the step, see fragility.attack.iterative"),
-    "iterations": (int, "P"),
-    "attack_steps": (int, "M of integrated gradients while attacking and choosing the iterate"),
-    "evaluation_steps": (int, "M of integrated gradients in the metrics"),
-    "surrogate_beta": (float, "sharpness of the softplus that the attack's gradient goes through"),
-    "k": (int, "how many pixels count as the most important"),
-    "seed": (int, "of the drawn images and the random perturbations"),
-    "confidence_before": (float, "softmax probability of the label for the original image"),
+    **{name: attack_sweep.COLUMNS[name] for name in _THEN},
     "zeros_before": (float, "share of zeros in the original's map"),
     "labels_kept": (bool, "whether some iterate kept the prediction"),
-    "surrogate_gain": (
-        float,
-        "gain of the choice by D on the softplus surrogate, whose own original map is the reference",
-    ),
+    "surrogate_gain": (float, "gain of the choice by D on the softplus surrogate, against its own original map"),
     **{
-        f"{prefix}{name}": (kind, f"{text} ({choice})")
+        prefix + name: (kind, f"{text} ({choice})")
         for prefix, choice in CHOICES.items()
         for name, (kind, text) in _CHOSEN.items()
     },
     "course_steps": (str, "after how many steps the following were taken"),
-    "course_objective": (
-        str,
-        "D of the best iterate by then, on the network itself; nan before the first that was kept",
-    ),
+    "course_objective": (str, "D of the best iterate by then, on the network itself; nan before the first one kept"),
     "course_intersection": (str, "its top-k intersection"),
     "course_spearman": (str, "its rank correlation"),
     "course_shift": (str, "its centre's shift, in pixels"),
 }
-_MEANS = {
-    "iteration": 15.0,
-    "objective": 0.02,
-    "gain": 0.02,
-    "confidence_after": 0.02,
-    "top_k_intersection": 0.02,
-    "random_ties_intersection": 0.02,
-    "spearman": 0.02,
-    "center_shift": 0.5,
-    **{f"{kind}_{w}": 0.02 for kind in ("recall", "precision", "chance_recall") for w in RADII},
-    "zeros": 0.01,
-}
+_MARGINS = dict.fromkeys(_CHOSEN, 0.02) | {"iteration": 15.0, "center_shift": 0.5, "zeros": 0.01}
 TOLERANCE = Tolerance(
     # Courses are for curves; what they end in is held to its mean.
     within={f"course_{name}": float("inf") for name in COURSE},
-    means={
-        "labels_kept": 0.05,
-        "surrogate_gain": 0.02,
-        **{prefix + name: margin for prefix in CHOICES for name, margin in _MEANS.items()},
-    },
+    means={prefix + name: margin for prefix in CHOICES for name, margin in _MARGINS.items()}
+    | {"labels_kept": 0.05, "surrogate_gain": 0.02},
 )
 
 
@@ -115,56 +77,32 @@ def pieces(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterator[P
 
 def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
     """Attack once, choose twice, and measure."""
-    subject, attack, k = subjects[piece["setup"]], ATTACKS[piece["attack"]], piece["k"]
-    images, labels = subject.batch(piece)
-    aim = attack.objective(k)
-    judge = Judge(subject.model, images, labels, subject.attribution(piece["method"], piece["attack_steps"]))
-    release, course = BestIterate(images, judge.confidence), _Course(aim, judge.reference, k)
+    trial = Trial(piece, subjects)
+    attribution = trial.subject.attribution(piece["method"], piece["attack_steps"])
+    judge = Judge(trial.subject.model, trial.images, trial.labels, attribution)
+    release, course = BestIterate(trial.images, judge.confidence), _Course(trial.aim, judge.reference, piece["k"])
 
     def watch(seen: Iterate) -> None:
-        lost = -top_k_intersection(seen.maps, judge.reference, k)
+        lost = -top_k_intersection(seen.maps, judge.reference, piece["k"])
         release.offer(seen.number, seen.images, lost, seen.confidence, seen.kept)
         if piece["attack"] != "random":
             course.watch(seen, last=piece["iterations"])
 
-    def maps(*points: Tensor) -> Iterator[Tensor]:
-        evaluation = subject.attribution(piece["method"], piece["evaluation_steps"])
-        return (importance(evaluation(subject.model, x, labels)) for x in points)
-
-    found = attack.perturb(piece, subject, images, labels, objective=aim, callback=watch)
-    (before,) = maps(images)
-    reported: dict[str, Any] = {
-        "attack_steps": piece["attack_steps"] if piece["method"] == "integrated_gradients" else None,
-        "surrogate_beta": subject.surrogate_beta,
-        "schedule": piece["schedule"],
-        "surrogate_gain": None,
-    }
-    chosen: dict[str, Any] = {}
+    found = trial.run(watch)
+    before = trial.maps(trial.images)
+    columns: dict[str, Any] = {"zeros_before": _zeros(before), **course.columns(len(before))}
     for prefix, choice in zip(CHOICES, (found, release.perturbation()), strict=True):
-        (after,) = maps(choice.images)
-        chosen |= {prefix + name: values for name, values in _measure(piece, before, after).items()}
-        chosen |= {f"{prefix}iteration": choice.iteration, f"{prefix}confidence_after": choice.confidence_after}
-        value = aim(after, before)
-        reported |= {f"{prefix}objective": value, f"{prefix}gain": value - aim(before, before)}
-    if "surrogate_gain" in attack.reports:
-        with softplus(subject.surrogate_beta):
-            smooth, smooth_after = maps(images, found.images)
-        reported["surrogate_gain"] = aim(smooth_after, smooth) - aim(smooth, smooth)
-    return row_per_image(
-        piece,
-        label=labels,
-        class_name=subject.class_names(labels),
-        confidence_before=found.confidence_before,
-        zeros_before=_zeros(before),
-        labels_kept=found.labels_kept,
-        evaluation_steps=piece["evaluation_steps"] if piece["method"] == "integrated_gradients" else None,
-        **chosen,
-        **{
-            name: column if name.removeprefix("release_") in attack.reports else None
-            for name, column in reported.items()
-        },
-        **course.columns(len(images)),
-    )
+        after = trial.maps(choice.images)
+        value = trial.aim(after, before)
+        chosen = {
+            **_measure(piece, before, after),
+            "iteration": choice.iteration,
+            "confidence_after": choice.confidence_after,
+            "objective": value,
+            "gain": value - trial.aim(before, before),
+        }
+        columns |= {prefix + name: column for name, column in chosen.items()}
+    return trial.rows(found, **columns)
 
 
 class _Course:
@@ -225,34 +163,36 @@ def _zeros(maps: Tensor) -> Tensor:
     return (maps == 0).flatten(1).double().mean(1)
 
 
-_digits, _net = (partial(Sweep, setup=name) for name in ("digits", "squeezenet"))
-_SIX: dict[str, Any] = {"iterations": 6, "batch": 4, "sizes": {51.0: 10.0}}
-_STEPS, _LARGE = dict.fromkeys(EPSILONS, 0.5), {8.0: 0.5}
+_digits = partial(Sweep, setup="digits", iterations=6, batch=4, sizes={51.0: 10.0})
+_net = partial(Sweep, setup="squeezenet", methods=GRADIENT, images=64, batch=8, iterations=300)
+_noise = partial(_net, attacks=NOISE, iterations=1)
+_paper = partial(Sweep, setup="squeezenet", methods=METHODS, sizes=PAPER_STEPS, images=512, batch=32)
+_EIGHT, _TWO, _REST = {8.0: 0.5}, {2.0: 0.5}, {4.0: 0.5, 1.0: 0.5}
 PROFILES = {
     "fast": SweepProfile(
         setups=attack_sweep.PROFILES["fast"].setups,
         sweeps=(
-            _digits(attacks=NOISE + WALK + BOTH, methods=GRADIENT, images=8, **_SIX),
-            _digits(attacks=BOTH, methods=DEEPLIFT + INTEGRATED, images=4, attack_steps=5, evaluation_steps=10, **_SIX),
+            _digits(attacks=NOISE + WALK + BOTH, methods=GRADIENT, images=8),
+            _digits(attacks=BOTH, methods=DEEPLIFT + INTEGRATED, images=4, attack_steps=5, evaluation_steps=10),
         ),
     ),
     # Two cores, in the background: about a minute for every eight images of noise, six for eight of an attack.
     "laptop": SweepProfile(
         setups={"squeezenet": attack_sweep.SQUEEZENET},
         sweeps=(
-            _net(attacks=NOISE, methods=GRADIENT, sizes=_STEPS, images=64, batch=8),
-            _net(attacks=WALK + BOTH, methods=GRADIENT, sizes=_STEPS, images=64, batch=8, iterations=300),
-            _net(attacks=BOTH, methods=GRADIENT, sizes=_LARGE, images=8, batch=8, iterations=600),
+            _net(attacks=BOTH, sizes=_EIGHT, images=16),
+            _noise(sizes=_EIGHT | _TWO),
+            _net(attacks=WALK, sizes=_EIGHT | _TWO),
+            _net(attacks=BOTH, sizes=_EIGHT, start=16),
+            _net(attacks=BOTH, sizes=_TWO),
+            _net(attacks=BOTH, sizes=_EIGHT, images=8, iterations=600),
+            _net(attacks=BOTH + WALK, sizes=_REST),
+            _noise(sizes=_REST),
         ),
     ),
     "paper": SweepProfile(
         setups={"squeezenet": attack_sweep.PROFILES["paper"].setups["squeezenet"]},
-        sweeps=(
-            _net(attacks=NOISE, methods=METHODS, sizes=_STEPS, images=512, batch=32),
-            _net(attacks=WALK + BOTH, methods=METHODS, sizes=_STEPS, images=512, batch=32, iterations=300),
-        ),
+        sweeps=(_paper(attacks=NOISE), _paper(attacks=WALK + BOTH, iterations=300)),
     ),
 }
-STUDY = Study(
-    columns=COLUMNS, prepare=prepare_sweeps, pieces=pieces, rows=rows, cost=cost, tolerance=TOLERANCE, profiles=PROFILES
-)
+STUDY = Study(COLUMNS, PROFILES, prepare_sweeps, pieces, rows, cost=cost, tolerance=TOLERANCE)

@@ -17,10 +17,7 @@ from fragility.study import cifar
 from fragility.study.piece import Piece, positions
 from fragility.surrogate import suggest_beta
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "digits_cnn": network.digits_cnn,
-    "squeezenet": network.squeezenet,
-}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"digits_cnn": network.digits_cnn, "squeezenet": network.squeezenet}
 RECIPES: dict[str, Callable[[ImageDataset], nn.Module]] = {"cifar_cnn": cifar.trained}
 CALIBRATION = 16  # training images by which a surrogate is chosen
 
@@ -91,10 +88,6 @@ class Subject:
         """Return the images of a piece and their labels, on the device."""
         rows = positions(self.data, piece)
         return self.data.images[rows].to(self.device), self.data.labels[rows].to(self.device)
-
-    def class_names(self, labels: Tensor) -> list[str]:
-        """Return the names of some labels."""
-        return [self.data.class_names[label] for label in labels.tolist()]
 
     @property
     def inputs(self) -> dict[str, str]:

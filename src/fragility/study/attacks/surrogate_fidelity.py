@@ -5,23 +5,22 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import torch
+
 from fragility import train
 from fragility.study.attacks import attack_sweep, cifar_sweep
 from fragility.study.attacks.attack_sweep import DEEPLIFT, GRADIENT, METHODS
 from fragility.study.attacks.setup import Setup, Subject, prepare_all
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches, row_per_image
+from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches
 from fragility.study.summary import summarise
 from fragility.surrogate import surrogate_fidelity
 
 METRICS = ("spearman", "top_k_intersection", "center_shift")
 COLUMNS: Columns = {
-    "image": (str, "file name, or row of the data set"),
-    "label": (int, "the class, predicted and true; it is the one explained"),
-    "setup": (str, "network and data, see parameters"),
-    "method": (str, "the attribution"),
+    **{name: attack_sweep.COLUMNS[name] for name in ("image", "label", "setup", "method")},
     "multiple": (float, "beta over the one that the attacks use"),
     "beta": (float, "sharpness of the softplus, in units of 1 / pre-activation"),
-    "k": (int, "how many pixels count as the most important"),
+    "k": attack_sweep.COLUMNS["k"],
     "seed": (int, "of the drawn images"),
     "spearman": (float, "rank correlation of the surrogate's map with the network's own"),
     "top_k_intersection": (float, "share of the k most important pixels in common"),
@@ -52,41 +51,34 @@ class FidelityProfile:
     seed: int = 1
 
 
-def _networks(profile: str) -> dict[str, Setup]:
-    sweeps = {"squeezenet": attack_sweep, "cifar": cifar_sweep}
-    return {name: study.PROFILES[profile].setups[name] for name, study in sweeps.items()}
-
-
+_FAST = attack_sweep.PROFILES["fast"].setups
+_LAPTOP, _PAPER = (
+    {
+        "squeezenet": attack_sweep.PROFILES[name].setups["squeezenet"],
+        "cifar": cifar_sweep.PROFILES[name].setups["cifar"],
+    }
+    for name in ("laptop", "paper")
+)
 PROFILES = {
-    "fast": FidelityProfile(
-        setups=attack_sweep.PROFILES["fast"].setups, multiples=(0.25, 1.0, 4.0), images=16, batch=8, steps=10
-    ),
-    "laptop": FidelityProfile(setups=_networks("laptop"), methods=GRADIENT + DEEPLIFT, images=32, batch=8),
-    "paper": FidelityProfile(setups=_networks("paper"), images=512, batch=32),
+    "fast": FidelityProfile(setups=_FAST, multiples=(0.25, 1.0, 4.0), images=16, batch=8, steps=10),
+    "laptop": FidelityProfile(setups=_LAPTOP, methods=GRADIENT + DEEPLIFT, images=32, batch=8),
+    "paper": FidelityProfile(setups=_PAPER, images=512, batch=32),
 }
 
 
-def prepare_networks(profile: FidelityProfile, device: str) -> tuple[dict[str, Subject], dict[str, Any]]:
+def prepare(profile: FidelityProfile, device: str) -> tuple[dict[str, Subject], dict[str, Any]]:
     """Load the networks and images."""
     return prepare_all(profile.setups, dict.fromkeys(profile.setups, profile.images), profile.seed, device)
 
 
 def pieces(profile: FidelityProfile, subjects: Mapping[str, Subject]) -> Iterator[Piece]:
     """Cut the images of every network and method into batches."""
+    shared = {"multiples": list(profile.multiples), "steps": profile.steps, "seed": profile.seed}
     for (name, subject), method in product(subjects.items(), profile.methods):
+        baseline = train.fingerprint(subject.baseline.cpu())
+        own = {"setup": name, "weights": subject.weights, "beta": subject.surrogate_beta, "k": subject.setup.k}
         for images in batches(subject.data, profile.batch):
-            yield {
-                **images,
-                "setup": name,
-                "weights": subject.weights,
-                "method": method,
-                "multiples": list(profile.multiples),
-                "beta": subject.surrogate_beta,
-                "baseline": train.fingerprint(subject.baseline.cpu()),
-                "steps": profile.steps,
-                "k": subject.setup.k,
-                "seed": profile.seed,
-            }
+            yield {**images, **shared, **own, "method": method, "baseline": baseline}
 
 
 def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
@@ -96,19 +88,13 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
     betas = [multiple * piece["beta"] for multiple in piece["multiples"]]
     attribution = subject.attribution(piece["method"], piece["steps"])
     found = surrogate_fidelity(subject.model, images, labels, betas=betas, attribution=attribution, k=piece["k"])
-    by_beta = [
-        row_per_image(
-            piece,
-            label=labels,
-            multiple=multiple,
-            beta=beta,
-            spearman=found.spearman[number],
-            top_k_intersection=found.intersection[number],
-            center_shift=found.center_shift[number],
-        )
-        for number, (multiple, beta) in enumerate(zip(piece["multiples"], betas, strict=True))
+    metrics = torch.stack([found.spearman, found.intersection, found.center_shift], 2)  # (beta, image, metric)
+    return [
+        {"image": image, "label": int(labels[row]), "multiple": multiple, "beta": beta}
+        | dict(zip(METRICS, metrics[column, row].tolist(), strict=True))
+        for row, image in enumerate(piece["images"])
+        for column, (multiple, beta) in enumerate(zip(piece["multiples"], betas, strict=True))
     ]
-    return [row for rows in zip(*by_beta, strict=True) for row in rows]
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -116,12 +102,10 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return summarise(rows, ("setup", "method", "multiple", "beta"), METRICS)
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles=PROFILES,
-    prepare=prepare_networks,
-    pieces=pieces,
-    rows=rows,
-    cost=lambda piece: piece["steps"] if piece["method"] == "integrated_gradients" else 1.0,
-    tolerance=Tolerance(within={"spearman": 0.01, "top_k_intersection": 0.02, "center_shift": 0.2}),
-)
+def cost(piece: Piece) -> float:
+    """Count gradient passes through the network, roughly."""
+    return float(piece["steps"]) if piece["method"] == "integrated_gradients" else 1.0
+
+
+TOLERANCE = Tolerance(within={"spearman": 0.01, "top_k_intersection": 0.02, "center_shift": 0.2})
+STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, cost=cost, tolerance=TOLERANCE)

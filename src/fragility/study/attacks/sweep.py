@@ -1,6 +1,5 @@
 """Sweeps of attacks: which conditions there are, which attacks, and how each is run."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor
 
 from fragility import objective
-from fragility.attack import iterative, random_sign, random_walk
-from fragility.attribution import simple_gradient
+from fragility.attack import iterative, random_walk
+from fragility.attribution import importance, simple_gradient
 from fragility.iterate import BestIterate, Iterate, Judge, Perturbation
 from fragility.objective import Objective
 from fragility.similarity import top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject, prepare_all
-from fragility.study.piece import Piece, batches, generator
+from fragility.study.piece import Piece, Row, batches, generator, noise, row_per_image
+from fragility.surrogate import softplus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +74,13 @@ class SweepProfile:
     sweeps: tuple[Sweep, ...]
 
     def __post_init__(self) -> None:
-        conditions = Counter(
-            condition
-            for sweep in self.sweeps
-            for condition in product(
-                [sweep.setup],
-                sweep.attacks,
-                sweep.methods,
-                sweep.sizes,
-                [sweep.iterations],
-                range(sweep.start, sweep.images),
-            )
-        )
-        if twice := [condition for condition, count in conditions.items() if count > 1]:
-            raise ValueError(f"sweeps: expected every condition once per image, got {twice[0]} twice")
+        seen = set()
+        for sweep in self.sweeps:
+            images, fixed = range(sweep.start, sweep.images), ([sweep.setup], [sweep.iterations])
+            for condition in product(sweep.attacks, sweep.methods, sweep.sizes, images, *fixed):
+                if condition in seen:
+                    raise ValueError(f"sweeps: expected every condition once per image, got {condition} twice")
+                seen.add(condition)
 
 
 class Attack(NamedTuple):
@@ -97,31 +90,18 @@ class Attack(NamedTuple):
         perturb: (piece, subject, images, labels, objective=D, callback=) -> the best iterates.
         objective: k -> D, which it raises; noise raises nothing and is judged by it.
         passes: what it costs in attributions, for every step and for its maps.
-        reports: those of the columns that not every attack has.
+        blank: the columns that it does not have.
     """
 
     perturb: Callable[..., Perturbation]
     objective: Callable[[int], Objective]
     passes: tuple[int, int]
-    reports: frozenset[str]
+    blank: tuple[str, ...]
 
 
-def _draw(
-    piece: Piece,
-    subject: Subject,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    objective: Objective,
-    callback: Callable[[Iterate], None],
-) -> Perturbation:
-    # One generator per image: its noise is the same for all methods and epsilons, and in a batch of any size.
-    draws = [
-        random_sign(image.unsqueeze(0), piece["epsilon"] / 255, generator=generator(piece["seed"], name))
-        for image, name in zip(images, piece["images"], strict=True)
-    ]
+def _draw(piece: Piece, subject: Subject, images: Tensor, labels: Tensor, **search: Any) -> Perturbation:
     judge = Judge(subject.model, images, labels, simple_gradient)
-    callback(seen := judge(torch.cat(draws)))
+    search["callback"](seen := judge(noise(images, piece)))
     return _only_iterate(judge, seen)
 
 
@@ -131,16 +111,11 @@ def _walk(piece: Piece, subject: Subject, images: Tensor, labels: Tensor, **sear
 
 
 def _climb(piece: Piece, subject: Subject, images: Tensor, labels: Tensor, **search: Any) -> Perturbation:
-    found = iterative(
-        subject.model,
-        images,
-        labels,
-        selection=_intersection_lost(piece["k"]) if piece.get("by_metric") else None,
-        surrogate_beta=subject.surrogate_beta,
-        schedule="adaptive" if piece.get("adaptive") else piece.get("schedule", "constant"),
-        **_budget(piece, subject),
-        **search,
-    )
+    if piece.get("by_metric"):
+        search["selection"] = lambda maps, reference: -top_k_intersection(maps, reference, piece["k"])
+    schedule = "adaptive" if piece.get("adaptive") else piece.get("schedule", "constant")
+    options = {"surrogate_beta": subject.surrogate_beta, "schedule": schedule, **_budget(piece, subject), **search}
+    found = iterative(subject.model, images, labels, **options)
     if not piece.get("rounded"):
         return found
     judge = Judge(subject.model, images, labels, simple_gradient)
@@ -150,12 +125,9 @@ def _climb(piece: Piece, subject: Subject, images: Tensor, labels: Tensor, **sea
 
 
 def _budget(piece: Piece, subject: Subject) -> dict[str, Any]:
-    return {
-        "attribution": subject.attribution(piece["method"], piece["attack_steps"]),
-        "epsilon": piece["epsilon"] / 255,
-        "step_size": piece["step_size"] / 255,
-        "iterations": piece["iterations"],
-    }
+    attribution = subject.attribution(piece["method"], piece["attack_steps"])
+    sizes = {name: piece[name] / 255 for name in ("epsilon", "step_size")}
+    return {"attribution": attribution, "iterations": piece["iterations"], **sizes}
 
 
 def _only_iterate(judge: Judge, seen: Iterate) -> Perturbation:
@@ -164,20 +136,48 @@ def _only_iterate(judge: Judge, seen: Iterate) -> Perturbation:
     return best.perturbation()
 
 
-def _intersection_lost(k: int) -> Objective:
-    return lambda maps, reference: -top_k_intersection(maps, reference, k)
-
-
-_SEARCH = frozenset(("objective", "gain", "attack_steps"))
-_CLIMB = _SEARCH | {"surrogate_beta", "surrogate_gain", "schedule"}
-_TARGET = _CLIMB | {"target_before", "target_after"}
+_SURROGATE, _TARGET = ("surrogate_beta", "surrogate_gain", "schedule"), ("target_before", "target_after")
 ATTACKS = {
-    "random": Attack(_draw, objective.top_k, (0, 3), frozenset()),
-    "random_walk": Attack(_walk, objective.top_k, (2, 3), _SEARCH),
-    "top_k": Attack(_climb, objective.top_k, (6, 5), _CLIMB),
-    "mass_center": Attack(_climb, lambda k: objective.mass_center(), (6, 5), _CLIMB),
-    "targeted": Attack(_climb, lambda k: objective.targeted(objective.opposite_quadrant), (6, 5), _TARGET),
+    "random": Attack(_draw, objective.top_k, (0, 3), ("objective", "gain", "attack_steps", *_SURROGATE, *_TARGET)),
+    "random_walk": Attack(_walk, objective.top_k, (2, 3), _SURROGATE + _TARGET),
+    "top_k": Attack(_climb, objective.top_k, (6, 5), _TARGET),
+    "mass_center": Attack(_climb, lambda k: objective.mass_center(), (6, 5), _TARGET),
+    "targeted": Attack(_climb, lambda k: objective.targeted(objective.opposite_quadrant), (6, 5), ()),
 }
+
+
+class Trial:
+    """The attack of a piece on its images."""
+
+    def __init__(self, piece: Piece, subjects: Mapping[str, Subject]) -> None:
+        self.piece, self.subject, self.attack = piece, subjects[piece["setup"]], ATTACKS[piece["attack"]]
+        self.images, self.labels = self.subject.batch(piece)
+        self.aim = self.attack.objective(piece["k"])
+
+    def run(self, callback: Callable[[Iterate], None]) -> Perturbation:
+        """Perturb the images, and show every iterate to the callback."""
+        batch = (self.piece, self.subject, self.images, self.labels)
+        return self.attack.perturb(*batch, objective=self.aim, callback=callback)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Compute importance maps as the metrics see them."""
+        evaluation = self.subject.attribution(self.piece["method"], self.piece["evaluation_steps"])
+        return importance(evaluation(self.subject.model, images, self.labels))
+
+    def rows(self, found: Perturbation, **columns: Any) -> list[Row]:
+        """Add the columns of all sweeps, and leave blank what this attack does not have."""
+        columns |= {name: getattr(found, name) for name in ("labels_kept", "confidence_before", "confidence_after")}
+        names = self.subject.data.class_names
+        columns |= {"label": self.labels, "class_name": [names[label] for label in self.labels.tolist()]}
+        columns["surrogate_beta"] = beta = self.subject.surrogate_beta
+        if "surrogate_gain" not in self.attack.blank:
+            with softplus(beta):
+                before, after = self.maps(self.images), self.maps(found.images)
+            columns["surrogate_gain"] = self.aim(after, before) - self.aim(before, before)
+        if self.piece["method"] != "integrated_gradients":
+            columns |= {"attack_steps": None, "evaluation_steps": None}
+        blank = dict.fromkeys(name for name in columns if name.removeprefix("release_") in self.attack.blank)
+        return row_per_image(self.piece, **(columns | dict.fromkeys(self.attack.blank) | blank))
 
 
 def prepare_sweeps(profile: SweepProfile, device: str) -> tuple[dict[str, Subject], dict[str, Any]]:
@@ -190,20 +190,17 @@ def conditions(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterat
     """Cut every sweep into pieces of one condition and some images."""
     for sweep in profile.sweeps:
         subject = subjects[sweep.setup]
-        shared = {
-            "seed": profile.seed,
-            **{name: getattr(sweep, name) for name in ("setup", "iterations", "attack_steps", "evaluation_steps")},
-            **subject.facts,
-        }
+        copied = ("setup", "iterations", "attack_steps", "evaluation_steps")
+        shared = {"seed": profile.seed, **{name: getattr(sweep, name) for name in copied}, **subject.facts}
         listed = list(batches(subject.data, sweep.batch, start=sweep.start, stop=sweep.images))
-        for attack, (epsilon, step), method in product(sweep.attacks, sweep.sizes.items(), sweep.methods):
+        for (epsilon, step), attack, method in product(sweep.sizes.items(), sweep.attacks, sweep.methods):
             condition = {"attack": attack, "method": method, "epsilon": epsilon, "step_size": step}
             yield from ((sweep, {**images, **shared, **condition}) for images in listed)
 
 
 def cost(piece: Piece) -> float:
     """Count gradient passes through the network, roughly."""
-    passes = {"simple_gradient": 1, "deeplift": 8}
+    passes = {"simple_gradient": 1, "deeplift": 4}
     attacking, evaluating = (
         passes.get(piece["method"]) or int(piece[f"{key}_steps"]) for key in ("attack", "evaluation")
     )

@@ -142,22 +142,12 @@ def pieces(profile: AngleProfile, ready: Mapping[str, Retrained]) -> Iterator[Pi
         for start, label in product(range(0, per_class, setup.block), range(classes)):
             rows = (right & (drawn.labels == label)).nonzero().flatten()[:per_class]
             if len(rows) < per_class:
-                raise ValueError(
-                    f"candidates: expected {per_class} correctly classified images of class {drawn.class_names[label]} "
-                    f"among {setup.candidates}, got {len(rows)}"
-                )
+                wanted = f"{per_class} correctly classified images of class {drawn.class_names[label]}"
+                raise ValueError(f"candidates: expected {wanted} among {setup.candidates}, got {len(rows)}")
             chosen = rows[start : start + setup.block]
-            yield {
-                "setup": name,
-                "weights": weights,
-                "pixels": train.fingerprint(drawn.images[chosen]),
-                "first": start * classes,
-                "images": [drawn.files[row] for row in chosen],
-                "label": label,
-                "seed": profile.seed,
-                "steps": setup.steps,
-                "beta": setup.beta,
-            }
+            images = {"images": [drawn.files[row] for row in chosen], "pixels": train.fingerprint(drawn.images[chosen])}
+            shared = {"setup": name, "weights": weights, "seed": profile.seed, "steps": setup.steps, "beta": setup.beta}
+            yield {**images, **shared, "first": start * classes, "label": label}
 
 
 def rows(piece: Piece, ready: Mapping[str, Retrained]) -> list[Row]:
@@ -190,14 +180,6 @@ def _logits(model: nn.Module, images: Tensor, device: str) -> Tensor:
         return torch.cat([model(batch.to(device)).cpu() for batch in torch.split(images, 100)])
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles=PROFILES,
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-    # Rounding moves a direction by about its size over the gap.
-    tolerance=Tolerance(
-        within={"angle": 0.5, "cos2": 0.01, "mismatched": 0.005, "cos2_block": 0.02, "gap": 1e-3, "residual": 1e-3}
-    ),
-)
+# Rounding moves a direction by about its size over the gap.
+_WITHIN = {"angle": 0.5, "cos2": 0.01, "mismatched": 0.005, "cos2_block": 0.02, "gap": 1e-3, "residual": 1e-3}
+STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(within=_WITHIN))

@@ -35,6 +35,11 @@ COLUMNS: Columns = {
 }
 
 
+EPSILON = 1e-3  # of the arm with fixed epsilon: delta = epsilon sign(w)
+RELATIVE = 1e-2  # |delta| / |x| of the arm with fixed relative size
+SEED = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class DimensionProfile:
     """What is computed.
@@ -43,58 +48,43 @@ class DimensionProfile:
         neurons: activations of a single neuron g(w . x + 1); "identity" is the linear model.
         dimensions: d of the neuron's inputs.
         neuron_draws: how many w and x for each.
-        epsilon: of the arm with fixed epsilon: delta = epsilon sign(w).
-        relative: |delta| / |x| of the arm with fixed relative size.
         layers: activations of the two-layer network.
         widths: its h.
         layer_dimension: its d, larger than every h.
         layer_draws: how many networks for each.
-        seed: of all draws.
     """
 
     neurons: tuple[str, ...]
     dimensions: tuple[int, ...]
     neuron_draws: int
-    epsilon: float = 1e-3
-    relative: float = 1e-2
     layers: tuple[str, ...]
     widths: tuple[int, ...]
     layer_dimension: int
     layer_draws: int
-    seed: int = 0
 
 
 _FULL = DimensionProfile(
-    neurons=("identity", "softplus", "sigmoid"),
-    dimensions=(10, 100, 1000, 10_000, 100_000),
-    neuron_draws=20,
-    layers=("softplus", "sigmoid", "exp"),
-    widths=(2, 8, 64),
-    layer_dimension=128,
-    layer_draws=400,
-)
+    neurons=("identity", "softplus", "sigmoid"), dimensions=(10, 100, 1000, 10_000, 100_000), neuron_draws=20,
+    layers=("softplus", "sigmoid", "exp"), widths=(2, 8, 64), layer_dimension=128, layer_draws=400,
+)  # fmt: skip
 _FAST = DimensionProfile(
-    neurons=("identity", "softplus"),
-    dimensions=(10, 100, 1000),
-    neuron_draws=3,
-    layers=("softplus", "exp"),
-    widths=(2, 8),
-    layer_dimension=16,
-    layer_draws=5,
-)
+    neurons=("identity", "softplus"), dimensions=(10, 100, 1000), neuron_draws=3,
+    layers=("softplus", "exp"), widths=(2, 8), layer_dimension=16, layer_draws=5,
+)  # fmt: skip
+PROFILES = {"fast": _FAST, "laptop": _FULL, "paper": _FULL}
 
 
 def pieces(profile: DimensionProfile, ready: None) -> Iterator[Piece]:
     """List the networks; the piece of a neuron is computed in both arms."""
     names = [f"draw {number}" for number in range(max(profile.neuron_draws, profile.layer_draws))]
-    shared = {"seed": profile.seed}
-    neurons = {"network": "neuron", "epsilon": profile.epsilon, "relative": profile.relative, **shared}
+    neuron: Piece = {"network": "neuron", "epsilon": EPSILON, "relative": RELATIVE, "seed": SEED}
+    neuron["images"] = names[: profile.neuron_draws]
     for activation, dimension in product(profile.neurons, profile.dimensions):
-        drawn = {"activation": activation, "dimension": dimension, "images": names[: profile.neuron_draws]}
-        yield neurons | drawn
-    layers = {"network": "two_layer", "dimension": profile.layer_dimension, **shared}
+        yield {**neuron, "activation": activation, "dimension": dimension}
+    layers: Piece = {"network": "two_layer", "dimension": profile.layer_dimension, "seed": SEED}
+    layers["images"] = names[: profile.layer_draws]
     for activation, width in product(profile.layers, profile.widths):
-        yield layers | {"activation": activation, "width": width, "images": names[: profile.layer_draws]}
+        yield {**layers, "activation": activation, "width": width}
 
 
 def rows(piece: Piece, ready: None) -> list[Row]:
@@ -148,11 +138,9 @@ def _two_layer_rows(piece: Piece, name: str) -> Iterator[Row]:
     }
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles={"fast": _FAST, "laptop": _FULL, "paper": _FULL},
-    prepare=lambda profile, device: (None, {}),
-    pieces=pieces,
-    rows=rows,
-    cost=lambda piece: float(len(piece["images"]) * piece.get("width", 2)),
-)
+def cost(piece: Piece) -> float:
+    """Count Lanczos' steps, roughly."""
+    return float(len(piece["images"]) * piece.get("width", 2))
+
+
+STUDY = Study(COLUMNS, PROFILES, lambda profile, device: (None, {}), pieces, rows, cost=cost)

@@ -5,7 +5,6 @@ null is that of `fragility.study.curvature.null`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,10 @@ from fragility import train
 from fragility.curvature import angle
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.curvature import null
-from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, prepare
+from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, prepare
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions, row_per_image
 
+BLOCK = 20  # about how many test images of one class make a piece
 COLUMNS: Columns = {
     "image": (str, "the test image"),
     "label": (int, "the class explained: the prediction"),
@@ -35,39 +35,17 @@ COLUMNS: Columns = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class InfluenceAngleProfile:
-    """What is computed.
-
-    Attributes:
-        source: the images and their features.
-        l2: of the last layer.
-        block: about how many test images of one class make a piece.
-    """
-
-    source: TwoClasses
-    l2: float = 1e-2
-    block: int = 20
-
-
-def pieces(profile: InfluenceAngleProfile, features: Features) -> Iterator[Piece]:
+def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
     """Cut the test images of each predicted class into blocks."""
-    layer = last_layer(features, profile.l2)
+    layer = last_layer(features, L2)
     labels = layer.logits(features.test).argmax(1).cpu()
     for label in (0, 1):
         rows = (labels == label).nonzero().flatten()
         # Blocks of nearly equal size: a block of one image would be its own null.
-        for chosen in rows.tensor_split(max(1, round(len(rows) / profile.block))):
-            yield {
-                "weights": features.inputs["weights"],
-                "training": features.inputs["training_sha256"],
-                "pixels": train.fingerprint(features.images.images[chosen]),
-                "first": int(chosen[0]),
-                "images": [features.images.files[row] for row in chosen],
-                "network": profile.source.network,
-                "label": label,
-                "l2": profile.l2,
-            }
+        for chosen in rows.tensor_split(max(1, round(len(rows) / BLOCK))):
+            images = {"first": int(chosen[0]), "images": [features.images.files[row] for row in chosen]}
+            checksums = features.checksums | {"pixels": train.fingerprint(features.images.images[chosen])}
+            yield {**images, **checksums, "network": source.network, "label": label, "l2": L2}
 
 
 def rows(piece: Piece, features: Features) -> list[Row]:
@@ -113,13 +91,5 @@ def _gradients(
         ]
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles={name: InfluenceAngleProfile(source=source) for name, source in SOURCES.items()},
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-    tolerance=Tolerance(
-        within={"angle": 0.5, "angle_frozen": 0.5, "cos2": 0.01, "mismatched": 0.01, "cos2_block": 0.02}
-    ),
-)
+_WITHIN = {"angle": 0.5, "angle_frozen": 0.5, "cos2": 0.01, "mismatched": 0.01, "cos2_block": 0.02}
+STUDY = Study(COLUMNS, SOURCES, prepare, pieces, rows, tolerance=Tolerance(within=_WITHIN))

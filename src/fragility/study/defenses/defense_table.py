@@ -31,6 +31,7 @@ METRICS = (
     "natural_accuracy", "adversarial_accuracy", "top_k_intersection", "kendall", "spearman", "center_shift",
     "labels_kept", "cost",
 )  # fmt: skip
+LEADING = ("top_k_intersection", "kendall")
 COLUMNS: Columns = {
     "defense": (str, "how the network was trained or built, see parameters"),
     "seed": (int, "of the initial weights, the order of the batches and the random starts"),
@@ -41,7 +42,7 @@ COLUMNS: Columns = {
     "epsilon": (float, "radius of the L-inf ball, pixels from 0 to 1"),
     "surrogate_beta": (
         float,
-        "sharpness of the softplus that the attack's gradient goes through; none where it is smooth",
+        "sharpness of the softplus that the attack's gradient goes through; none if it is smooth",
     ),
     "natural_accuracy": (float, "share of test images classified correctly"),
     "adversarial_accuracy": (float, "the same after sign steps on the loss, on the candidates of the attack"),
@@ -50,17 +51,14 @@ COLUMNS: Columns = {
     "kendall": (float, "Kendall's tau of the maps, mean over images"),
     "spearman": (float, "rank correlation of the maps, mean over images"),
     "center_shift": (float, "distance of the centres of mass in pixels, mean over images"),
-    "top_k_intersection_kept": (float, "the mean over the images that kept their label alone"),
-    "kendall_kept": (float, "the mean over the images that kept their label alone"),
+    **{f"{name}_kept": (float, "the mean over the images that kept their label alone") for name in LEADING},
     "kendall_by_top_k": (
         float,
         "mean tau after the attack on the top k alone, as it judges itself; unchanged counts 1",
     ),
     "kendall_by_kendall": (float, "the same after the attack on tau alone"),
-    "noise_top_k_intersection": (float, "after one draw of random signs, label kept or not"),
-    "noise_kendall": (float, "after one draw of random signs, label kept or not"),
-    "first_top_k_intersection": (float, "after the attack's first step, label kept or not"),
-    "first_kendall": (float, "after the attack's first step, label kept or not"),
+    **{f"noise_{name}": (float, "after one draw of random signs, label kept or not") for name in LEADING},
+    **{f"first_{name}": (float, "after the attack's first step, label kept or not") for name in LEADING},
     "cost": (float, "of one training step, in forward passes of its batch"),
     "training_loss": (float, "mean over the last epoch"),
 }
@@ -186,18 +184,8 @@ def rows(piece: Piece, ready: Ready) -> list[Row]:
         }
 
     iterations = piece["iterations"] * piece["budget"]
-    found = worst_case(
-        model,
-        images,
-        labels,
-        epsilon=epsilon,
-        k=piece["k_attacked"],
-        steps=piece["attack_steps"],
-        seed=seed,
-        iterations=iterations,
-        restarts=runs - 1,
-        surrogate_beta=beta,
-    )
+    budget = {"iterations": iterations, "restarts": runs - 1, "surrogate_beta": beta, "steps": piece["attack_steps"]}
+    found = worst_case(model, images, labels, epsilon=epsilon, k=piece["k_attacked"], seed=seed, **budget)
     generator = torch.Generator().manual_seed(seed)
     after, kept = metrics(found.images), found.labels_kept
     noise, first = metrics(random_sign(images, epsilon, generator=generator)), metrics(found.first)
@@ -214,9 +202,9 @@ def rows(piece: Piece, ready: Ready) -> list[Row]:
             **{column: value.mean().item() for column, value in after.items()},
             "kendall_by_top_k": found.taus[0],
             "kendall_by_kendall": found.taus[1],
-            **{f"{column}_kept": after[column][kept].mean().item() for column in ("top_k_intersection", "kendall")},
-            **{f"noise_{column}": noise[column].mean().item() for column in ("top_k_intersection", "kendall")},
-            **{f"first_{column}": first[column].mean().item() for column in ("top_k_intersection", "kendall")},
+            **{f"{column}_kept": after[column][kept].mean().item() for column in LEADING},
+            **{f"noise_{column}": noise[column].mean().item() for column in LEADING},
+            **{f"first_{column}": first[column].mean().item() for column in LEADING},
             "cost": training_cost(defense, model, candidates, truth),
             "training_loss": loss,
         }
@@ -302,12 +290,4 @@ def moved(rows: Sequence[Row]) -> float:
     return max(changes, default=float("nan"))
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles=PROFILES,
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-    cost=cost,
-    tolerance=Tolerance(within=_TRAINED | _LOOSE),
-)
+STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, cost=cost, tolerance=Tolerance(within=_TRAINED | _LOOSE))

@@ -106,17 +106,10 @@ def small_cnn(*, size: int, stride: int, seed: int) -> nn.Module:
     width, side = 4 * stride, size // stride // 2
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        layers = nn.Sequential(
-            nn.Conv2d(1, width, 4, stride=stride, padding=(4 - stride) // 2),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(2 * width * side * side, 64),
-            nn.ReLU(),
-            nn.Linear(64, 10),
-        )
-    return layers.requires_grad_(False).eval()
+        first = nn.Conv2d(1, width, 4, stride=stride, padding=(4 - stride) // 2)
+        second = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
+        dense = [nn.Linear(2 * width * side * side, 64), nn.ReLU(), nn.Linear(64, 10)]
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), *dense).requires_grad_(False).eval()
 
 
 def madry_cnn(*, seed: int) -> nn.Module:
@@ -130,19 +123,10 @@ def madry_cnn(*, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        layers = nn.Sequential(
-            nn.Conv2d(1, 32, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(64 * 7 * 7, 1024),
-            nn.ReLU(),
-            nn.Linear(1024, 10),
-        )
-    return layers.requires_grad_(False).eval()
+        first = [nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+        second = [nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+        dense = [nn.Linear(64 * 7 * 7, 1024), nn.ReLU(), nn.Linear(1024, 10)]
+    return nn.Sequential(*first, *second, nn.Flatten(), *dense).requires_grad_(False).eval()
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"small_cnn": small_cnn, "madry_cnn": madry_cnn}
@@ -175,11 +159,11 @@ def trained(
     """
     defense = profile.defenses[name]
     model = NETWORKS[profile.network](**profile.network_options, seed=seed).to(device)
-    settings: dict[str, Any] = {
-        "batch_size": profile.batch_size, "learning_rate": profile.learning_rate, "seed": seed, "progress": False,
-    }  # fmt: skip
+    settings: dict[str, Any] = {"batch_size": profile.batch_size, "learning_rate": profile.learning_rate}
+    fit: Callable[..., train.History] = partial(train.fit_cached, seed=seed, progress=False, **settings)
+    data = (training.images, training.labels)
     if profile.natural_epochs:
-        train.fit_cached(model, training.images, training.labels, epochs=profile.natural_epochs, **settings)
+        fit(model, *data, epochs=profile.natural_epochs)
     if defense.beta is not None:
         model = SoftplusNetwork(model, defense.beta)
     if defense.levels is not None:
@@ -187,8 +171,7 @@ def trained(
     if defense.loss is None:
         return model, float("nan")
     loss = partial(LOSSES[defense.loss], **defense.options)
-    history = train.fit_cached(model, training.images, training.labels, loss, epochs=profile.epochs, **settings)
-    return model, history.losses[-1]
+    return model, fit(model, *data, loss, epochs=profile.epochs).losses[-1]
 
 
 def training_cost(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> float:

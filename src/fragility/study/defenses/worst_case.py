@@ -56,21 +56,12 @@ def worst_case(
 
     changed, lowest, taus = images, torch.ones(len(images), dtype=torch.float64, device=images.device), []
     kept = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    attribution = partial(integrated_gradients, steps=steps)
+    search = {"selection": lambda maps, reference: -kendall(maps, reference), "callback": keep_first, **budget}
+    search |= {"epsilon": epsilon, "step_size": epsilon, "schedule": "adaptive"}
     for aim in (objective.top_k(k), soft_kendall()):
-        found = iterative(
-            model,
-            images,
-            labels,
-            attribution=partial(integrated_gradients, steps=steps),
-            objective=aim,
-            selection=lambda maps, reference: -kendall(maps, reference),
-            epsilon=epsilon,
-            step_size=epsilon,
-            schedule="adaptive",
-            generator=torch.Generator().manual_seed(seed),
-            callback=keep_first,
-            **budget,
-        )
+        search["generator"] = torch.Generator().manual_seed(seed)
+        found = iterative(model, images, labels, attribution=attribution, objective=aim, **search)
         tau = torch.where(found.labels_kept, -found.objective.double(), 1.0)
         changed = torch.where((tau < lowest).view(-1, 1, 1, 1), found.images, changed)
         lowest, kept = torch.minimum(tau, lowest), kept | found.labels_kept

@@ -7,7 +7,7 @@ nothing left out*, and by how much the test losses differ is the noise floor. Di
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -36,37 +36,24 @@ COLUMNS: Columns = {
 }
 
 
+SETTINGS = {
+    "training_images": 60, "test_images": 10,  # of a draw
+    "left_out": 8,  # training images, one at a time, those of the largest influence
+    "repeats": 2,  # trainings from shifted parameters with nothing left out
+    "steps": 400, "more_steps": 150,  # of L-BFGS in the first training and in each further one
+    "damping": 1e-5,  # added to the Hessian's diagonal
+    "shift": 0.02,  # standard deviation of the shift
+    "seed": 0,  # of all draws
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class DepthProfile:
-    """What is computed.
-
-    Attributes:
-        depths: numbers of hidden layers.
-        decays: strengths of the penalty.
-        draws: how many draws of images and initial parameters.
-        training_images: of each draw.
-        test_images: of each draw.
-        left_out: how many training images are left out, one at a time, those of the largest influence.
-        repeats: trainings from shifted parameters with nothing left out.
-        steps: L-BFGS steps of the first training.
-        more_steps: of each further one.
-        damping: added to the Hessian's diagonal.
-        shift: standard deviation of the shift.
-        seed: of all draws.
-    """
+    """Numbers of hidden layers, strengths of the penalty, and draws of images and initial parameters."""
 
     depths: tuple[int, ...]
     decays: tuple[float, ...]
     draws: int
-    training_images: int = 60
-    test_images: int = 10
-    left_out: int = 8
-    repeats: int = 2
-    steps: int = 400
-    more_steps: int = 150
-    damping: float = 1e-5
-    shift: float = 0.02
-    seed: int = 0
 
 
 _FULL = DepthProfile(depths=(0, 1, 2), decays=(1e-2, 1e-3, 1e-4), draws=10)
@@ -91,48 +78,27 @@ def prepare(profile: DepthProfile, device: str) -> tuple[Digits, dict[str, Any]]
 
 def pieces(profile: DepthProfile, digits: Digits) -> Iterator[Piece]:
     """List a piece per draw, depth and decay."""
-    settings = asdict(profile)
-    for name in ("depths", "decays", "draws"):
-        del settings[name]
+    shared = {**SETTINGS, "training": digits.checksum}
     for draw, depth, decay in product(range(profile.draws), profile.depths, profile.decays):
-        shared = {**settings, "training": digits.checksum, "first": draw, "images": [f"{draw}"]}
-        yield {**shared, "depth": depth, "decay": decay}
+        yield {**shared, "first": draw, "images": [f"{draw}"], "depth": depth, "decay": decay}
 
 
-def mlp(depth: int, generator: torch.Generator) -> nn.Sequential:
-    """Make an untrained network of 16 inputs, six tanh units a hidden layer, and two classes.
-
-    Args:
-        depth: hidden layers.
-        generator: of the parameters, normal with variance 1 / fan-in, the biases zero.
-
-    Returns:
-        The network, float64, in evaluation mode.
-    """
-    widths = [16] + [6] * depth + [2]
-    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b).double(), nn.Tanh())]
-    for layer in layers[::2]:
-        weight, bias = layer.parameters()
-        nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
-        nn.init.zeros_(bias)
+def mlp(depth: int, draws: torch.Generator) -> nn.Sequential:
+    """Make a network of 16 inputs, six tanh units a hidden layer, and two classes: variance 1 / fan-in, no biases."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise([16] + [6] * depth + [2]):
+        layer = nn.Linear(a, b).double()
+        nn.init.normal_(layer.weight, std=a**-0.5, generator=draws)
+        nn.init.zeros_(layer.bias)
+        layers += [layer, nn.Tanh()]
     return nn.Sequential(*layers[:-1]).eval()
 
 
 def fit(model: nn.Module, loss: Callable[[], Tensor], steps: int) -> float:
-    """Train by full-batch L-BFGS.
-
-    Args:
-        model: trained in place.
-        loss: of the model as it stands.
-        steps: the most.
-
-    Returns:
-        The largest entry of the gradient where it ended.
-    """
+    """Train in place by full-batch L-BFGS, and return the largest entry of the gradient where it ended."""
     parameters = list(model.parameters())
-    solver = torch.optim.LBFGS(
-        parameters, max_iter=steps, tolerance_grad=1e-8, tolerance_change=1e-14, line_search_fn="strong_wolfe"
-    )
+    options: dict[str, Any] = {"tolerance_grad": 1e-8, "tolerance_change": 1e-14, "line_search_fn": "strong_wolfe"}
+    solver = torch.optim.LBFGS(parameters, max_iter=steps, **options)
 
     def closure() -> Tensor:
         solver.zero_grad()
@@ -141,8 +107,7 @@ def fit(model: nn.Module, loss: Callable[[], Tensor], steps: int) -> float:
         return value
 
     solver.step(closure)  # type: ignore[no-untyped-call]
-    gradients = torch.autograd.grad(loss(), parameters)
-    return max(float(gradient.abs().max()) for gradient in gradients)
+    return max(float(gradient.abs().max()) for gradient in torch.autograd.grad(loss(), parameters))
 
 
 def rows(piece: Piece, digits: Digits) -> list[Row]:
@@ -196,15 +161,11 @@ def _row(piece: Piece, digits: Digits, name: str) -> Row:
     }
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles=PROFILES,
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-    cost=lambda piece: 1.0 + piece["depth"],
-    # Where a training does not converge, rounding decides where it ends.
-    tolerance=Tolerance(
-        means={"r": 0.1, "ceiling": 0.1, "mean_change": 0.1, "noise_floor": 0.1, "gradient": 1e-3},
-    ),
-)
+def cost(piece: Piece) -> float:
+    """Count layers."""
+    return 1.0 + float(piece["depth"])
+
+
+# Where a training does not converge, rounding decides where it ends.
+_MEANS = {"r": 0.1, "ceiling": 0.1, "mean_change": 0.1, "noise_floor": 0.1, "gradient": 1e-3}
+STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, cost=cost, tolerance=Tolerance(means=_MEANS))

@@ -7,18 +7,18 @@ image that loses its label counts as unchanged (1, 1, 1): the means are intentio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fragility.attack import random_sign
 from fragility.influence.attack import judge, lower_influence, raise_confidence, sign_attack
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.iterate import Perturbation
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, prepare
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches, generator, positions, row_per_image
+from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches, noise, positions, row_per_image
 
 TOP = 3  # whose summed influence eq. 2 lowers
 CONDITIONS = ("random", "eq2", "confidence", "frozen_residual")
@@ -63,31 +63,27 @@ class InfluenceAttackProfile:
     seed: int = 0
 
 
-EPSILONS = (8.0, 2.0, 4.0, 1.0)  # the most telling first
+EPSILONS: tuple[float, ...] = (8.0, 2.0, 4.0, 1.0)  # the most telling first
+_PAPER = dict.fromkeys((1e-2, 1e-3, 1e-1), EPSILONS)
 PROFILES = {
     "fast": InfluenceAttackProfile(source=SOURCES["fast"], epsilons={1e-2: (26.0, 51.0), 1e-1: (51.0,)}, batch=12),
     "laptop": InfluenceAttackProfile(source=SOURCES["laptop"], epsilons={1e-2: EPSILONS, 1e-1: (8.0,)}, batch=20),
-    "paper": InfluenceAttackProfile(
-        source=SOURCES["paper"], epsilons=dict.fromkeys((1e-2, 1e-3, 1e-1), EPSILONS), batch=50
-    ),
+    "paper": InfluenceAttackProfile(source=SOURCES["paper"], epsilons=_PAPER, batch=50),
 }
+
+
+def prepare_images(profile: InfluenceAttackProfile, device: str) -> tuple[Features, dict[str, Any]]:
+    """Compute the features."""
+    return prepare(profile.source, device)
 
 
 def pieces(profile: InfluenceAttackProfile, features: Features) -> Iterator[Piece]:
     """Cut every condition into batches of test images."""
     listed = list(batches(features.images, profile.batch))
+    shared = {**features.checksums, "network": profile.source.network, "seed": profile.seed}
     for l2, epsilons in profile.epsilons.items():
         for epsilon, condition, images in product(epsilons, CONDITIONS, listed):
-            yield {
-                **images,
-                "weights": features.inputs["weights"],
-                "training": features.inputs["training_sha256"],
-                "network": profile.source.network,
-                "condition": condition,
-                "epsilon": epsilon,
-                "l2": l2,
-                "seed": profile.seed,
-            }
+            yield {**images, **shared, "condition": condition, "epsilon": epsilon, "l2": l2}
 
 
 def perturb(
@@ -97,7 +93,7 @@ def perturb(
     images: Tensor,
     features: Tensor,
     epsilon: float,
-    draws: list[torch.Generator],
+    draw: Tensor,
 ) -> Perturbation:
     """Change test images by one step, in one of the ways that are compared.
 
@@ -108,14 +104,13 @@ def perturb(
         images: (B, C, H, W) in [0, 1].
         features: theirs, (B, P).
         epsilon: size of the step.
-        draws: a generator per image, for `"random"`.
+        draw: (B, C, H, W), the images after a random step, for `"random"`.
 
     Returns:
         The changed images, or the originals where the prediction changed.
     """
     if condition == "random":
-        signs = [random_sign(x.unsqueeze(0), epsilon, generator=g) for x, g in zip(images, draws, strict=True)]
-        return judge(backbone, layer, images, [torch.cat(signs)])
+        return judge(backbone, layer, images, [draw])
     logits = layer.logits(features)
     labels = logits.argmax(1)
     if condition == "confidence":
@@ -132,8 +127,8 @@ def rows(piece: Piece, features: Features) -> list[Row]:
     layer, single = (last_layer(features, piece["l2"], dtype) for dtype in (torch.float64, torch.float32))
     where = positions(features.images, piece)
     phi, images = features.test[where], features.images.images[where].to(features.test.device)
-    draws = [generator(piece["seed"], name) for name in piece["images"]]
-    found = perturb(piece["condition"], features.backbone, layer, images, phi, piece["epsilon"] / 255, draws)
+    draw, epsilon = noise(images, piece), piece["epsilon"] / 255
+    found = perturb(piece["condition"], features.backbone, layer, images, phi, epsilon, draw)
     with torch.no_grad():
         after = features.backbone(found.images)
     labels = layer.logits(phi).argmax(1)
@@ -154,16 +149,11 @@ def rows(piece: Piece, features: Features) -> list[Row]:
     )
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles=PROFILES,
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-    cost=lambda piece: (1.0 if piece["condition"] == "random" else 3.0) * len(piece["images"]),
-    # Rounding flips the signs of a few near-zero gradients on another machine.
-    tolerance=Tolerance(
-        within={"top5_overlap": 0.4, "ratio_top3": 0.1, "confidence_after": 0.01}
-        | dict.fromkeys(("spearman", "spearman_float32"), 0.05)
-    ),
-)
+def cost(piece: Piece) -> float:
+    """Count passes through the network."""
+    return (1.0 if piece["condition"] == "random" else 3.0) * len(piece["images"])
+
+
+# Rounding flips the signs of a few near-zero gradients on another machine.
+_WITHIN = {"top5_overlap": 0.4, "ratio_top3": 0.1, "confidence_after": 0.01, "spearman": 0.05, "spearman_float32": 0.05}
+STUDY = Study(COLUMNS, PROFILES, prepare_images, pieces, rows, cost=cost, tolerance=Tolerance(within=_WITHIN))

@@ -4,12 +4,12 @@ One row per test image: the agreement between predicted and true changes of its 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, prepare
+from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, prepare
 from fragility.study.piece import Columns, Piece, Row, Study, positions, row_per_image
 
 COLUMNS: Columns = {
@@ -29,25 +29,14 @@ COLUMNS: Columns = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeaveOneOutProfile:
-    """The images, all test images of which make one piece, and the penalty: a retrained layer serves them all."""
-
-    source: TwoClasses
-    l2: float = 1e-2
+TESTS = {"fast": 12, "laptop": 30, "paper": 30}
+PROFILES = {name: replace(SOURCES[name], tests=tests) for name, tests in TESTS.items()}
 
 
-PROFILES = {
-    name: LeaveOneOutProfile(source=replace(SOURCES[name], tests=tests))
-    for name, tests in (("fast", 12), ("laptop", 30), ("paper", 30))
-}
-
-
-def pieces(profile: LeaveOneOutProfile, features: Features) -> Iterator[Piece]:
-    """List the one piece."""
+def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
+    """List the one piece: a retrained layer serves all test images."""
     checksums = {name: features.inputs[name] for name in ("weights", "training_sha256", "test_sha256")}
-    images = list(features.images.files)
-    yield {**checksums, "images": images, "network": profile.source.network, "l2": profile.l2}
+    yield {**checksums, "images": list(features.images.files), "network": source.network, "l2": L2}
 
 
 def rows(piece: Piece, features: Features) -> list[Row]:
@@ -74,10 +63,4 @@ def rows(piece: Piece, features: Features) -> list[Row]:
     )
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles=PROFILES,
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-)
+STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows)

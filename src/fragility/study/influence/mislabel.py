@@ -5,7 +5,6 @@ largest first. A row is one draw of flips in one order.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from fragility.influence.last_layer import LastLayerInfluence
-from fragility.study.influence.setup import SOURCES, Features, TwoClasses, prepare
+from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, prepare
 from fragility.study.piece import Columns, Piece, Row, Study, generator
 
 FLIPPED = 0.1  # share of the training labels
+DRAWS = 10  # of flips
 STEPS = 20  # in which the share of images checked goes from 0 to 1
 ORDERS: dict[str, Callable[[LastLayerInfluence, torch.Generator], Tensor]] = {
     "self_influence": lambda layer, _: layer.self_influence(),
@@ -38,27 +38,11 @@ COLUMNS: Columns = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class MislabelProfile:
-    """The images, the penalty, and how many draws of flips with which seed."""
-
-    source: TwoClasses
-    l2: float = 1e-2
-    draws: int = 10
-    seed: int = 0
-
-
-def pieces(profile: MislabelProfile, features: Features) -> Iterator[Piece]:
+def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
     """List a piece per order."""
-    for order in ORDERS:
-        yield {
-            **{name: features.inputs[name] for name in ("weights", "training_sha256")},
-            "images": [f"{draw}" for draw in range(profile.draws)],
-            "network": profile.source.network,
-            "order": order,
-            "l2": profile.l2,
-            "seed": profile.seed,
-        }
+    checksums = {name: features.inputs[name] for name in ("weights", "training_sha256")}
+    shared = {**checksums, "images": [f"{draw}" for draw in range(DRAWS)], "network": source.network, "l2": L2}
+    return ({**shared, "order": order, "seed": source.seed} for order in ORDERS)
 
 
 def rows(piece: Piece, features: Features) -> list[Row]:
@@ -67,8 +51,7 @@ def rows(piece: Piece, features: Features) -> list[Row]:
 
 
 def _row(piece: Piece, features: Features, name: str) -> Row:
-    layer, flipped = _fitted(features, piece["l2"], piece["seed"], name)
-    n = len(features.labels)
+    (layer, flipped), n = _fitted(features, piece["l2"], piece["seed"], name), len(features.labels)
     hits = found(ORDERS[piece["order"]](layer, generator(piece["seed"], name, "order")), flipped)
     shown = hits[torch.linspace(0, n, STEPS + 1).round().long()]
     right = layer.logits(features.training[flipped]).argmax(1) == features.labels[flipped]
@@ -104,10 +87,4 @@ def found(score: Tensor, flipped: Tensor) -> Tensor:
     return pad(wrong[score.cpu().argsort(descending=True, stable=True)].cumsum(0), (1, 0)) / len(flipped)
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles={name: MislabelProfile(source=source) for name, source in SOURCES.items()},
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-)
+STUDY = Study(COLUMNS, SOURCES, prepare, pieces, rows)

@@ -18,11 +18,11 @@ from torch import Tensor
 from fragility import train
 from fragility.influence.attack import lower_influence, training_attack
 from fragility.influence.last_layer import LastLayerInfluence
-from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, load
-from fragility.study.influence.setup import prepare as prepare_features
+from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, load, prepare
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
 
 ITERATIONS = 2
+BATCH = 10  # images of a piece
 COLUMNS: Columns = {
     "image": (str, "the test image, correctly classified; validation images stand in where there are too few"),
     "label": (int, "its class"),
@@ -47,35 +47,28 @@ class PoisoningProfile:
     """What is computed.
 
     Attributes:
-        source: the images and their features.
-        tests: how many correctly classified images are attacked.
+        source: the images and their features; as many test images as it has are attacked.
         epsilons: radii of the ball, of 255: what an 8-bit file does not see, and what the attacks of test images have.
-        l2: of the last layer.
-        batch: how many images make a piece.
     """
 
     source: TwoClasses
-    tests: int
-    epsilons: tuple[float, ...] = (0.5, 8.0)
-    l2: float = 1e-2
-    batch: int = 10
+    epsilons: tuple[float, float] = (0.5, 8.0)
 
 
 PROFILES = {
-    "fast": PoisoningProfile(source=replace(SOURCES["fast"], tests=20), tests=20, epsilons=(0.5, 51.0)),
-    "laptop": PoisoningProfile(source=SOURCES["laptop"], tests=200),
-    "paper": PoisoningProfile(source=SOURCES["paper"], tests=200),
+    "fast": PoisoningProfile(source=replace(SOURCES["fast"], tests=20), epsilons=(0.5, 51.0)),
+    "laptop": PoisoningProfile(source=SOURCES["laptop"]),
+    "paper": PoisoningProfile(source=SOURCES["paper"]),
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Target:
+class Target(NamedTuple):
     """A test image whose prediction is attacked, and the training image by which."""
 
-    features: Tensor  # (1, P)
+    phi: Tensor  # (1, P)
     label: Tensor  # (1,)
     confidence: float
-    index: int
+    row: int
     name: str
     picture: Tensor  # (1, C, H, W), in main memory
 
@@ -88,32 +81,25 @@ class Ready(NamedTuple):
     targets: dict[str, Target]
 
 
-def prepare(profile: PoisoningProfile, device: str) -> tuple[Ready, dict[str, Any]]:
+def prepare_targets(profile: PoisoningProfile, device: str) -> tuple[Ready, dict[str, Any]]:
     """Compute features and choose images; ValueError if too few are correctly classified."""
-    features, inputs = prepare_features(profile, device)
-    validation = load(profile.source, "validation")
+    source = profile.source
+    features, inputs = prepare(source, device)
+    validation, training = load(source, "validation"), load(source, "train")
     names = [*features.images.files, *validation.files]
     phi = torch.cat([features.test, features.validation])
     labels = torch.cat([features.images.labels.to(device), features.validation_labels])
-    layer = last_layer(features, profile.l2)
+    layer = last_layer(features, L2)
     confidence, prediction = layer.logits(phi).softmax(1).max(1)
-    right = (prediction == labels).nonzero().flatten()[: profile.tests].tolist()
-    if len(right) < profile.tests:
-        raise ValueError(f"profile: expected {profile.tests} correctly classified images, got {len(right)}")
-    chosen = [strongest(layer, phi[row : row + 1], labels[row : row + 1], features.labels) for row in right]
-    training = load(profile.source, "train")
-    pictures = {index: training.images[index : index + 1].clone() for index in set(chosen)}
-    targets = {
-        names[row]: Target(
-            phi[row : row + 1],
-            labels[row : row + 1],
-            float(confidence[row]),
-            index,
-            training.files[index],
-            pictures[index],
-        )
-        for row, index in zip(right, chosen, strict=True)
-    }
+    right = (prediction == labels).nonzero().flatten()[: source.tests].tolist()
+    if len(right) < source.tests:
+        raise ValueError(f"profile: expected {source.tests} correctly classified images, got {len(right)}")
+    targets = {}
+    for test in right:
+        own = phi[test : test + 1], labels[test : test + 1]
+        row = strongest(layer, *own, features.labels)
+        picture = training.images[row : row + 1].clone()  # a view would keep half a gigabyte
+        targets[names[test]] = Target(*own, float(confidence[test]), row, training.files[row], picture)
     checksums = {name: inputs[name] for name in ("weights", "training_sha256", "test_sha256")}
     checksums["validation_sha256"] = train.fingerprint(validation.images)
     return Ready(features, checksums, targets), inputs
@@ -140,16 +126,9 @@ def strongest(layer: LastLayerInfluence, test_features: Tensor, test_labels: Ten
 def pieces(profile: PoisoningProfile, ready: Ready) -> Iterator[Piece]:
     """Cut the test images into batches, for every radius."""
     names = list(ready.targets)
-    for epsilon, first in product(profile.epsilons, range(0, len(names), profile.batch)):
-        yield {
-            **ready.checksums,
-            "first": first,
-            "images": names[first : first + profile.batch],
-            "network": profile.source.network,
-            "epsilon": epsilon,
-            "l2": profile.l2,
-            "iterations": ITERATIONS,
-        }
+    shared = {**ready.checksums, "network": profile.source.network, "l2": L2, "iterations": ITERATIONS}
+    for epsilon, first in product(profile.epsilons, range(0, len(names), BATCH)):
+        yield {**shared, "first": first, "images": names[first : first + BATCH], "epsilon": epsilon}
 
 
 def rows(piece: Piece, ready: Ready) -> list[Row]:
@@ -159,40 +138,28 @@ def rows(piece: Piece, ready: Ready) -> list[Row]:
 
 def _row(piece: Piece, features: Features, target: Target) -> Row:
     layer, epsilon = last_layer(features, piece["l2"]), piece["epsilon"] / 255
-    picture = target.picture.to(features.labels.device)
-    found = training_attack(
-        features.backbone,
-        layer,
-        picture,
-        target.index,
-        target.features,
-        target.label,
-        epsilon=epsilon,
-        step_size=epsilon,
-        iterations=piece["iterations"],
+    phi, label, confidence, row, name, picture = target
+    picture, steps = (
+        picture.to(phi.device),
+        {"epsilon": epsilon, "step_size": epsilon, "iterations": piece["iterations"]},
     )
-    after, old = found.last_layer.logits(target.features).softmax(1), layer.features[target.index]
+    found = training_attack(features.backbone, layer, picture, row, phi, label, **steps)
+    after, old = found.last_layer.logits(phi).softmax(1), layer.features[row]
     return {
-        "label": int(target.label),
-        "training_image": target.name,
-        "same_class": bool(features.labels[target.index] == target.label),
+        "label": int(label),
+        "training_image": name,
+        "same_class": bool(features.labels[row] == label),
         "training_images": len(features.labels),
         "most_iterations": piece["iterations"],
         "iterations": found.iterations,
         "flipped": found.flipped,
-        "confidence_before": target.confidence,
-        "confidence_after": float(after[0, target.label]),
+        "confidence_before": confidence,
+        "confidence_after": float(after[0, label]),
         "change": 255 * float((found.image - picture).abs().max()),
-        "feature_change": float((found.features[target.index] - old).norm() / old.norm()),
+        "feature_change": float((found.features[row] - old).norm() / old.norm()),
     }
 
 
-STUDY = Study(
-    columns=COLUMNS,
-    profiles=PROFILES,
-    prepare=prepare,
-    pieces=pieces,
-    rows=rows,
-    # Rounding flips the signs of a few near-zero gradients on another machine.
-    tolerance=Tolerance(within={"iterations": 1, "confidence_after": 0.01, "change": 1e-3, "feature_change": 0.01}),
-)
+# Rounding flips the signs of a few near-zero gradients on another machine.
+TOLERANCE = Tolerance(within={"iterations": 1, "confidence_after": 0.01, "change": 1e-3, "feature_change": 0.01})
+STUDY = Study(COLUMNS, PROFILES, prepare_targets, pieces, rows, tolerance=TOLERANCE)

@@ -35,6 +35,7 @@ class TwoClasses:
     seed: int = 0
 
 
+L2 = 1e-2  # the penalty of the last layer, where a study does not vary it
 SOURCES = {
     "fast": TwoClasses(data="digits", network="digits_cnn", size=32, tests=24, classes=(3, 8)),
     "laptop": TwoClasses(data="flowers", network="squeezenet", size=227, tests=200),
@@ -80,6 +81,11 @@ class Features:
     validation_labels: Tensor
     inputs: dict[str, Any]
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What determines the influence on a test image."""
+        return {"weights": self.inputs["weights"], "training": self.inputs["training_sha256"]}
+
     def accuracy(self, layer: LastLayerInfluence) -> float:
         """Return the share of the validation images that a layer gets right."""
         right = layer.logits(self.validation).argmax(1) == self.validation_labels
@@ -92,35 +98,21 @@ def last_layer(features: Features, l2: float, dtype: torch.dtype = torch.float64
     return LastLayerInfluence(features.training, features.labels, l2=l2, num_classes=2, dtype=dtype)
 
 
-def prepare(profile: Any, device: str = "cpu") -> tuple[Features, dict[str, Any]]:
-    """Load the images of a profile's `source` and compute their features; return them, and where they come from."""
-    source: TwoClasses = profile.source
+def prepare(source: TwoClasses, device: str = "cpu") -> tuple[Features, dict[str, Any]]:
+    """Load the images and compute their features; return them, and where they come from."""
     backbone = NETWORKS[source.network]()
     weights = train.fingerprint(backbone)
     backbone = backbone.to(device)
     training = load(source, "train")
-    inputs = {
-        "data": training.source,
-        "training_images": len(training),
-        "training_sha256": train.fingerprint(training.images, training.labels),
-        "weights": weights,
-    }
+    checksum = train.fingerprint(training.images, training.labels)
+    inputs = {"data": training.source, "training_images": len(training), "training_sha256": checksum}
     phi, labels = _features(backbone, training.images, device), training.labels.to(device)
     del training  # half a gigabyte
     validation = load(source, "validation")
     test = datasets.sample(load(source, "test"), source.tests, seed=source.seed)
-    inputs["test_sha256"] = train.fingerprint(test.images)
-    features = Features(
-        backbone=backbone,
-        training=phi,
-        labels=labels,
-        images=test,
-        test=_features(backbone, test.images, device),
-        validation=_features(backbone, validation.images, device),
-        validation_labels=validation.labels.to(device),
-        inputs=inputs,
-    )
-    return features, inputs
+    inputs |= {"test_sha256": train.fingerprint(test.images), "weights": weights}
+    tests, others = (_features(backbone, images, device) for images in (test.images, validation.images))
+    return Features(backbone, phi, labels, test, tests, others, validation.labels.to(device), inputs), inputs
 
 
 def load(source: TwoClasses, split: str) -> ImageDataset:
