@@ -43,6 +43,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 from fragility import chapter, plot
+from fragility.attack import random_sign
 from fragility.influence import LastLayerInfluence
 from fragility.influence.attack import lower_influence, sign_attack, training_attack
 from fragility.interval import mean_interval
@@ -73,7 +74,7 @@ device = chapter.start(profile=profile, seed=seed)
 
 # %%
 settings = study.PROFILES[profile]
-ready, _ = prepare(settings, device)
+ready, _ = prepare(settings.source, device)
 training, test = load(settings.source, "train"), ready.images
 features, labels = ready.training, ready.labels
 l2 = 1e-2
@@ -373,7 +374,13 @@ def outcome(condition, epsilon, layer=layer):
     draws = [
         torch.Generator().manual_seed(1000 * seed + row) for row in range(len(images))
     ]
-    found = study.perturb(condition, ready.backbone, layer, images, phi, epsilon, draws)
+    noise = [
+        random_sign(image[None], epsilon, generator=draw)
+        for image, draw in zip(images, draws, strict=True)
+    ]
+    found = study.perturb(
+        condition, ready.backbone, layer, images, phi, epsilon, torch.cat(noise)
+    )
     y = layer.logits(phi).argmax(1)
     old = layer.influence(phi, y)
     with torch.no_grad():

@@ -91,6 +91,7 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
         )
 
     def prepare_features(which: Any, device: str) -> tuple[Features, dict[str, Any]]:
+        source = getattr(which, "source", which)
         predicted = {
             split: torch.tensor([[2.0 * int(digit) - 1] for digit in recorded(f"flowers/{split}")["predicted"]])
             for split in ("test", "validation")
@@ -99,10 +100,10 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
             backbone=nn.Identity(),
             training=torch.tensor([[-1.0], [1.0]]),  # one feature, whose sign the last layer predicts
             labels=torch.tensor([0, 1]),
-            images=stand_ins("flowers/test", checksums, which.source.tests),
-            test=predicted["test"][: which.source.tests],
+            images=stand_ins("flowers/test", checksums, source.tests),
+            test=predicted["test"][: source.tests],
             validation=predicted["validation"],
-            validation_labels=load(which.source, "validation").labels,
+            validation_labels=load(source, "validation").labels,
             inputs=inputs,
         )
         return features, inputs
@@ -127,7 +128,7 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
             monkeypatch.setitem(angles.NETWORKS, name, partial(explored, name))
             monkeypatch.setitem(datasets.LOADERS, name, lambda name=name, **_: stand_ins(f"angles/{name}", checksums))
     elif study == "poisoning":
-        monkeypatch.setattr(poisoning, "prepare_features", prepare_features)
+        monkeypatch.setattr(poisoning, "prepare", prepare_features)
         monkeypatch.setattr(poisoning, "load", load)
     elif study in ("influence_angles", "influence_attack", "leave_one_out", "mislabel"):
         monkeypatch.setitem(STUDIES, study, replace(STUDIES[study], prepare=prepare_features))

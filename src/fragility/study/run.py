@@ -85,12 +85,10 @@ def complete(
 ) -> Outcome:
     """Compute the missing pieces of a plan, here or by `compute` in any order, and store each."""
     cost = plan.study.cost
-    todo = store.missing()
-    if limit_images is not None:
-        todo = [piece for piece in todo if piece["first"] < limit_images]
+    todo = [piece for piece in store.missing() if limit_images is None or piece["first"] < limit_images]
     done = sum(map(cost, plan.pieces)) - sum(map(cost, store.missing()))
-    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     total = done + sum(map(cost, todo))
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=total, initial=done, desc=store.table.stem, bar_format=form, disable=not progress) as bar:
         bar.set_postfix_str(f"{len(todo)} pieces to go", refresh=False)
         computed = (plan.timed(piece) for piece in todo) if compute is None else compute(todo)

@@ -13,14 +13,19 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import fragility
 from fragility.study.piece import Piece, Plan, Row, Value
 
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (str, int, float, bool)}
+_READ: dict[str, Callable[[str], Value]] = {
+    "str": str,
+    "int": lambda text: int(text) if text else None,
+    "float": lambda text: float(text or "nan"),
+    "bool": lambda text: text == "True",
+}
 
 
 def checkout() -> Path | None:
@@ -66,17 +71,15 @@ def read_pieces(study: str, profile: str, folder: Path | None = None) -> dict[st
     """
     table, record = _paths(study, profile, folder)
     stored = _load_record(record)
-    columns = {name: _TYPES[column["type"]] for name, column in stored["columns"].items()}
+    columns = {name: _READ[column["type"]] for name, column in stored["columns"].items()}
     sound, complaint = _load_table(table, columns, stored)
     if complaint:
         raise ValueError(f"{complaint}; `fragility run {study} --profile {profile}` repairs it")
-    return {
-        piece: [
-            {name: _read_value(text, kind) for (name, kind), text in zip(columns.items(), row[:-2], strict=True)}
-            for row in csv.reader(lines)
-        ]
-        for piece, lines in sound.items()
-    }
+
+    def value(row: list[str]) -> Row:
+        return {name: read(text) for (name, read), text in zip(columns.items(), row[:-2], strict=True)}
+
+    return {piece: [value(row) for row in csv.reader(lines)] for piece, lines in sound.items()}
 
 
 def provenance(study: str, profile: str, folder: Path | None = None) -> dict[str, Any]:
@@ -105,22 +108,17 @@ class Store:
         self._columns = plan.study.columns
         self._done: dict[str, list[str]] = {}
         self._sessions = [session | {"seconds": {}}]
-        self._record = {
-            "study": study,
-            "profile": profile,
-            "parameters": plan.parameters,
-            "inputs": plan.inputs,
-            "columns": {name: {"type": kind.__name__, "meaning": text} for name, (kind, text) in self._columns.items()},
-        }
+        columns = {name: {"type": kind.__name__, "meaning": text} for name, (kind, text) in self._columns.items()}
+        self._record = {"study": study, "profile": profile, "parameters": plan.parameters, "inputs": plan.inputs}
+        self._record["columns"] = columns
         if self.table.exists() or self._record_path.exists():
             stored = _load_record(self._record_path)
             self._sessions = [*stored["sessions"], *self._sessions]
             self._done, complaint = _load_table(self.table, self._columns, stored)
-            if foreign := self._done.keys() - self._names.keys():
+            if count := sum(len(lines) for name, lines in self._done.items() if name not in self._names):
                 raise ValueError(
-                    f"{self.table}: holds {sum(len(self._done[name]) for name in foreign)} rows made with other "
-                    f"parameters ({_changes(plan, stored)}), which never mix; to start anew delete it and "
-                    f"{self._record_path.name}, or name another folder for the results"
+                    f"{self.table}: holds {count} rows made with other parameters ({_changes(plan, stored)}), which "
+                    f"never mix; to start anew delete it and {self._record_path.name}, or name another folder"
                 )
             if complaint:
                 message = f"{complaint}; {self.rows()} sound rows are kept, the rest is computed again"
@@ -143,11 +141,8 @@ class Store:
         for session in self._sessions:  # an earlier one may have computed it, before it was damaged
             session["seconds"].pop(name, None)
         self._sessions[-1]["seconds"][name] = round(seconds, 2)
-        progress = {
-            "complete": len(self._done) == len(self._names),
-            "rows": self.rows(),
-            "pieces": {"done": len(self._done), "planned": len(self._names)},
-        }
+        pieces = {"done": len(self._done), "planned": len(self._names)}
+        progress = {"complete": pieces["done"] == pieces["planned"], "rows": self.rows(), "pieces": pieces}
         record = {**self._record, **progress, "sessions": self._sessions}
         # The record first: a table without one would be refused.
         _replace(self._record_path, json.dumps(record, indent=1, allow_nan=False))
@@ -227,14 +222,6 @@ def _write_value(value: Value) -> str:
     if isinstance(value, float):  # seven digits are what single precision holds
         return "" if value != value else f"{value:.7g}"
     return "" if value is None else str(value)
-
-
-def _read_value(text: str, kind: type) -> Value:
-    if kind is float:
-        return float(text or "nan")
-    if kind is int:
-        return int(text) if text else None
-    return text == "True" if kind is bool else text
 
 
 def _replace(path: Path, text: str) -> None:

@@ -75,7 +75,10 @@ def _verify(study: str, profile: str, rows: int, folder: Path, device: str, chan
         stored = read_pieces(study, profile, folder)
     except (OSError, ValueError) as error:
         return Report(table, 0, 0, 0, "", (str(error),))
-    total, sample = sum(map(len, stored.values())), _sample(stored, rows, chance)
+    total, sample = sum(map(len, stored.values())), list[str]()
+    for name in chance.sample(sorted(stored), len(stored)):  # pieces in random order, until they hold so many rows
+        if sum(len(stored[drawn]) for drawn in sample) < rows:
+            sample.append(name)
     try:
         plan = chosen.plan(chosen.profiles[profile], device)
     except (ImportError, OSError, ValueError) as error:
@@ -87,17 +90,6 @@ def _verify(study: str, profile: str, rows: int, folder: Path, device: str, chan
     reason = "made with weights, data or parameters that are not at hand" if unknown else ""
     problems = tuple(differences(old, new, chosen.columns, chosen.tolerance))
     return Report(table, total, len(old), unknown, reason, problems)
-
-
-def _sample(stored: dict[str, list[Row]], rows: int, chance: random.Random) -> list[str]:
-    """Pieces in random order, until they hold so many rows."""
-    names, count = [], 0
-    for name in chance.sample(sorted(stored), len(stored)):
-        if count >= rows:
-            break
-        names.append(name)
-        count += len(stored[name])
-    return names
 
 
 def differences(old: Sequence[Row], new: Sequence[Row], columns: Columns, tolerance: Tolerance) -> Iterator[str]:
