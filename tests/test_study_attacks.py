@@ -159,19 +159,6 @@ def test_the_walk_is_the_librarys(model, sample) -> None:  # type: ignore[no-unt
     assert rows[0]["surrogate_beta"] is None
 
 
-def test_the_best_iterate_can_be_chosen_by_the_metric(model, sample) -> None:  # type: ignore[no-untyped-def]
-    images, labels, _ = sample
-    by_d, by_metric = (rows_of(sweep(iterations=6, by_metric=flag)) for flag in (False, True))
-    found = iterative(
-        model, images, labels, attribution=ATTRIBUTIONS["simple_gradient"], objective=objective.top_k(100),
-        selection=lambda maps, reference: -top_k_intersection(maps, reference, 100),
-        epsilon=51 / 255, step_size=10 / 255, iterations=6, surrogate_beta=4.0,
-    )  # fmt: skip
-    assert column(by_metric, "iteration") == found.iteration.tolist()
-    pairs = zip(column(by_metric, "top_k_intersection"), column(by_d, "top_k_intersection"), strict=True)
-    assert all(one <= other for one, other in pairs)
-
-
 def test_a_file_of_eight_bits_keeps_whole_steps_and_loses_small_ones() -> None:
     setup = replace(DIGITS, jpeg_quality=95)  # pixels that are multiples of 1 / 255, as in a file
     small, whole = (sweep(sizes={2.0: size}, iterations=steps) for size, steps in ((0.25, 1), (1.0, 2)))
@@ -218,9 +205,9 @@ def test_differences_are_taken_image_by_image() -> None:
 
 def test_one_trajectory_is_judged_twice(model, sample) -> None:  # type: ignore[no-untyped-def]
     images, labels, _ = sample
-    made = paper_sweep.STUDY.plan(SweepProfile(setups={"digits": DIGITS}, sweeps=(sweep(iterations=6),)))
-    rows = made.compute(made.pieces[0])
-    attribution = ATTRIBUTIONS["simple_gradient"]
+    case = sweep(iterations=6)
+    made = paper_sweep.STUDY.plan(SweepProfile(setups={"digits": DIGITS}, sweeps=(case,)))
+    rows, attribution = made.compute(made.pieces[0]), ATTRIBUTIONS["simple_gradient"]
     before = importance(attribution(model, images, labels))
     choices = {"": None, "release_": lambda maps, reference: -top_k_intersection(maps, reference, 100)}
     for prefix, selection in choices.items():
@@ -231,9 +218,12 @@ def test_one_trajectory_is_judged_twice(model, sample) -> None:  # type: ignore[
         after = importance(attribution(model, found.images, labels))
         assert column(rows, f"{prefix}iteration") == found.iteration.tolist()
         assert column(rows, f"{prefix}spearman") == pytest.approx(spearman(before, after).tolist())
+        # The attack sweep makes either choice, and stores it alone.
+        other = rows_of(replace(case, by_metric=selection is not None))
+        assert column(other, "iteration") == found.iteration.tolist()
         if not prefix:
-            last = [float(row["course_objective"].split()[-1]) for row in rows]  # type: ignore[union-attr]
-            assert last == pytest.approx(found.objective.tolist(), rel=1e-4)
+            last = [float(text.split()[-1]) for text in column(rows, "course_objective")]
+            assert last == pytest.approx(found.objective.tolist(), rel=1e-4)  # of five digits
     assert rows[0]["course_steps"] == "1 2 3 6"
 
 
@@ -276,7 +266,7 @@ def test_a_later_sweep_continues_an_earlier_one() -> None:
 
 
 def test_a_plan_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"every condition once per image, got \('digits', .* 51.0, 1, 2\) twice"):
+    with pytest.raises(ValueError, match=r"once per image, got \('top_k', .* 51.0, 2, 'digits', 1\) twice"):
         plan(sweep(), sweep(images=8, start=2, batch=2))
     with pytest.raises(ValueError, match="expected 400 correctly classified images among 24, got"):
         plan(sweep(images=400))
@@ -285,18 +275,16 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
             sweep(images=images, start=start, batch=batch)
 
 
-AT_SCALE = [
-    (module.__name__.rpartition(".")[2], name)
+AT_SCALE = {
+    f"{module.__name__.rpartition('.')[2]}-{name}": module.PROFILES[name]
     for module in (attack_sweep, cifar_sweep, paper_sweep, sensitivity)
     for name in ("laptop", "paper")
-]
+}
 
 
-@pytest.mark.parametrize(("study", "name"), AT_SCALE)
-def test_profiles_at_scale_name_what_there_is(study: str, name: str) -> None:
+@pytest.mark.parametrize("profile", AT_SCALE.values(), ids=AT_SCALE)
+def test_profiles_at_scale_name_what_there_is(profile: SweepProfile) -> None:
     # Without the data no plan can be made of them; what they name can be checked.
-    modules = {"attack_sweep": attack_sweep, "cifar_sweep": cifar_sweep, "paper_sweep": paper_sweep}
-    profile = modules.get(study, sensitivity).PROFILES[name]
     for case in profile.sweeps:
         setup = profile.setups[case.setup]
         assert setup.data in datasets.LOADERS
