@@ -4,8 +4,8 @@
     python book/pages.py refresh [NAME ...]                           the committed pages beside the sources
     python book/pages.py check                                        are the committed pages in step?
 
-A page is a function of its source and of the results it reads: cell ids come from the cells' text, run times
-are dropped, so that a second execution on the same machine gives the same bytes.
+A page is a function of its source and of the results that the source names, and sees no others. Cell ids come from the
+cells' text, run times are dropped: a second execution on the same machine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ import papermill
 from address import ROOT, current
 from nbformat import NotebookNode
 from traitlets.config import Config
+
+from fragility.study.claims import LEDGER
 
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "results"
@@ -44,29 +48,12 @@ METADATA = {
 KERNEL = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
-# What every kernel runs first: it notes which stored results are opened, because a page is stale when they change.
-WATCH = """
-def watch(log, folder):
-    import sys
-
-    def note(event, arguments):
-        if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(folder):
-            with open(log, "a", encoding="utf-8") as file:
-                print(arguments[0], file=file)
-
-    sys.addaudithook(note)
-
-
-watch({log!r}, {folder!r})
-del watch
-"""
-
-
-def results_read(source: Path, results: Path = RESULTS) -> list[Path]:
-    """Return the files of stored results whose stem stands in a notebook's source, quoted."""
-    text = source.read_text(encoding="utf-8")
-    found = (path for path in sorted(results.rglob("*")) if path.is_file())
-    return [path for path in found if re.search(rf"""["'/]{re.escape(path.stem)}["'.]""", text)]
+def results_named(source: Path, results: Path = RESULTS) -> list[Path]:
+    """Return the stored results that a notebook names in quotes, themselves or by a claim whose rule reads them."""
+    names = set(re.findall(r'"([\w-]+)"', source.read_text(encoding="utf-8")))
+    studies = {study for claim in LEDGER if claim.id in names for study in claim.tables}
+    paths = (path for path in sorted(results.iterdir()) if path.is_file())
+    return [path for path in paths if path.stem in names | studies or path.stem.rpartition("-")[0] in studies]
 
 
 def fingerprint(source: Path, results: Path = RESULTS) -> str:
@@ -81,7 +68,7 @@ def fingerprint(source: Path, results: Path = RESULTS) -> str:
     """
     text = source.read_text(encoding="utf-8").replace(current(), "")
     digest = hashlib.sha256(text.encode())
-    for path in results_read(source, results):
+    for path in results_named(source, results):
         digest.update(path.relative_to(results).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -153,34 +140,30 @@ def execute(
         The seconds it took.
 
     Raises:
-        RuntimeError: the page has problems (see `output_problems`), or it read results that its hash does not follow.
+        RuntimeError: the page has problems (see `output_problems`).
     """
     started = time.monotonic()
     page = read(source)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update({name: os.environ.get(name, value) for name, value in KERNEL.items()})
-        os.environ["IPYTHONDIR"] = folder
-        log, startup = Path(folder, "results.log"), Path(folder, "profile_default", "startup")
-        startup.mkdir(parents=True)
-        (startup / "watch.py").write_text(WATCH.format(log=str(log), folder=f"{RESULTS}{os.sep}"), encoding="utf-8")
+        results = Path(folder, "results")
+        results.mkdir()
+        for path in results_named(source):
+            shutil.copy(path, results)
         draft, done = Path(folder, f"{source.stem}.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(page, draft)
         injected = changed_parameters(draft, values)
-        papermill.execute_notebook(
-            draft,
-            done,
-            injected,
-            kernel_name="python3",
-            cwd=folder,
-            progress_bar=False,
-            coalesce_streams=True,
-            config=Config(KernelManager={"transport": "ipc"}),  # kernels announce an open TCP port on stderr
-        )
+        with _environment(KERNEL | os.environ | {"IPYTHONDIR": folder, "FRAGILITY_RESULTS": str(results)}):
+            papermill.execute_notebook(
+                draft,
+                done,
+                injected,
+                kernel_name="python3",
+                cwd=folder,
+                progress_bar=False,
+                coalesce_streams=True,
+                config=Config(KernelManager={"transport": "ipc"}),  # kernels announce an open TCP port on stderr
+            )
         executed = nbformat.read(done, as_version=4)
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        opened = {Path(line) for line in lines if Path(line).exists()}  # asking for what is not stored is no reading
-    if unnamed := sorted(path.name for path in opened - set(results_read(source))):
-        raise RuntimeError(f"{source.name}: reads stored results that it does not name in quotes: {unnamed}")
     original = {cell.id: cell for cell in page.cells}
     for cell in executed.cells:
         if cell.id in original:
@@ -197,6 +180,17 @@ def execute(
     nbformat.write(executed, partial_output)
     partial_output.replace(output)
     return time.monotonic() - started
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def problems(source: Path) -> list[str]:

@@ -5,7 +5,6 @@ python book/status.py build/executed build/book/book/status.md
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from address import ROOT, current
 from fragility import network
 from fragility.data import sources
 from fragility.study.machine import describe
+from fragility.study.store import stored
 
 PACKAGES = (
     "fragility",
@@ -112,8 +112,6 @@ def page(executed: Path) -> str:
     """
     seconds = json.loads((executed / "seconds.json").read_text(encoding="utf-8"))
     here = describe("cpu")
-    with (ROOT / "results" / "published.csv").open(encoding="utf-8") as file:
-        published = sum(1 for _ in csv.DictReader(file))
     parts = [
         "# Status",
         "What this site was made from. The page is written by `make book`; nothing on it is typed by hand.",
@@ -133,7 +131,7 @@ def page(executed: Path) -> str:
         f"Executed at the profile `{seconds['profile']}`, side by side, one thread each.",
         "## Stored results",
         table(["table", "rows", "pieces done", "device", "computed in", "at commit"], stored_results()),
-        f"Beside them, `published.csv` holds {published} means read off the paper's figure.",
+        f"Beside them, `published.csv` holds {len(stored('published'))} means read off the paper's figure.",
         "## What the stored results were made from",
         "Checksums are shortened to 16 digits; the JSON files beside the tables have them whole.",
         table(["table", "source"], inputs()),

@@ -16,7 +16,8 @@
 # | 50 minutes | under a minute ([seconds](../book/status.md)) | some minutes on two cores | twice the steps of `laptop` |
 
 # %% tags=["remove-cell"]
-# On Colab this installs the package and keeps Colab's own PyTorch; elsewhere it does nothing.
+# On Colab this installs the package and keeps Colab's own PyTorch;
+# elsewhere it does nothing.
 import sys
 
 if "google.colab" in sys.modules:
@@ -24,12 +25,13 @@ if "google.colab" in sys.modules:
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+        [sys.executable, "-m", "pip", "install", "--quiet", source],
+        check=True,
     )
 
 # %% tags=["parameters"]
-profile: str = "fast"  # fast: digits and a small network; laptop, paper: photographs and SqueezeNet
-seed: int = 0  # which images are drawn, and the initial weights of the small network
+profile: str = "fast"  # digits; laptop, paper: photographs
+seed: int = 0  # of the images drawn and the initial weights
 
 # %% tags=["remove-cell"]
 import matplotlib.pyplot as plt
@@ -45,7 +47,12 @@ from fragility.attribution import (
     integrated_gradients,
     simple_gradient,
 )
-from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
+from fragility.similarity import (
+    center_shift,
+    kendall,
+    spearman,
+    top_k_intersection,
+)
 
 device = chapter.start(profile=profile, seed=seed)
 
@@ -60,7 +67,13 @@ device = chapter.start(profile=profile, seed=seed)
 if profile == "fast":
     training, test = datasets.digits("train"), datasets.digits("test")
     model = network.digits_cnn(seed=seed)
-    train.fit_cached(model, training.images, training.labels, epochs=12, progress=False)
+    train.fit_cached(
+        model,
+        training.images,
+        training.labels,
+        epochs=12,
+        progress=False,
+    )
     accuracy = train.accuracy(model, test.images, test.labels)
     print(f"test accuracy {accuracy:.3f} on {len(test)} digits")
     shown = datasets.sample(test, 4, seed=seed)
@@ -73,7 +86,9 @@ else:
 model, mean_image = model.to(device), mean_image.to(device)
 images = shown.images.to(device)
 labels = model(images).argmax(1)  # what is explained is the prediction
-names = [shown.class_names[label].split(",")[0] for label in labels.tolist()]
+names = [
+    shown.class_names[label].split(",")[0] for label in labels.tolist()
+]
 print("predicted:", ", ".join(names))
 print(shown.source)
 
@@ -103,7 +118,9 @@ def importance_by_hand(attributions):
 
 by_hand = importance_by_hand(gradient_by_hand(model, images, labels))
 library = importance(simple_gradient(model, images, labels))
-print(f"largest difference from the package: {(by_hand - library).abs().max():.0e}")
+print(
+    f"largest difference from the package: {(by_hand - library).abs().max():.0e}"
+)
 
 # %% [markdown]
 # The package's version accepts any `nn.Module`, checks its input, and can be differentiated once more, which is what an
@@ -127,23 +144,31 @@ print(f"largest difference from the package: {(by_hand - library).abs().max():.0
 
 # %%
 def integrated_gradients_by_hand(model, images, labels, steps):
-    path = [k / steps * images for k in range(1, steps + 1)]  # from black: x0 = 0
+    path = [
+        k / steps * images for k in range(1, steps + 1)
+    ]  # from black: x0 = 0
     gradients = [gradient_by_hand(model, x, labels) for x in path]
     return images * torch.stack(gradients).mean(0)
 
 
 by_hand = integrated_gradients_by_hand(model, images, labels, 8)
 library = integrated_gradients(model, images, labels, steps=8)
-print(f"largest difference from the package: {(library - by_hand).abs().max():.0e}")
+print(
+    f"largest difference from the package: {(library - by_hand).abs().max():.0e}"
+)
 
 
 def score(x, labels=labels, model=model):
     return model(x).gather(1, labels[:, None]).flatten()
 
 
-counts = [5, 10, 20, 40, 80, 160] if profile == "fast" else [5, 10, 20, 40]
+counts = (
+    [5, 10, 20, 40, 80, 160] if profile == "fast" else [5, 10, 20, 40]
+)
 gap = score(images) - score(torch.zeros_like(images))
-attributions = [integrated_gradients(model, images, labels, steps=m) for m in counts]
+attributions = [
+    integrated_gradients(model, images, labels, steps=m) for m in counts
+]
 errors = (torch.stack(attributions).sum((2, 3, 4)) - gap).abs().cpu()
 
 # %% [markdown]
@@ -153,10 +178,22 @@ errors = (torch.stack(attributions).sum((2, 3, 4)) - gap).abs().cpu()
 # %% mystnb={"figure": {"caption": "Completeness error of integrated gradients against the number of steps M, one line per picture, both axes logarithmic. The dashed line has slope -1.", "name": "completeness"}, "image": {"alt": "Falling lines on logarithmic axes that follow a dashed line of slope minus one."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(5.6, 3.4))
 for row, name in enumerate(names):
-    axes.loglog(counts, errors[:, row], marker="o", markersize=4, label=name)
-middle = errors.log().mean().exp() * torch.tensor(counts).log().mean().exp()
-axes.loglog(counts, [middle / m for m in counts], "k--", linewidth=1, label="1 / M")
-axes.set(xlabel="number of steps M", ylabel="|sum of IG - (S(x) - S(x0))|")
+    axes.loglog(
+        counts, errors[:, row], marker="o", markersize=4, label=name
+    )
+middle = (
+    errors.log().mean().exp() * torch.tensor(counts).log().mean().exp()
+)
+axes.loglog(
+    counts,
+    [middle / m for m in counts],
+    "k--",
+    linewidth=1,
+    label="1 / M",
+)
+axes.set(
+    xlabel="number of steps M", ylabel="|sum of IG - (S(x) - S(x0))|"
+)
 axes.legend(fontsize=9)
 plt.show()
 
@@ -183,7 +220,9 @@ plt.show()
 
 # %%
 z, z0 = torch.tensor(-0.1), torch.tensor(2.0)
-print(f"slope {float(z > 0):.0f}, secant {((z.relu() - z0.relu()) / (z - z0)):.3f}")
+print(
+    f"slope {float(z > 0):.0f}, secant {((z.relu() - z0.relu()) / (z - z0)):.3f}"
+)
 
 # %% [markdown]
 # For fixed $x$ and $x^0$ a network whose activations are replaced by such secants is *linear*, and its gradient is the
@@ -199,14 +238,18 @@ dummy = torch.zeros_like(images).requires_grad_()
 stacked = torch.cat([images, reference, dummy])
 with rescale():
     third = model(stacked)[2 * len(images) :]
-multipliers = torch.autograd.grad(third.gather(1, labels[:, None]).sum(), dummy)[0]
+multipliers = torch.autograd.grad(
+    third.gather(1, labels[:, None]).sum(), dummy
+)[0]
 by_hand = multipliers * (images - reference)
 
 attributions = deeplift(model, images, labels)
 print(
     f"largest difference from the package: {(attributions - by_hand).abs().max():.0e}"
 )
-error = (attributions.sum((1, 2, 3)) - gap).abs().max() / gap.abs().max()
+error = (
+    attributions.sum((1, 2, 3)) - gap
+).abs().max() / gap.abs().max()
 print(
     f"sum of the attributions against S(x) - S(x0): relative error {error:.0e} (float32)"
 )
@@ -223,13 +266,18 @@ maps = {
             model,
             images,
             labels,
-            **({"steps": steps} if name == "integrated_gradients" else {}),
+            **(
+                {"steps": steps}
+                if name == "integrated_gradients"
+                else {}
+            ),
         )
     )
     for name, method in ATTRIBUTIONS.items()
 }
 plot.grid(
-    {"image": shown.images} | {plot.NAMES[name]: part for name, part in maps.items()},
+    {"image": shown.images}
+    | {plot.NAMES[name]: part for name, part in maps.items()},
     rows=names,
 )
 plt.show()
@@ -269,8 +317,14 @@ chapter.Table(
 # claim is M1 in the book's ledger.
 
 # %%
-exact = network.digits_cnn(seed=seed) if profile == "fast" else network.squeezenet()
-exact.load_state_dict({key: value.cpu() for key, value in model.state_dict().items()})
+exact = (
+    network.digits_cnn(seed=seed)
+    if profile == "fast"
+    else network.squeezenet()
+)
+exact.load_state_dict(
+    {key: value.cpu() for key, value in model.state_dict().items()}
+)
 exact = exact.double()
 x, y = shown.images[:2].double(), labels[:2].cpu()
 x0 = torch.full_like(x, 0.3)
@@ -307,7 +361,9 @@ checks["completeness, DeepLIFT"] = relative(
 )
 
 bend = (
-    nn.Sequential(nn.Flatten(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1))
+    nn.Sequential(
+        nn.Flatten(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)
+    )
     .double()
     .eval()
 )
@@ -319,9 +375,13 @@ bend.load_state_dict(
         "3.bias": torch.ones(1),
     }
 )
-point, zero = torch.tensor([1.0, 0.5]).double().view(1, 1, 1, 2), torch.tensor([0])
+point, zero = (
+    torch.tensor([1.0, 0.5]).double().view(1, 1, 1, 2),
+    torch.tensor([0]),
+)
 shares = {
-    name: method(bend, point, zero).flatten() for name, method in ATTRIBUTIONS.items()
+    name: method(bend, point, zero).flatten()
+    for name, method in ATTRIBUTIONS.items()
 }
 checks["sensitivity (b), unused pixel"] = max(
     abs(float(share[1])) for share in shares.values()
@@ -337,7 +397,9 @@ checks["linearity"] = relative(
 )
 pair = torch.tensor([0.7, 0.7]).double().view(1, 1, 1, 2)
 twins = (
-    nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    nn.Sequential(
+        nn.Flatten(), nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)
+    )
     .double()
     .eval()
 )
@@ -353,7 +415,10 @@ checks["symmetry"] = float((first - second).abs() / first.abs())
 # %% tags=["nbval-check-output"]
 chapter.Table(
     ["sensitivity (a)", "attribution of the pixel that did it"],
-    [[plot.NAMES[name], f"{share[0]:.2f}"] for name, share in shares.items()],
+    [
+        [plot.NAMES[name], f"{share[0]:.2f}"]
+        for name, share in shares.items()
+    ],
 )
 
 # %% tags=["nbval-check-output"]
@@ -384,7 +449,9 @@ baselines = {
 one, its_label = images[:1], labels[:1]
 by_baseline = {
     title: importance(
-        integrated_gradients(model, one, its_label, baseline=baseline, steps=steps)
+        integrated_gradients(
+            model, one, its_label, baseline=baseline, steps=steps
+        )
     )
     for title, baseline in baselines.items()
 }
@@ -392,7 +459,11 @@ agreement = {
     title: [f"rho = {spearman(by_baseline['black'], part).item():.2f}"]
     for title, part in by_baseline.items()
 }
-plot.grid({"image": shown.images[:1]} | by_baseline, rows=names[:1], notes=agreement)
+plot.grid(
+    {"image": shown.images[:1]} | by_baseline,
+    rows=names[:1],
+    notes=agreement,
+)
 plt.show()
 
 # %% [markdown]
@@ -401,7 +472,8 @@ plt.show()
 
 # %% mystnb={"figure": {"caption": "How similar the IG map for M steps is to the map for the largest M: Spearman correlation and top-k intersection, mean over the pictures shown.", "name": "steps"}, "image": {"alt": "Two rising curves that approach one as the number of steps grows."}} tags=["hide-input"]
 by_steps = {
-    m: importance(integrated_gradients(model, images, labels, steps=m)) for m in counts
+    m: importance(integrated_gradients(model, images, labels, steps=m))
+    for m in counts
 }
 finest = by_steps[counts[-1]]
 figure, axes = plt.subplots(figsize=(5.6, 3.2))
@@ -411,9 +483,14 @@ axes.semilogx(
     "o-",
     label="Spearman",
 )
-top = [top_k_intersection(part, finest, k).mean().cpu() for part in by_steps.values()]
+top = [
+    top_k_intersection(part, finest, k).mean().cpu()
+    for part in by_steps.values()
+]
 axes.semilogx(counts, top, "s-", label=f"top-{k} intersection")
-axes.set(xlabel="number of steps M", ylabel="similarity", ylim=(None, 1.02))
+axes.set(
+    xlabel="number of steps M", ylabel="similarity", ylim=(None, 1.02)
+)
 axes.legend()
 plt.show()
 
@@ -433,13 +510,19 @@ class Louder(nn.Module):
         return 10 * exact(x)
 
 
-loud, soft = simple_gradient(Louder().eval(), x, y), simple_gradient(exact, x, y)
-print(f"gradients grow by a factor of {(loud.norm() / soft.norm()):.1f}")
+loud, soft = (
+    simple_gradient(Louder().eval(), x, y),
+    simple_gradient(exact, x, y),
+)
+print(
+    f"gradients grow by a factor of {(loud.norm() / soft.norm()):.1f}"
+)
 print(
     f"the maps move by less than 1e-12: {bool((importance(loud) - importance(soft)).abs().max() < 1e-12)}"
 )
 negative = [
-    float((method(exact, x, y) < 0).double().mean()) for method in ATTRIBUTIONS.values()
+    float((method(exact, x, y) < 0).double().mean())
+    for method in ATTRIBUTIONS.values()
 ]
 print(
     f"share of negative attributions, whose sign the map forgets: {min(negative):.2f} to {max(negative):.2f}"
@@ -472,8 +555,14 @@ order = flat.argsort(1, descending=True)
 def shuffled(rows):
     """Permute the values at the given places of the ranking."""
     places = order[:, rows]
-    mixed = places[:, torch.randperm(places.shape[1], generator=generator)]
-    return flat.clone().scatter_(1, places, flat.gather(1, mixed)).view_as(original)
+    mixed = places[
+        :, torch.randperm(places.shape[1], generator=generator)
+    ]
+    return (
+        flat.clone()
+        .scatter_(1, places, flat.gather(1, mixed))
+        .view_as(original)
+    )
 
 
 changes = {
@@ -487,12 +576,21 @@ changes = {
 
 
 def row(name, changed):
-    rho, tau = spearman(original, changed).mean(), kendall(original, changed).mean()
+    rho, tau = (
+        spearman(original, changed).mean(),
+        kendall(original, changed).mean(),
+    )
     top, shift = (
         top_k_intersection(original, changed, k).mean(),
         center_shift(original, changed).mean(),
     )
-    return [name, f"{rho:.2f}", f"{tau:.2f}", f"{top:.2f}", f"{shift:.1f} px"]
+    return [
+        name,
+        f"{rho:.2f}",
+        f"{tau:.2f}",
+        f"{top:.2f}",
+        f"{shift:.1f} px",
+    ]
 
 
 chapter.Table(
@@ -556,7 +654,9 @@ chapter.ledger("M1")
 # %% tags=["solution", "hide-cell"]
 product = importance(images * simple_gradient(model, images, labels))
 for name in ("simple_gradient", "integrated_gradients"):
-    print(f"{plot.NAMES[name]}: {spearman(product, maps[name]).mean():.2f}")
+    print(
+        f"{plot.NAMES[name]}: {spearman(product, maps[name]).mean():.2f}"
+    )
 # Closer to integrated gradients: both carry the factor x - x0 (black: x), which orders most of the pixels by itself.
 
 # %% [markdown]
@@ -582,8 +682,12 @@ for m in (10, 40):
         midpoint(m).sum((1, 2, 3)),
         integrated_gradients(exact, x, y, steps=m).sum((1, 2, 3)),
     )
-    middle_error, right_error = (float((part - true_gap).abs().mean()) for part in sums)
-    print(f"M = {m}: midpoint {middle_error:.1e}, right {right_error:.1e}")
+    middle_error, right_error = (
+        float((part - true_gap).abs().mean()) for part in sums
+    )
+    print(
+        f"M = {m}: midpoint {middle_error:.1e}, right {right_error:.1e}"
+    )
 # A smooth network: order 1/M^2. With kinks the gradient jumps along the path, and each jump costs up to its size
 # over M whatever the rule, so that the midpoint rule is better by a factor but not by an order.
 
@@ -598,7 +702,9 @@ import copy
 
 scrambled = copy.deepcopy(exact)
 last = [
-    part for part in scrambled.modules() if isinstance(part, (nn.Linear, nn.Conv2d))
+    part
+    for part in scrambled.modules()
+    if isinstance(part, (nn.Linear, nn.Conv2d))
 ][-1]
 with torch.random.fork_rng([]):
     torch.manual_seed(seed + 1)

@@ -17,7 +17,8 @@
 # | 60 minutes | under a minute ([seconds](../book/status.md)) | not timed yet | not timed yet; needs Inception's weights |
 
 # %% tags=["remove-cell"]
-# On Colab this installs the package and keeps Colab's own PyTorch; elsewhere it does nothing.
+# On Colab this installs the package and keeps Colab's own PyTorch;
+# elsewhere it does nothing.
 import sys
 
 if "google.colab" in sys.modules:
@@ -25,11 +26,12 @@ if "google.colab" in sys.modules:
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+        [sys.executable, "-m", "pip", "install", "--quiet", source],
+        check=True,
     )
 
 # %% tags=["parameters"]
-profile: str = "fast"  # fast: two digits; laptop, paper: roses and sunflowers with a pretrained network
+profile: str = "fast"  # two digits; laptop, paper: roses and sunflowers
 seed: int = 0  # flipped labels, random signs, small networks
 
 # %% tags=["remove-cell"]
@@ -45,7 +47,11 @@ from torch.nn.functional import cross_entropy, pad
 from fragility import chapter, plot
 from fragility.attack import random_sign
 from fragility.influence import LastLayerInfluence
-from fragility.influence.attack import lower_influence, sign_attack, training_attack
+from fragility.influence.attack import (
+    lower_influence,
+    sign_attack,
+    training_attack,
+)
 from fragility.interval import mean_interval
 from fragility.similarity import spearman, top_k_intersection
 from fragility.influence.whole_network import (
@@ -58,6 +64,8 @@ from fragility.study.influence import influence_attack as study
 from fragility.study.influence.setup import SOURCES, load, prepare
 
 torch.set_flush_denormal(True)
+from fragility.study.store import provenance, stored
+
 device = chapter.start(profile=profile, seed=seed)
 
 # %% [markdown]
@@ -82,7 +90,10 @@ layer = LastLayerInfluence(features, labels, l2=l2, num_classes=2)
 
 
 def accuracy(layer):
-    right = layer.logits(ready.validation).argmax(1) == ready.validation_labels
+    right = (
+        layer.logits(ready.validation).argmax(1)
+        == ready.validation_labels
+    )
     return right.double().mean().item()
 
 
@@ -121,7 +132,8 @@ print(
 # %%
 few = slice(0, 2)
 inputs, tests = (
-    pad(part.double(), (0, 1), value=1.0) for part in (features, test_features[few])
+    pad(part.double(), (0, 1), value=1.0)
+    for part in (features, test_features[few])
 )
 
 
@@ -138,7 +150,9 @@ def losses(theta, x, y):
 
 theta = layer.theta.flatten()
 H = torch.autograd.functional.hessian(loss, theta)
-g_train = torch.autograd.functional.jacobian(lambda t: losses(t, inputs, labels), theta)
+g_train = torch.autograd.functional.jacobian(
+    lambda t: losses(t, inputs, labels), theta
+)
 g_test = torch.autograd.functional.jacobian(
     lambda t: losses(t, tests, test_labels[few]), theta
 )
@@ -191,8 +205,12 @@ plt.show()
 
 # %% mystnb={"figure": {"caption": "Predicted against true change of the test loss when one training image is left out and the layer is trained again. Left: influence. Right: divided by one minus the leverage. Dashed: equality.", "name": "leave-one-out"}, "image": {"alt": "Two scatter plots along a diagonal; on the left the points leave the dashed line where changes are large, on the right they follow it more closely."}} tags=["hide-input"]
 asked = slice(0, 8)
-left_out = torch.arange(len(labels))[:: 2 if profile == "fast" else 20].to(device)
-truth = layer.leave_one_out(test_features[asked], test_labels[asked], left_out).cpu()
+left_out = torch.arange(len(labels))[
+    :: 2 if profile == "fast" else 20
+].to(device)
+truth = layer.leave_one_out(
+    test_features[asked], test_labels[asked], left_out
+).cpu()
 agreement = {}
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.6), sharey=True)
 for axes, corrected in zip(panels, (False, True), strict=True):
@@ -216,11 +234,20 @@ plt.show()
 
 # %% tags=["nbval-check-output", "hide-input"]
 rows = [
-    ["leverage corrected" if corrected else "influence", f"{r:.3f}", f"{slope:.2f}"]
+    [
+        "leverage corrected" if corrected else "influence",
+        f"{r:.3f}",
+        f"{slope:.2f}",
+    ]
     for corrected, (r, slope) in agreement.items()
 ]
 chapter.Table(
-    [f"{truth.numel()} pairs", "Pearson r", "slope of truth on prediction"], rows
+    [
+        f"{truth.numel()} pairs",
+        "Pearson r",
+        "slope of truth on prediction",
+    ],
+    rows,
 )
 
 # %% [markdown] tags=["answer", "solution"]
@@ -245,11 +272,21 @@ chapter.Table(
 # %% tags=["hide-input"]
 seeds = range(10)
 shares = torch.linspace(0, 1, 41)
-found = {name: [] for name in ("self-influence", "training loss", "leverage", "chance")}
+found = {
+    name: []
+    for name in (
+        "self-influence",
+        "training loss",
+        "leverage",
+        "chance",
+    )
+}
 auc = {name: [] for name in found}
 for trial in seeds:
     generator = torch.Generator().manual_seed(1000 * seed + trial)
-    flipped = torch.randperm(len(labels), generator=generator)[: len(labels) // 10]
+    flipped = torch.randperm(len(labels), generator=generator)[
+        : len(labels) // 10
+    ]
     wrong = labels.clone()
     wrong[flipped] = 1 - wrong[flipped]
     fitted = LastLayerInfluence(features, wrong, l2=l2, num_classes=2)
@@ -264,7 +301,8 @@ for trial in seeds:
     is_flipped = torch.zeros(len(labels)).index_fill_(0, flipped, 1.0)
     for name, score in scores.items():
         hits = pad(
-            is_flipped[score.cpu().argsort(descending=True)].cumsum(0), (1, 0)
+            is_flipped[score.cpu().argsort(descending=True)].cumsum(0),
+            (1, 0),
         ) / len(flipped)
         found[name].append(hits[(shares * len(labels)).round().long()])
         auc[name].append(hits.mean().item())
@@ -277,24 +315,37 @@ for name, curves in found.items():
         shares.tolist(),
         torch.stack(curves, 1),
         label=name,
-        markevery=[],
-        linestyle="--" if name == "training loss" else "-",
+        style={
+            "markevery": [],
+            "linestyle": "--" if name == "training loss" else "-",
+        },
     )
-axes.set(xlabel="share of images checked", ylabel="share of flips found")
+axes.set(
+    xlabel="share of images checked", ylabel="share of flips found"
+)
 axes.legend(fontsize=9)
 plt.show()
 
 # %% tags=["nbval-check-output", "hide-input"]
-area = {name: torch.tensor(values, dtype=torch.float64) for name, values in auc.items()}
+area = {
+    name: torch.tensor(values, dtype=torch.float64)
+    for name, values in auc.items()
+}
 gain = mean_interval(
-    area["self-influence"] - torch.maximum(area["training loss"], area["chance"])
+    area["self-influence"]
+    - torch.maximum(area["training loss"], area["chance"])
 )
 rows = [
     [name, *(f"{value:.3f}" for value in mean_interval(values))]
     for name, values in area.items()
 ]
 display_gain = [f"{value:+.3f}" for value in gain]
-rows.append(["self-influence minus the better of loss and chance", *display_gain])
+rows.append(
+    [
+        "self-influence minus the better of loss and chance",
+        *display_gain,
+    ]
+)
 chapter.Table(["area under the curve", "mean", "from", "to"], rows)
 
 # %% [markdown]
@@ -316,7 +367,12 @@ chapter.Table(["area under the curve", "mean", "from", "to"], rows)
 
 # %%
 epsilons = [
-    e / 255 for e in ((13.0, 26.0, 51.0) if profile == "fast" else (1.0, 2.0, 4.0, 8.0))
+    e / 255
+    for e in (
+        (13.0, 26.0, 51.0)
+        if profile == "fast"
+        else (1.0, 2.0, 4.0, 8.0)
+    )
 ]
 attacked_images = slice(0, 24)
 images = test.images[attacked_images].to(device)
@@ -326,11 +382,17 @@ top = before.topk(3).indices
 
 x = images.clone().requires_grad_()
 summed = layer.influence(ready.backbone(x), y).gather(1, top).sum()
-by_hand = (images - epsilons[-1] * torch.autograd.grad(summed, x)[0].sign()).clamp(0, 1)
+by_hand = (
+    images - epsilons[-1] * torch.autograd.grad(summed, x)[0].sign()
+).clamp(0, 1)
 
 objective = lower_influence(layer, y, layer.parameter_change(top))
 attacked = sign_attack(
-    ready.backbone, layer, images, objective=objective, epsilon=epsilons[-1]
+    ready.backbone,
+    layer,
+    images,
+    objective=objective,
+    epsilon=epsilons[-1],
 )
 kept = attacked.labels_kept
 same = (
@@ -348,9 +410,13 @@ with torch.no_grad():
     after_features = ready.backbone(attacked.images)
 after = layer.influence(after_features, y)
 changed = (
-    1 - top_k_intersection(before, after, 3) + 0.01 * (1 - spearman(before, after))
+    1
+    - top_k_intersection(before, after, 3)
+    + 0.01 * (1 - spearman(before, after))
 ).where(kept, -1.0)
-columns = {name: [] for name in ("test", "helps 1", "helps 2", "helps 3")}
+columns = {
+    name: [] for name in ("test", "helps 1", "helps 2", "helps 3")
+}
 notes = {name: [] for name in columns}
 for row in changed.topk(2).indices.tolist():
     pictures = (
@@ -360,9 +426,13 @@ for row in changed.topk(2).indices.tolist():
     for picture, confidence, values in pictures:
         columns["test"].append(picture[row].cpu())
         notes["test"].append(f"p = {confidence[row].item():.4f}")
-        for number, i in enumerate(values[row].topk(3).indices.tolist(), 1):
+        for number, i in enumerate(
+            values[row].topk(3).indices.tolist(), 1
+        ):
             columns[f"helps {number}"].append(training.images[i])
-            notes[f"helps {number}"].append(f"{1000 * values[row, i].item():.2g}")
+            notes[f"helps {number}"].append(
+                f"{1000 * values[row, i].item():.2g}"
+            )
 columns = {name: torch.stack(part) for name, part in columns.items()}
 plot.grid(columns, rows=["before", "after"] * 2, notes=notes)
 plt.show()
@@ -372,14 +442,21 @@ plt.show()
 def outcome(condition, epsilon, layer=layer):
     """Perturb the test images; rank correlation, top-5 overlap, ratio of the top 3, labels kept: (4, B)."""
     draws = [
-        torch.Generator().manual_seed(1000 * seed + row) for row in range(len(images))
+        torch.Generator().manual_seed(1000 * seed + row)
+        for row in range(len(images))
     ]
     noise = [
         random_sign(image[None], epsilon, generator=draw)
         for image, draw in zip(images, draws, strict=True)
     ]
     found = study.perturb(
-        condition, ready.backbone, layer, images, phi, epsilon, torch.cat(noise)
+        condition,
+        ready.backbone,
+        layer,
+        images,
+        phi,
+        epsilon,
+        torch.cat(noise),
     )
     y = layer.logits(phi).argmax(1)
     old = layer.influence(phi, y)
@@ -397,14 +474,25 @@ def outcome(condition, epsilon, layer=layer):
     ).cpu()
 
 
-curves = {(name, e): outcome(name, e) for name in ("random", "eq2") for e in epsilons}
+curves = {
+    (name, e): outcome(name, e)
+    for name in ("random", "eq2")
+    for e in epsilons
+}
 
 # %% mystnb={"figure": {"caption": "Rank correlation of all influences and overlap of the five most helpful training images, before and after, against epsilon. Bands are 95 % intervals over test images; images that lose their label count as unchanged.", "name": "influence-curves"}, "image": {"alt": "Two panels against epsilon: both measures fall faster under the attack than under random signs."}} tags=["hide-input"]
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.3))
 for row, (axes, title) in enumerate(
-    zip(panels, ("Spearman correlation", "overlap of the top 5"), strict=True)
+    zip(
+        panels,
+        ("Spearman correlation", "overlap of the top 5"),
+        strict=True,
+    )
 ):
-    for name, label in (("random", "random sign"), ("eq2", "attack, eq. 2")):
+    for name, label in (
+        ("random", "random sign"),
+        ("eq2", "attack, eq. 2"),
+    ):
         plot.curve(
             axes,
             [255 * e for e in epsilons],
@@ -440,9 +528,13 @@ titles = {
 }
 rows = []
 for strength in (1e-3, 1e-2, 1e-1):
-    other = LastLayerInfluence(features, labels, l2=strength, num_classes=2)
+    other = LastLayerInfluence(
+        features, labels, l2=strength, num_classes=2
+    )
     for condition, title in titles.items():
-        rho, overlap, ratio, stayed = outcome(condition, epsilons[-1], other)
+        rho, overlap, ratio, stayed = outcome(
+            condition, epsilons[-1], other
+        )
         cells = [
             f"{rho.mean():.2f}",
             f"{overlap.mean():.2f}",
@@ -451,7 +543,14 @@ for strength in (1e-3, 1e-2, 1e-1):
         ]
         rows.append([f"l2 {strength:g}, {title}", *cells])
 chapter.Table(
-    ["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "label kept"], rows
+    [
+        "",
+        "Spearman",
+        "top-5 overlap",
+        "top-3 ratio (median)",
+        "label kept",
+    ],
+    rows,
 )
 
 # %% [markdown] tags=["answer", "solution"]
@@ -474,23 +573,36 @@ chapter.Table(
 
 # %% tags=["nbval-check-output", "hide-input"]
 chosen = torch.where(kept)[0][:6]
-sample = torch.arange(len(labels))[:: 4 if profile == "fast" else 25].to(device)
+sample = torch.arange(len(labels))[
+    :: 4 if profile == "fast" else 25
+].to(device)
 true_before = layer.leave_one_out(phi[chosen], y[chosen], sample)
-true_after = layer.leave_one_out(after_features[chosen], y[chosen], sample)
+true_after = layer.leave_one_out(
+    after_features[chosen], y[chosen], sample
+)
 pairs = {
     "influence and retraining, original image": (
         before[chosen][:, sample],
         true_before,
     ),
-    "influence and retraining, changed image": (after[chosen][:, sample], true_after),
+    "influence and retraining, changed image": (
+        after[chosen][:, sample],
+        true_after,
+    ),
     "influence before and after the attack": (
         before[chosen][:, sample],
         after[chosen][:, sample],
     ),
     "retraining before and after the attack": (true_before, true_after),
 }
-rows = [[title, f"{spearman(a, b).mean():.2f}"] for title, (a, b) in pairs.items()]
-chapter.Table([f"{len(chosen)} images, {len(sample)} retrainings", "Spearman"], rows)
+rows = [
+    [title, f"{spearman(a, b).mean():.2f}"]
+    for title, (a, b) in pairs.items()
+]
+chapter.Table(
+    [f"{len(chosen)} images, {len(sample)} retrainings", "Spearman"],
+    rows,
+)
 
 # %% [markdown]
 # If the first two lines are high and the last two agree with one another, the explanation followed the truth: which training images the loss at this picture
@@ -503,7 +615,9 @@ chapter.Table([f"{len(chosen)} images, {len(sample)} retrainings", "Spearman"], 
 # nothing: perturb the *features* by a relative $10^{-7}$, far less than any image attack, and see whether the ranking survives.
 
 # %% tags=["nbval-check-output", "hide-input"]
-small = torch.arange(0, len(labels), max(1, len(labels) // 40))[:40].to(device)
+small = torch.arange(0, len(labels), max(1, len(labels) // 40))[:40].to(
+    device
+)
 noise = 1 + 1e-7 * torch.randn(
     features[small].shape, generator=torch.Generator().manual_seed(seed)
 ).double().to(device)
@@ -518,18 +632,21 @@ clean, noise, shown_to = (
 
 def released(train, dtype, damping=0.0):
     """The released recipe: squared error of a sigmoid, the Hessian inverted as it is."""
-    x, t = (pad(part.to(dtype), (0, 1), value=1.0) for part in (train, shown_to))
-    fitted = LastLayerInfluence(train, labels[small], l2=1e-2, num_classes=2).theta.to(
-        dtype
+    x, t = (
+        pad(part.to(dtype), (0, 1), value=1.0)
+        for part in (train, shown_to)
     )
+    fitted = LastLayerInfluence(
+        train, labels[small], l2=1e-2, num_classes=2
+    ).theta.to(dtype)
     p, q = (part @ (fitted[1] - fitted[0]) for part in (x, t))
     p, q = p.sigmoid(), q.sigmoid()
     slope, bend = p * (1 - p), p * (1 - p)
     target = labels[small].to(dtype)
     curvature = bend * (slope - (target - p) * (1 - 2 * p))
-    hessian = 2 * x.T @ (curvature.unsqueeze(1) * x) / len(x) + damping * torch.eye(
-        x.shape[1], dtype=dtype, device=x.device
-    )
+    hessian = 2 * x.T @ (curvature.unsqueeze(1) * x) / len(
+        x
+    ) + damping * torch.eye(x.shape[1], dtype=dtype, device=x.device)
     g_train = (2 * (p - target) * slope).unsqueeze(1) * x
     g_test = (2 * (q - y.to(dtype)) * q * (1 - q)).unsqueeze(1) * t
     return g_test @ torch.linalg.inv_ex(hessian).inverse @ g_train.T
@@ -557,7 +674,9 @@ for title, recipe in (
             shaken = spearman(
                 recipe(clean, dtype), recipe(clean * noise, dtype)
             ).nanmean()
-            cells.append(f"{shaken:.3f}" if shaken.isfinite() else "no numbers")
+            cells.append(
+                f"{shaken:.3f}" if shaken.isfinite() else "no numbers"
+            )
         except ValueError:
             cells.append("refused")
     rows.append([title, *cells])
@@ -575,7 +694,9 @@ chapter.Table(
 
 # %%
 try:
-    LastLayerInfluence(features[small], labels[small], l2=0.0, num_classes=2)
+    LastLayerInfluence(
+        features[small], labels[small], l2=0.0, num_classes=2
+    )
 except ValueError as error:
     print(textwrap.fill(f"ValueError: {error}", 76))
 
@@ -602,17 +723,23 @@ for members in (many, scarce):
     fitted = LastLayerInfluence(
         features[members], labels[members], l2=l2, num_classes=2
     )
-    confidence, predicted = fitted.logits(test_features).softmax(1).max(1)
-    targets = confidence.argsort()[:6].tolist()  # the least certain predictions
+    confidence, predicted = (
+        fitted.logits(test_features).softmax(1).max(1)
+    )
+    targets = confidence.argsort()[
+        :6
+    ].tolist()  # the least certain predictions
     for budget in budgets:
         for t in targets:
             one = slice(t, t + 1)
             strongest = int(
-                fitted.influence(test_features[one], predicted[one]).abs().argmax()
+                fitted.influence(test_features[one], predicted[one])
+                .abs()
+                .argmax()
             )
-            picture = training.images[members[strongest : strongest + 1].cpu()].to(
-                device
-            )
+            picture = training.images[
+                members[strongest : strongest + 1].cpu()
+            ].to(device)
             poisonings[len(members), budget, t] = picture, training_attack(
                 ready.backbone, fitted, picture, strongest, test_features[one], predicted[one],
                 epsilon=budget, step_size=budget / 4, iterations=5,
@@ -638,7 +765,10 @@ rows = [
 chapter.Table(
     [
         "change of one image",
-        *(f"flips, {len(members)} images" for members in (many, scarce)),
+        *(
+            f"flips, {len(members)} images"
+            for members in (many, scarce)
+        ),
     ],
     rows,
 )
@@ -652,7 +782,9 @@ for t in picked:
     image = picture[0].cpu()
     columns["training"].append(image)
     columns["changed"].append(poison.image[0].cpu())
-    columns["change"].append((poison.image[0].cpu() - image) / (2 * budgets[-1]) + 0.5)
+    columns["change"].append(
+        (poison.image[0].cpu() - image) / (2 * budgets[-1]) + 0.5
+    )
     columns["test"].append(test.images[t])
     titles_below.append("flipped" if poison.flipped else "not flipped")
 plot.grid(
@@ -674,12 +806,19 @@ plt.show()
 tiny = load(SOURCES["fast"], "train")
 tiny_x = nn.functional.avg_pool2d(tiny.images, 8).flatten(1).double()
 tiny_train, tiny_y = tiny_x[:60] - tiny_x.mean(0), tiny.labels[:60]
-tiny_test, tiny_test_y = tiny_x[60:70] - tiny_x.mean(0), tiny.labels[60:70]
+tiny_test, tiny_test_y = (
+    tiny_x[60:70] - tiny_x.mean(0),
+    tiny.labels[60:70],
+)
 
 
 def mlp(depth):
     widths = [16] + [6] * depth + [2]
-    parts = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.Tanh())]
+    parts = [
+        part
+        for a, b in pairwise(widths)
+        for part in (nn.Linear(a, b), nn.Tanh())
+    ]
     return nn.Sequential(*parts[:-1]).double().eval()
 
 
@@ -695,7 +834,9 @@ def fit(model, weights, decay, steps):
 
     def closure():
         solver.zero_grad()
-        entropy = cross_entropy(model(tiny_train), tiny_y, reduction="none")
+        entropy = cross_entropy(
+            model(tiny_train), tiny_y, reduction="none"
+        )
         value = (weights * entropy).mean() + decay / 2 * sum(
             p.square().sum() for p in model.parameters()
         )
@@ -707,14 +848,17 @@ def fit(model, weights, decay, steps):
 
 
 def test_losses(model):
-    return cross_entropy(model(tiny_test), tiny_test_y, reduction="none")
+    return cross_entropy(
+        model(tiny_test), tiny_test_y, reduction="none"
+    )
 
 
 def retrained(model, start, weights, decay, shift=0.0):
     """Test losses after training again from the parameters `start`, shifted by noise."""
     generator = torch.Generator().manual_seed(seed)
     noisy = {
-        name: p + shift * torch.randn(p.shape, generator=generator).double()
+        name: p
+        + shift * torch.randn(p.shape, generator=generator).double()
         for name, p in start.items()
     }
     model.load_state_dict(noisy)
@@ -726,7 +870,9 @@ for decay in (1e-2, 1e-4):
     for depth in (0, 1, 2):
         torch.manual_seed(seed)
         model = fit(mlp(depth), torch.ones(60).double(), decay, 400)
-        start = {name: p.clone() for name, p in model.state_dict().items()}
+        start = {
+            name: p.clone() for name, p in model.state_dict().items()
+        }
         base = test_losses(model)
         predicted, solution = network_influence(
             model,
@@ -743,13 +889,27 @@ for decay in (1e-2, 1e-4):
         for i in largest.tolist():
             weights = torch.ones(60).double()
             weights[i] = 0
-            changes.append(retrained(model, start, weights, decay) - base)
+            changes.append(
+                retrained(model, start, weights, decay) - base
+            )
         floor = (
-            (retrained(model, start, torch.ones(60).double(), decay, shift=0.02) - base)
+            (
+                retrained(
+                    model,
+                    start,
+                    torch.ones(60).double(),
+                    decay,
+                    shift=0.02,
+                )
+                - base
+            )
             .abs()
             .mean()
         )
-        true, guess = torch.stack(changes, 1).flatten(), predicted[:, largest].flatten()
+        true, guess = (
+            torch.stack(changes, 1).flatten(),
+            predicted[:, largest].flatten(),
+        )
         r = torch.corrcoef(torch.stack([true, guess]))[0, 1]
         size = true.abs().mean()
         rows.append(
@@ -760,7 +920,10 @@ for decay in (1e-2, 1e-4):
                 f"{floor:.1e}",
             ]
         )
-chapter.Table(["", "r, influence and retraining", "mean change", "noise floor"], rows)
+chapter.Table(
+    ["", "r, influence and retraining", "mean change", "noise floor"],
+    rows,
+)
 
 # %% [markdown]
 # One seed, 80 pairs a line: an illustration, not a test. Read the correlation beside the last two columns. Where the noise floor reaches the size of the
@@ -774,18 +937,35 @@ chapter.Table(["", "r, influence and retraining", "mean change", "noise floor"],
 
 # %% tags=["hide-input"]
 linear = nn.Linear(features.shape[1], 2).double().to(device).eval()
-linear.load_state_dict({"weight": layer.theta[:, :-1], "bias": layer.theta[:, -1]})
-data = (features.double(), labels, test_features[:8].double(), test_labels[:8])
+linear.load_state_dict(
+    {"weight": layer.theta[:, :-1], "bias": layer.theta[:, -1]}
+)
+data = (
+    features.double(),
+    labels,
+    test_features[:8].double(),
+    test_labels[:8],
+)
 exact = layer.influence(*data[2:])
 top_eigenvalue = torch.linalg.eigvalsh(H)[-1].item()
 rows = []
 for title, solve in {
-    "conjugate gradients to 1e-2": partial(conjugate_gradient, tolerance=1e-2),
-    "conjugate gradients to 1e-8": partial(conjugate_gradient, tolerance=1e-8),
-    "LiSSA, 30 products": partial(lissa, scale=top_eigenvalue, iterations=30),
-    "LiSSA, 120 products": partial(lissa, scale=top_eigenvalue, iterations=120),
+    "conjugate gradients to 1e-2": partial(
+        conjugate_gradient, tolerance=1e-2
+    ),
+    "conjugate gradients to 1e-8": partial(
+        conjugate_gradient, tolerance=1e-8
+    ),
+    "LiSSA, 30 products": partial(
+        lissa, scale=top_eigenvalue, iterations=30
+    ),
+    "LiSSA, 120 products": partial(
+        lissa, scale=top_eigenvalue, iterations=120
+    ),
 }.items():
-    mine, solution = network_influence(linear, *data, l2=l2, damping=0.0, solve=solve)
+    mine, solution = network_influence(
+        linear, *data, l2=l2, damping=0.0, solve=solve
+    )
     wrong = ((mine - exact).norm() / exact.norm()).item()
     rows.append(
         [
@@ -796,7 +976,9 @@ for title, solve in {
         ]
     )
 rows.append(["Cholesky, factored once", "0", "0", "yes"])
-chapter.Table(["8 test images", "relative error", "products", "converged"], rows)
+chapter.Table(
+    ["8 test images", "relative error", "products", "converged"], rows
+)
 
 # %% [markdown]
 # ## Roses and sunflowers, stored
@@ -805,89 +987,52 @@ chapter.Table(["8 test images", "relative error", "products", "converged"], rows
 # `fragility run influence_attack --profile laptop` and `fragility run leave_one_out --profile laptop` compute what follows.
 
 # %% mystnb={"figure": {"caption": "Stored results on roses and sunflowers against epsilon, means over the test images with 95 % intervals; an image that lost its label counts as unchanged.", "name": "stored"}, "image": {"alt": "Two panels: Spearman correlation and top-5 overlap against epsilon for random signs, eq. 2, confidence only and frozen residual."}} tags=["hide-input"]
-from fragility.study import store
-from fragility.study.summary import summarise
-
-stored = store.read(*"influence_attack-laptop".split("-"))
-values = (
-    "spearman",
-    "top5_overlap",
-    "labels_kept",
-    "confidence_before",
-    "confidence_after",
+flowers = stored("influence_attack-laptop").replace(
+    {"condition": titles}
 )
-cells = {
-    (cell["l2"], cell["condition"], cell["epsilon"]): cell
-    for cell in summarise(stored, ("l2", "condition", "epsilon"), values)
-}
-figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.4))
-for axes, (value, title) in zip(
-    panels,
-    (("spearman", "Spearman correlation"), ("top5_overlap", "overlap of the top 5")),
-    strict=True,
-):
-    for color, (condition, name) in enumerate(titles.items()):
-        line = {
-            e: cell
-            for (strength, c, e), cell in cells.items()
-            if (strength, c) == (1e-2, condition)
-        }
-        plot.error_bars(axes, line, value, label=name, color=f"C{color}")
-    axes.set(title=title, xlabel="epsilon (of 255)", ylim=(0, 1.02))
-panels[0].legend(fontsize=8)
+plot.curves(
+    flowers.query("l2 == 0.01"),
+    "epsilon",
+    values=["spearman", "top5_overlap"],
+    hue="condition",
+)
 plt.show()
 
 # %% tags=["hide-input"]
-rows = []
-for (strength, condition, e), cell in sorted(cells.items()):
-    if e in (2.0, 8.0):
-        ratio = torch.tensor(
-            [
-                r["ratio_top3"]
-                for r in stored
-                if (r["l2"], r["condition"], r["epsilon"]) == (strength, condition, e)
-            ]
-        )
-        rows.append(
-            [
-                f"l2 {strength:g}, {titles[condition]}, {e:g}/255",
-                *(chapter.interval(cell, value) for value in values[:2]),
-                f"{ratio.median():.2g}",
-                str(cell["n"]),
-                f"{cell['labels_kept']:.0%}",
-            ]
-        )
-story = store.provenance(*"influence_attack-laptop".split("-"))
-print(
-    f"{len(stored)} rows, {'complete' if story['complete'] else 'not complete yet'}; accuracy {stored[0]['validation_accuracy']:.3f}"
-)
-chapter.Table(
-    ["", "Spearman", "top-5 overlap", "top-3 ratio (median)", "n", "kept"], rows
+story = provenance("influence_attack", "laptop")
+state = "complete" if story["complete"] else "not complete yet"
+accuracy = flowers.validation_accuracy.iloc[0]
+print(f"{len(flowers)} rows, {state}; accuracy {accuracy:.3f}")
+keys = ["l2", "condition", "epsilon"]
+chapter.means(
+    flowers.query("epsilon in [2, 8]"),
+    keys,
+    ["spearman", "top5_overlap"],
+    folded="The numbers",
 )
 
 # %% tags=["hide-input"]
-retrainings = store.read(*"leave_one_out-laptop".split("-"))
-rows = []
-for end, title in (("", "influence"), ("_corrected", "leverage corrected")):
-    r, slope = (
-        torch.tensor([row[name + end] for row in retrainings])
-        for name in ("r", "slope")
-    )
-    for name, part in (("r", r), ("slope", slope)):
-        ends = mean_interval(part)
-        rows.append(
-            [
-                f"{title}, {name}",
-                f"{ends.mean:.3f}",
-                f"{ends.low:.3f}",
-                f"{ends.high:.3f}",
-            ]
-        )
-leverages = retrainings[0]["max_leverage"]
-print(
-    f"{len(retrainings)} test images, {retrainings[0]['pairs']} retrainings, leverages up to {leverages:.2f}"
+ratios = flowers.query("l2 == 0.01 and epsilon in [2, 8]")
+medians = ratios.groupby(["condition", "epsilon"]).ratio_top3.median()
+chapter.Table(
+    ["ratio of the top-3 influence, median", "ours"],
+    [
+        [f"{condition}, {e:g}/255", f"{ratio:.2g}"]
+        for (condition, e), ratio in medians.items()
+    ],
 )
-chapter.Table(["leave-one-out, flowers", "mean", "from", "to"], rows)
+
+# %% tags=["hide-input"]
+retrainings = stored("leave_one_out-laptop")
+first = retrainings.iloc[0]
+print(
+    f"{len(retrainings)} test images, {first.pairs} retrainings,",
+    f"leverages up to {first.max_leverage:.2f}",
+)
+columns = ["r", "slope", "r_corrected", "slope_corrected"]
+chapter.means(
+    retrainings, ["network"], columns, digits=dict.fromkeys(columns, 3)
+)
 
 # %% [markdown]
 # ## What follows, and what does not
@@ -904,14 +1049,7 @@ chapter.Table(["leave-one-out, flowers", "mean", "from", "to"], rows)
 # $8/255$. The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-tables = [
-    "influence_attack-laptop",
-    "leave_one_out-laptop",
-    "mislabel-laptop",
-    "poisoning-laptop",
-    "depth-laptop",
-]
-chapter.ledger("I1", "I2", "I3", "I4", "I5", "I6", tables=tables)
+chapter.ledger("I1", "I2", "I3", "I4", "I5", "I6")
 
 # %% [markdown]
 # ## Strengths, limitations, software
@@ -933,9 +1071,13 @@ chapter.ledger("I1", "I2", "I3", "I4", "I5", "I6", tables=tables)
 # Fit the layer to the first 40 training images only, fewer than features. What happens to the leverages, and to the slope with and without correction?
 
 # %% tags=["solution", "hide-cell"]
-tight = LastLayerInfluence(features[small], labels[small], l2=l2, num_classes=2)
+tight = LastLayerInfluence(
+    features[small], labels[small], l2=l2, num_classes=2
+)
 everything = torch.arange(len(small)).to(device)
-change = tight.leave_one_out(test_features[:5], test_labels[:5], everything).flatten()
+change = tight.leave_one_out(
+    test_features[:5], test_labels[:5], everything
+).flatten()
 print(
     f"form {tight.form}, leverages from {tight.leverage().min():.2f} to {tight.leverage().max():.2f}"
 )
@@ -946,7 +1088,9 @@ for corrected in (False, True):
     line = ((guess - guess.mean()) * change).sum() / (
         guess - guess.mean()
     ).square().sum()
-    print(f"slope {line:.2f} {'with' if corrected else 'without'} correction")
+    print(
+        f"slope {line:.2f} {'with' if corrected else 'without'} correction"
+    )
 # The nearer a leverage is to 1, the more one image bends the fit, and the further the first-order size is off.
 
 # %% [markdown]
@@ -955,7 +1099,9 @@ for corrected in (False, True):
 # Put the penalty's gradient $\lambda\theta$ into $g_i$. Show that the ranks stay, and count the signs that flip.
 
 # %% tags=["solution", "hide-cell"]
-shift = (g_test @ torch.linalg.solve(H, l2 * theta)).unsqueeze(1) / len(labels)
+shift = (g_test @ torch.linalg.solve(H, l2 * theta)).unsqueeze(1) / len(
+    labels
+)
 other = influence[few] + shift
 print(
     f"Spearman {spearman(influence[few], other).min():.3f}, signs flipped {((other > 0) != (influence[few] > 0)).double().mean():.0%}"
@@ -976,7 +1122,10 @@ print(
 own = layer.self_influence()
 for name, values in (
     ("influence", influence),
-    ("relative influence", layer.relative_influence(test_features, test_labels)),
+    (
+        "relative influence",
+        layer.relative_influence(test_features, test_labels),
+    ),
 ):
     best = values.topk(3).indices
     print(

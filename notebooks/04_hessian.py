@@ -17,7 +17,8 @@
 # | 60 minutes | under a minute ([seconds](../book/status.md)) | some minutes on two cores | four times the pictures of `laptop` |
 
 # %% tags=["remove-cell"]
-# On Colab this installs the package and keeps Colab's own PyTorch; elsewhere it does nothing.
+# On Colab this installs the package and keeps Colab's own PyTorch;
+# elsewhere it does nothing.
 import sys
 
 if "google.colab" in sys.modules:
@@ -25,12 +26,13 @@ if "google.colab" in sys.modules:
 
     source = "fragility[data] @ git+https://github.com/OWNER/fragility"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
+        [sys.executable, "-m", "pip", "install", "--quiet", source],
+        check=True,
     )
 
 # %% tags=["parameters"]
-profile: str = "fast"  # fast: a few digits; laptop, paper: more of them (whole Hessians need small pictures)
-seed: int = 0  # which images are drawn, the random draws, and the initial weights of the small network
+profile: str = "fast"  # a few digits; laptop, paper: more of them
+seed: int = 0  # of the images drawn, the noise, the initial weights
 
 # %% tags=["remove-cell"]
 import math
@@ -44,12 +46,21 @@ from torch.nn import functional as F
 from fragility import chapter, network, plot, train
 from fragility.data import datasets
 from fragility.attack import iterative, random_sign
-from fragility.attribution import ATTRIBUTIONS, importance, simple_gradient
-from fragility.curvature import angle, input_hessian, input_hvp, top_directions
+from fragility.attribution import (
+    ATTRIBUTIONS,
+    importance,
+    simple_gradient,
+)
+from fragility.curvature import (
+    angle,
+    input_hessian,
+    input_hvp,
+    top_directions,
+)
 from fragility.interval import mean_interval
 from fragility.objective import top_k
 from fragility.similarity import spearman
-from fragility.study import store
+from fragility.study.store import stored
 from fragility.study.curvature.closed_form import draw_neuron
 from fragility.surrogate import softplus
 
@@ -80,17 +91,25 @@ generator = torch.Generator().manual_seed(seed)
 
 # %% tags=["nbval-check-output"]
 linear = nn.Sequential(nn.Flatten(), nn.Linear(256, 3)).double().eval()
-linear[1].weight.data = torch.randn(3, 256, generator=generator, dtype=torch.float64)
+linear[1].weight.data = torch.randn(
+    3, 256, generator=generator, dtype=torch.float64
+)
 x = torch.rand(8, 1, 16, 16, generator=generator, dtype=torch.float64)
 moved = random_sign(x, 0.1, generator=generator)
 labels = torch.zeros(8, dtype=torch.int64)
 h1 = {}
 for name, method in ATTRIBUTIONS.items():
-    maps = [importance(method(linear, points, labels)) for points in (x, moved)]
+    maps = [
+        importance(method(linear, points, labels))
+        for points in (x, moved)
+    ]
     h1[name] = float((maps[1] - maps[0]).abs().max())
 chapter.Table(
     ["map of a linear model", "largest change of an entry"],
-    [[plot.NAMES[name], f"{change:.1e}"] for name, change in h1.items()],
+    [
+        [plot.NAMES[name], f"{change:.1e}"]
+        for name, change in h1.items()
+    ],
 )
 
 # %% [markdown] tags=["answer", "solution"]
@@ -124,9 +143,15 @@ w = neuron.weights
 z = w @ x.flatten() + 1
 epsilon = 1e-3
 delta = epsilon * w.sign().view_as(x)
-before, after = simple_gradient(neuron, x, one), simple_gradient(neuron, x + delta, one)
+before, after = (
+    simple_gradient(neuron, x, one),
+    simple_gradient(neuron, x + delta, one),
+)
 formula = (
-    epsilon * w.abs().sum() * (torch.sigmoid(z) * torch.sigmoid(-z)) / torch.sigmoid(z)
+    epsilon
+    * w.abs().sum()
+    * (torch.sigmoid(z) * torch.sigmoid(-z))
+    / torch.sigmoid(z)
 )
 print(
     f"relative change of the gradient: {((after - before).norm() / before.norm()):.5f}, by the formula {formula:.5f}"
@@ -141,14 +166,17 @@ print(
 # thousand?
 
 # %% mystnb={"figure": {"caption": "One softplus neuron, stored, 20 draws for each d. Left: relative change of the raw gradient against dimension for the two arms; lines are the formula. Right: the total change of the normalised importance map, which stays at rounding error in both arms.", "name": "dimension"}, "image": {"alt": "Two panels on logarithmic axes. Left: points of the fixed-epsilon arm rise along a line of slope one half, those of the fixed-relative arm lie on a flat line. Right: all points near ten to the minus sixteen."}} tags=["hide-input"]
-rows = store.read(*"dimension-laptop".split("-"))
+rows = stored("dimension-laptop").to_dict("records")
 neurons = [
     row
     for row in rows
     if row["network"] == "neuron" and row["activation"] == "softplus"
 ]
 dimensions = sorted({row["dimension"] for row in neurons})
-arms = {"fixed_epsilon": "fixed epsilon", "fixed_relative": "fixed relative size"}
+arms = {
+    "fixed_epsilon": "fixed epsilon",
+    "fixed_relative": "fixed relative size",
+}
 
 
 def column(name, arm, activation="softplus"):
@@ -158,7 +186,12 @@ def column(name, arm, activation="softplus"):
             [
                 row[name]
                 for row in rows
-                if (row["network"], row["activation"], row["arm"], row["dimension"])
+                if (
+                    row["network"],
+                    row["activation"],
+                    row["arm"],
+                    row["dimension"],
+                )
                 == ("neuron", activation, arm, d)
             ]
             for d in dimensions
@@ -187,9 +220,13 @@ for marker, (arm, title) in zip("os", arms.items(), strict=True):
         markersize=5,
         color=line.get_color(),
     )
-panels[0].set(xlabel="dimension d", ylabel="relative change of the gradient")
+panels[0].set(
+    xlabel="dimension d", ylabel="relative change of the gradient"
+)
 panels[1].set(
-    xlabel="dimension d", ylabel="change of the normalised map", ylim=(1e-18, 1)
+    xlabel="dimension d",
+    ylabel="change of the normalised map",
+    ylim=(1e-18, 1),
 )
 panels[0].legend(fontsize=9)
 plt.show()
@@ -204,7 +241,10 @@ def slopes(values):
     return (u @ values.log()) / u.square().sum()
 
 
-h2 = {arm: mean_interval(slopes(column("relative_change", arm))) for arm in arms}
+h2 = {
+    arm: mean_interval(slopes(column("relative_change", arm)))
+    for arm in arms
+}
 map_change = max(
     float(column("map_change", arm, g).max())
     for arm in arms
@@ -213,10 +253,20 @@ map_change = max(
 chapter.Table(
     ["arm", "slope of log change on log d", "95 % interval, n = 20"],
     [
-        [arms[arm], f"{part.mean:.3f}", f"[{part.low:.3f}, {part.high:.3f}]"]
+        [
+            arms[arm],
+            f"{part.mean:.3f}",
+            f"[{part.low:.3f}, {part.high:.3f}]",
+        ]
         for arm, part in h2.items()
     ]
-    + [["normalised map, both arms", f"changes by at most {map_change:.0e}", ""]],
+    + [
+        [
+            "normalised map, both arms",
+            f"changes by at most {map_change:.0e}",
+            "",
+        ]
+    ],
 )
 
 # %% [markdown] tags=["answer", "solution"]
@@ -241,7 +291,9 @@ chapter.Table(
 
 # %% tags=["nbval-check-output"]
 maps = [importance(part) for part in (before, after)]
-print(f"gradient changes by {((after - before).norm() / before.norm()):.2%}")
+print(
+    f"gradient changes by {((after - before).norm() / before.norm()):.2%}"
+)
 print(
     f"map changes by less than 1e-15: {bool((maps[1] - maps[0]).abs().max() < 1e-15)}"
 )
@@ -363,9 +415,15 @@ training, test = datasets.digits("train"), datasets.digits("test")
 model, pooled = strided_cnn(), network.digits_cnn(seed=seed)
 for candidate in (model, pooled):
     train.fit_cached(
-        candidate, training.images, training.labels, epochs=12, progress=False
+        candidate,
+        training.images,
+        training.labels,
+        epochs=12,
+        progress=False,
     )
-print(f"test accuracy {train.accuracy(model, test.images, test.labels):.3f}")
+print(
+    f"test accuracy {train.accuracy(model, test.images, test.labels):.3f}"
+)
 drawn = datasets.sample(test, 4 * count + 16, seed=seed)
 right = (model(drawn.images).argmax(1) == drawn.labels) & (
     pooled(drawn.images).argmax(1) == drawn.labels
@@ -405,9 +463,13 @@ def errors_of_linearisation(candidate, direction):
     at_rest, errors = simple_gradient(candidate, images, labels), []
     for size in sizes:
         step = (images + size * direction).clamp(0, 1) - images
-        true = simple_gradient(candidate, images + step, labels) - at_rest
+        true = (
+            simple_gradient(candidate, images + step, labels) - at_rest
+        )
         error = (
-            (input_hvp(candidate, images, labels, step) - true).flatten(1).norm(dim=1)
+            (input_hvp(candidate, images, labels, step) - true)
+            .flatten(1)
+            .norm(dim=1)
         )
         errors.append(error / true.flatten(1).norm(dim=1))
     return torch.stack(errors)
@@ -417,31 +479,51 @@ figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
 prediction_errors = {}
 for beta in betas:
     with softplus(beta):
-        v1 = top_directions(model, images, labels, steps=24).directions[:, 0]
+        v1 = top_directions(model, images, labels, steps=24).directions[
+            :, 0
+        ]
         for axes, kind, direction in zip(
-            panels, ("fragile", "random"), (v1.sign(), random_direction), strict=True
+            panels,
+            ("fragile", "random"),
+            (v1.sign(), random_direction),
+            strict=True,
         ):
-            prediction_errors[kind, beta] = errors_of_linearisation(model, direction)
+            prediction_errors[kind, beta] = errors_of_linearisation(
+                model, direction
+            )
             plot.curve(
                 axes,
                 [255 * size for size in sizes],
                 prediction_errors[kind, beta],
                 label=f"beta {beta:g}",
             )
-for axes, title in zip(panels, ("along sign(v1)", "along random signs"), strict=True):
+for axes, title in zip(
+    panels, ("along sign(v1)", "along random signs"), strict=True
+):
     axes.axhline(1, color="k", linestyle=":", linewidth=1)
-    axes.set(title=title, xlabel="epsilon (of 255)", xscale="log", yscale="log")
+    axes.set(
+        title=title,
+        xlabel="epsilon (of 255)",
+        xscale="log",
+        yscale="log",
+    )
 panels[0].set_ylabel("relative error of H delta")
 panels[1].legend(fontsize=9)
 plt.show()
 
 # %% tags=["nbval-check-output"]
 chapter.Table(
-    ["relative error along sign(v1)", *(f"{255 * size:.3g}/255" for size in sizes)],
+    [
+        "relative error along sign(v1)",
+        *(f"{255 * size:.3g}/255" for size in sizes),
+    ],
     [
         [
             f"beta {beta:g}",
-            *(f"{value:.2f}" for value in prediction_errors["fragile", beta].mean(1)),
+            *(
+                f"{value:.2f}"
+                for value in prediction_errors["fragile", beta].mean(1)
+            ),
         ]
         for beta in betas
     ],
@@ -457,13 +539,20 @@ chapter.Table(
 
 # %% tags=["nbval-check-output", "hide-input"]
 with softplus(4.0):
-    v1 = top_directions(pooled, images, labels, steps=24).directions[:, 0]
+    v1 = top_directions(pooled, images, labels, steps=24).directions[
+        :, 0
+    ]
     with_pools = {
         "along sign(v1)": errors_of_linearisation(pooled, v1.sign()),
-        "along random signs": errors_of_linearisation(pooled, random_direction),
+        "along random signs": errors_of_linearisation(
+            pooled, random_direction
+        ),
     }
 chapter.Table(
-    ["relative error with max-pools", *(f"{255 * size:.3g}/255" for size in sizes)],
+    [
+        "relative error with max-pools",
+        *(f"{255 * size:.3g}/255" for size in sizes),
+    ],
     [
         [name, *(f"{value:.2f}" for value in part.mean(1))]
         for name, part in with_pools.items()
@@ -491,21 +580,36 @@ with softplus(beta):
             model, images, labels, fragile.directions[:, 0]
         ),
         "random direction": input_hvp(
-            model, images, labels, torch.randn(images.shape, generator=generator)
+            model,
+            images,
+            labels,
+            torch.randn(images.shape, generator=generator),
         ),
     }
 hidden = {
-    name: torch.cos(angle(gradients.double(), turn.double()) * math.pi / 180).square()
+    name: torch.cos(
+        angle(gradients.double(), turn.double()) * math.pi / 180
+    ).square()
     for name, turn in turns.items()
 }
 rows_of_hidden = []
 for name, share in hidden.items():
     mean, low, high = mean_interval(share)
     rows_of_hidden.append(
-        [name, f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]", str(len(share))]
+        [
+            name,
+            f"{mean:.2f}",
+            f"[{low:.2f}, {high:.2f}]",
+            str(len(share)),
+        ]
     )
 chapter.Table(
-    ["share of the turn hidden by normalising", "mean", "95 % interval", "n"],
+    [
+        "share of the turn hidden by normalising",
+        "mean",
+        "95 % interval",
+        "n",
+    ],
     rows_of_hidden,
 )
 
@@ -524,8 +628,12 @@ chapter.Table(
 def adversarial_loss(network, images, labels):
     """Cross entropy after one sign step of 0.1 against the prediction [Goodfellow et al. 2015]."""
     points = images.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(F.cross_entropy(network(points), labels), points)
-    return F.cross_entropy(network((images + 0.1 * slope.sign()).clamp(0, 1)), labels)
+    (slope,) = torch.autograd.grad(
+        F.cross_entropy(network(points), labels), points
+    )
+    return F.cross_entropy(
+        network((images + 0.1 * slope.sign()).clamp(0, 1)), labels
+    )
 
 
 networks = {"trained": model}
@@ -544,19 +652,25 @@ for name, loss, epochs in [
 small = images[:count], labels[:count]
 hessians, spectra, sizes_of_gradient, accuracies = {}, {}, {}, {}
 for name, candidate in networks.items():
-    accuracies[name] = train.accuracy(candidate, test.images, test.labels)
+    accuracies[name] = train.accuracy(
+        candidate, test.images, test.labels
+    )
     with softplus(beta):
         hessians[name] = input_hessian(candidate, *small).double()
         spectra[name] = torch.linalg.eigvalsh(hessians[name])
         sizes_of_gradient[name] = (
-            simple_gradient(candidate, *small).flatten(1).norm(dim=1).double()
+            simple_gradient(candidate, *small)
+            .flatten(1)
+            .norm(dim=1)
+            .double()
         )
 
 # %% mystnb={"figure": {"caption": "Eigenvalues of the input Hessian in order of modulus, divided by the length of the gradient, mean over the pictures, for three trainings of the same network (softplus, beta 4).", "name": "spectra"}, "image": {"alt": "Three falling curves on logarithmic axes, one per training: a handful of large eigenvalues, then a long fall over several orders of magnitude."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(5.8, 3.5))
 for name, values in spectra.items():
     order = (
-        values.abs().sort(1, descending=True).values / sizes_of_gradient[name][:, None]
+        values.abs().sort(1, descending=True).values
+        / sizes_of_gradient[name][:, None]
     )
     axes.loglog(range(1, 401), order.mean(0)[:400], label=name)
 axes.set(xlabel="rank", ylabel="|eigenvalue| / |gradient|")
@@ -615,7 +729,9 @@ found = iterative(
 eigenvalues, eigenvectors = torch.linalg.eigh(hessians["trained"])
 order = eigenvalues.abs().argsort(1, descending=True)
 eigenvalues = eigenvalues.gather(1, order)
-eigenvectors = eigenvectors.gather(2, order[:, None].expand_as(eigenvectors))
+eigenvectors = eigenvectors.gather(
+    2, order[:, None].expand_as(eigenvectors)
+)
 figure, axes = plt.subplots(figsize=(5.8, 3.5))
 shares = {}
 for name, changed in {
@@ -623,14 +739,17 @@ for name, changed in {
     "random signs": random_sign(small[0], epsilon, generator=generator),
 }.items():
     parts = (
-        eigenvectors.mT @ (changed - small[0]).flatten(1).double()[..., None]
+        eigenvectors.mT
+        @ (changed - small[0]).flatten(1).double()[..., None]
     ).squeeze(2)
     effect = (eigenvalues * parts).square()
     shares[name] = [
         (part.cumsum(1) / part.sum(1, keepdim=True)).mean(0)
         for part in (effect, parts.square())
     ]
-    (line,) = axes.semilogx(range(1, 1025), shares[name][0], label=f"{name}: H delta")
+    (line,) = axes.semilogx(
+        range(1, 1025), shares[name][0], label=f"{name}: H delta"
+    )
     axes.semilogx(
         range(1, 1025),
         shares[name][1],
@@ -645,7 +764,10 @@ plt.show()
 # %% tags=["nbval-check-output", "hide-input"]
 chapter.Table(
     ["in the first 10 of 1024", "of H delta", "of delta itself"],
-    [[name, f"{part[0][9]:.2f}", f"{part[1][9]:.3f}"] for name, part in shares.items()],
+    [
+        [name, f"{part[0][9]:.2f}", f"{part[1][9]:.3f}"]
+        for name, part in shares.items()
+    ],
 )
 
 # %% [markdown]
@@ -668,38 +790,51 @@ for b in side:
     values, vectors = torch.linalg.eigh(reduced)
     best = values.abs().argmax(1)
     u = vectors[range(count), :, best]
-    coins = torch.where(torch.rand(u.shape, generator=generator) < 0.5, -1.0, 1.0)
+    coins = torch.where(
+        torch.rand(u.shape, generator=generator) < 0.5, -1.0, 1.0
+    )
     for kind, choice in (("fragile", u.sign()), ("random", coins)):
         outcome = []
         for sign in (1, -1):  # the line has two ends; take the worse
             step = (
-                (epsilon * sign * choice.double() @ members.T).view_as(small[0]).float()
+                (epsilon * sign * choice.double() @ members.T)
+                .view_as(small[0])
+                .float()
             )
             changed = (small[0] + step).clamp(0, 1)
             with softplus(beta):
                 turned = simple_gradient(model, changed, small[1])
-            size = (turned - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(
+            size = (turned - clean).flatten(1).norm(
                 dim=1
-            )
+            ) / clean.flatten(1).norm(dim=1)
             outcome.append(
-                torch.stack([size, spearman(importance(turned), importance(clean))])
+                torch.stack(
+                    [
+                        size,
+                        spearman(importance(turned), importance(clean)),
+                    ]
+                )
             )
         effects[kind].append(
-            torch.where(outcome[0][0] > outcome[1][0], outcome[0], outcome[1])
+            torch.where(
+                outcome[0][0] > outcome[1][0], outcome[0], outcome[1]
+            )
         )
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4))
 free = [(32 // b) ** 2 for b in side]
 for kind, style in (("fragile", {}), ("random", {"linestyle": ":"})):
     measured = torch.stack(effects[kind])  # (sizes of block, 2, B)
-    plot.curve(panels[0], free, measured[:, 0], label=kind, **style)
-    plot.curve(panels[1], free, measured[:, 1], label=kind, **style)
+    plot.curve(panels[0], free, measured[:, 0], label=kind, style=style)
+    plot.curve(panels[1], free, measured[:, 1], label=kind, style=style)
 panels[0].set(
     xlabel="free blocks",
     ylabel="relative change of the gradient",
     xscale="log",
     yscale="log",
 )
-panels[1].set(xlabel="free blocks", ylabel="Spearman of the maps", xscale="log")
+panels[1].set(
+    xlabel="free blocks", ylabel="Spearman of the maps", xscale="log"
+)
 panels[0].legend()
 plt.show()
 
@@ -707,7 +842,11 @@ plt.show()
 u = torch.tensor(free, dtype=torch.float64).log()
 u = u - u.mean()
 inside = {
-    kind: (u @ torch.stack(effects[kind])[:, 0].double().log() / u.square().sum())
+    kind: (
+        u
+        @ torch.stack(effects[kind])[:, 0].double().log()
+        / u.square().sum()
+    )
     .mean()
     .item()
     for kind in effects
@@ -715,7 +854,9 @@ inside = {
 print(
     f"slope of log change on log dimension: {inside['fragile']:.2f} along the worst blocks,"
 )
-print(f"{inside['random']:.2f} along random ones; the single neuron has 0.5")
+print(
+    f"{inside['random']:.2f} along random ones; the single neuron has 0.5"
+)
 
 # %% [markdown]
 # A neuron gains $\sqrt d$ because *every* further pixel adds to one and the same sum. A network whose curvature lives in a handful of smooth
@@ -739,7 +880,7 @@ print(f"{inside['random']:.2f} along random ones; the single neuron has 0.5")
 # to one common sign. The [ledger](../book/claims.md) has every condition.
 
 # %% tags=["hide-input"]
-chapter.ledger("H1", "H2", "H3", tables=["dimension-laptop"])
+chapter.ledger("H1", "H2", "H3")
 
 # %% [markdown]
 # ## Strengths, limitations, software
@@ -809,9 +950,12 @@ for name, delta in {
     "along the solution": directions @ (1 / torch.sigmoid(-z)),
 }.items():
     first, second = (
-        two_neurons(point + t * 1e-4 * delta / delta.norm()).abs() for t in (0, 1)
+        two_neurons(point + t * 1e-4 * delta / delta.norm()).abs()
+        for t in (0, 1)
     )
-    change[name] = float((second / second.sum() - first / first.sum()).abs().sum())
+    change[name] = float(
+        (second / second.sum() - first / first.sum()).abs().sum()
+    )
 print(
     f"the map changes {change['along w_1'] / change['along the solution']:.0e} times as much along w_1"
 )
@@ -829,7 +973,9 @@ print(
 
 # %% tags=["solution", "hide-cell", "nbval-check-output"]
 matrix = torch.diag(
-    torch.cat([torch.tensor([1.0, -0.999]), torch.linspace(-0.9, 0.9, 98)]).double()
+    torch.cat(
+        [torch.tensor([1.0, -0.999]), torch.linspace(-0.9, 0.9, 98)]
+    ).double()
 )
 vector = torch.ones(100, dtype=torch.float64) / 10
 start, products = vector, [vector]
@@ -866,4 +1012,6 @@ with softplus(beta):
         top_directions(loud, *small, steps=24).values
         / top_directions(model, *small, steps=24).values
     )
-print(f"three times the logits, {ratio.mean():.3f} times the top eigenvalue")
+print(
+    f"three times the logits, {ratio.mean():.3f} times the top eigenvalue"
+)

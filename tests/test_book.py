@@ -1,13 +1,15 @@
-"""What is made of the executed notebooks besides the site: slides, status, the watch over stored results."""
+"""What is made of the executed notebooks besides the site: slides, status, what a page sees of the stored results."""
 
 from __future__ import annotations
 
 import base64
+import os
 import re
 from pathlib import Path
 
 import nbformat
 import pages
+import papermill
 import pytest
 import slides
 import status
@@ -54,13 +56,21 @@ def test_the_status_page_has_the_checksums_that_are_verified() -> None:
     assert sum(re.fullmatch(r"[0-9a-f]{64}", digest) is not None for digest in digests) >= 10
 
 
-def test_a_page_that_reads_results_it_does_not_name_is_refused(tmp_path: Path) -> None:
+def test_a_page_sees_only_the_results_that_it_names(tmp_path: Path) -> None:
     source = tmp_path / "09_read.py"
-    text = '# %% [markdown]\n# # Read\n\n# %% tags=["parameters"]\nprofile = "fast"\n\n# %%\nlen(open({}).read()) > 0\n'
-    named = f'"{pages.RESULTS}/published.csv"'
-    source.write_text(text.format(named.replace("lished", '" + "lished')), encoding="utf-8")
-    with pytest.raises(RuntimeError, match=r"does not name in quotes: \['published.csv'\]"):
+    text = '# %% [markdown]\n# # Read\n\n# %% tags=["parameters"]\nprofile = "fast"\n\n# %%\n'
+    text += "from fragility.study.store import stored\n\nlen(stored({}))\n"
+    source.write_text(text.format('"dep" + "th-laptop"'), encoding="utf-8")
+    with pytest.raises(papermill.PapermillExecutionError, match=r"depth-laptop.json: missing"):
         pages.execute(source, source.with_suffix(".ipynb"), {})
-    source.write_text(text.format(named), encoding="utf-8")
+    source.write_text(text.format('"depth-laptop"'), encoding="utf-8")
     pages.execute(source, source.with_suffix(".ipynb"), {})
-    assert pages.results_read(source) == [pages.RESULTS / "published.csv"]
+    assert [path.name for path in pages.results_named(source)] == ["depth-laptop.csv", "depth-laptop.json"]
+    assert "FRAGILITY_RESULTS" not in os.environ
+
+
+def test_a_page_that_closes_with_a_claim_names_the_tables_of_its_rule(tmp_path: Path) -> None:
+    source = tmp_path / "09_claim.py"
+    source.write_text('# %%\nchapter.ledger("A6")\n', encoding="utf-8")
+    named = {path.stem for path in pages.results_named(source)}
+    assert named == {"attack_sweep-laptop", "cifar_sweep-laptop"}

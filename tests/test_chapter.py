@@ -2,12 +2,15 @@
 
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from fragility.chapter import Table, interval, ledger, start
+from fragility.chapter import Table, interval, ledger, means, start
+from fragility.interval import mean_interval
 from fragility.study import store
-from fragility.study.claims import LEDGER, shown
-from fragility.study.evidence import Results, verdict
+from fragility.study.claims import LEDGER
+from fragility.study.ledger import judge, shown
 
 
 def test_table_is_markdown():
@@ -46,37 +49,55 @@ def test_a_chapter_says_where_it_computes(capsys):
     assert capsys.readouterr().out.startswith("profile fast, seed 3, device ")
 
 
-def test_the_table_that_closes_a_chapter_is_the_ledgers():
-    table = ledger("H1", "I3", tables=["leave_one_out-laptop"])
-    claims = [claim for claim in LEDGER if claim.id in {"H1", "I3"}]
-    findings = [claim.rule(Results()) for claim in claims]
-    verdicts = {claim.id: verdict(found, claim.needed) for claim, found in zip(claims, findings, strict=True)}
-    assert [row[3] for row in table.rows] == [f"*{verdicts[name]}*" for name in ("H1", "I3")]
-    for row, name in zip(table.rows, ("H1", "I3"), strict=True):
-        section = f"{name} {verdicts[name]}".lower().replace(" ", "-")  # the heading, as MyST and GitHub slug it
-        assert row[0].startswith(f"[{name}](../book/claims.md#{section}): ")
-    failing = [measure for found in findings for measure in found.measures if not measure.holds]
-    decisive = next((measure for measure in failing if measure.refuted), failing[0])
-    assert f"{decisive.name}: {shown(decisive)} (misses {decisive.threshold})" in table.rows[1][2]
+def test_a_folded_table_stands_in_a_block_of_its_own():
+    table = Table(["metric", "value"], [["rho", "0.50"]], folded="The numbers")
+    opening, body, closing = table._repr_markdown_().split("\n\n")
+    assert opening == "<details><summary>The numbers</summary>"
+    assert (body, closing) == (Table(table.header, table.rows)._repr_markdown_(), "</details>")
+
+
+def test_means_in_the_order_of_the_titles_with_what_was_published():
+    chance = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        [
+            {"attack": attack, "epsilon": e, "spearman": chance.random(), "labels_kept": i > 0}
+            for e in (8.0, 1.0)
+            for attack in ("top_k", "random", "walk")
+            for i in range(1 if attack == "walk" else 4)
+        ]
+    )
+    theirs = pd.DataFrame([{"attack": "top_k", "epsilon": 8, "metric": "spearman", "value": 0.25}])
+    table = means(rows, ["attack", "epsilon"], ["spearman"], digits={"spearman": 3}, published=theirs)
+    assert table.header == ["", "rank correlation", "n", "kept"]
+    names = ["one draw of random signs, 1/255", "one draw of random signs, 8/255", "top-k, 1/255", "top-k, 8/255"]
+    assert [row[0] for row in table.rows] == [*names, "walk, 1/255", "walk, 8/255"]
+    here = rows.query("attack == 'top_k' and epsilon == 8").spearman
+    assert table.rows[3][1:] == [f"{interval(*mean_interval(here), 3)} (.25)", "4", "75%"]
+    alone = rows.query("attack == 'walk' and epsilon == 1").spearman.item()
+    assert table.rows[4][1:] == [f"{alone:.3f}"[1:], "1", "0%"]
 
 
 def test_shares_are_written_as_the_paper_writes_them():
-    cell = {"a": 0.423, "a_low": -0.05, "a_high": 1.0, "b": 34.98, "b_low": 10.05, "b_high": 38.96}
-    assert interval(cell, "a") == ".42 [-.05, 1.00]"
-    assert interval(cell, "b", 1) == "35.0 [10.1, 39.0]"
+    assert interval(0.423, -0.05, 1.0) == ".42 [-.05, 1.00]"
+    assert interval(34.98, 10.05, 38.96, 1) == "35.0 [10.1, 39.0]"
+
+
+def test_the_table_that_closes_a_chapter_is_the_ledgers():
+    table, by_id = ledger("H1", "I3"), {claim.id: claim for claim in LEDGER}
+    for row, name in zip(table.rows, ("H1", "I3"), strict=True):
+        found = judge(claim := by_id[name])
+        section = f"{claim.id} {found.verdict}".lower().replace(" ", "-")  # the heading, as MyST and GitHub slug it
+        assert row[0].startswith(f"[{claim.id}](../book/claims.md#{section}): ")
+        assert row[3] == f"*{found.verdict}*"
+    failing = [measure for measure in found.finding.measures if not measure.holds]
+    decisive = next((measure for measure in failing if measure.refuted), failing[0])
+    assert f"{decisive.name}: {shown(decisive)} (misses {decisive.threshold})" in table.rows[1][2]
 
 
 def test_the_closing_table_follows_the_results(tmp_path):
     assert ledger("I4", folder=tmp_path).rows[0][2:] == ["nothing stored yet", "*not yet tested*"]
     for end in ("csv", "json"):
         shutil.copy(store.results_folder() / f"mislabel-laptop.{end}", tmp_path)
-    assert (
-        ledger("I4", folder=tmp_path, tables=["mislabel-laptop"]).rows == ledger("I4", tables=["mislabel-laptop"]).rows
-    )
-
-
-def test_the_closing_table_reads_no_table_that_its_page_does_not_name():
-    with pytest.raises(ValueError, match=r"tables: expected 'mislabel-laptop' among them, got \['depth-laptop'\]"):
-        ledger("I4", tables=["depth-laptop"])
+    assert ledger("I4", folder=tmp_path).rows == ledger("I4").rows
     with pytest.raises(ValueError, match=r"ids: expected some of \['M1', .*\], got \['Z9'\]"):
         ledger("Z9")

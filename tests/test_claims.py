@@ -1,21 +1,21 @@
 """The claims: every rule on rows that satisfy it and on rows that do not, and the page against the stored results."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from forge import forge
 from fragility.cli import main
-from fragility.study import claims
-from fragility.study.claims import LEDGER, chapters, judge, page
-from fragility.study.evidence import Equality, Finding, Results, at_least, at_most, exact, positive, verdict
+from fragility.study.claims import LEDGER, chapters, judge_all
+from fragility.study.ledger import decide, page
 from fragility.study.piece import Row
-from fragility.study.store import results_folder
+from fragility.study.store import results_folder, stored
+from fragility.study.verdict import VERDICTS, Equality, Finding, at_least, at_most, exact, paired, positive, verdict
 
 ROOT = Path(__file__).parents[1]
 IDS = (
@@ -23,23 +23,18 @@ IDS = (
 ).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
-PUBLISHED = Results().published()
 METRICS = ("top_k_intersection", "spearman", "center_shift")
+THEIRS = stored("published")
+PUBLISHED = THEIRS.set_index(["method", "attack", "epsilon", "metric"])["value"].to_dict()
 
 
-@dataclass(frozen=True)
-class Made(Results):
-    """Rows made for a test in place of stored ones; the published means stay what they are."""
-
-    made: dict[str, list[Row]] = field(default_factory=dict)
-
-    def rows(self, study: str) -> tuple[list[Row], str]:
-        return self.made.get(study, []), "made for a test" if study in self.made else ""
+def found(name: str, **made: list[Row]) -> tuple[Finding, str]:
+    tables = {study: pd.DataFrame(rows) for study, rows in made.items()}
+    return decide(BY_ID[name], tables | {"published": THEIRS})
 
 
 def outcome(name: str, **made: list[Row]) -> str:
-    finding = BY_ID[name].rule(Made(made=made))
-    return verdict(finding, BY_ID[name].needed)
+    return found(name, **made)[1]
 
 
 def jitter(n: int, size: float = 0.01) -> list[float]:
@@ -56,6 +51,7 @@ def sweep(n: int = 64, *, setup: str = "squeezenet", k: int = 1000, **change: Ca
             row: Row = {"setup": setup, "method": method, "attack": attack, "epsilon": epsilon, "image": f"{i}"}
             row |= {"labels_kept": True, "k": k, **{name: PUBLISHED[*cell, name] + shift for name in METRICS}}
             row |= {"gain": 0.4 + shift if attack != "random_walk" else 0.1, "surrogate_gain": 0.5}
+            row |= {"target_before": float("nan"), "target_after": float("nan")}
             rows.append(row | {name: function(row) for name, function in change.items()})
     return rows
 
@@ -96,15 +92,25 @@ class TestVerdict:
         assert (few.n, few.holds, few.refuted) == (1, False, False)
 
 
+def test_conditions_are_paired_image_by_image() -> None:
+    rows = pd.DataFrame(
+        {"image": [*"baba", "c"], "attack": ["x", "x", "y", "y", "x"], "value": [1.0, 2.0, 10.0, 20.0, 3.0]}
+    )
+    assert paired(rows, "value", "attack", ("y", "x")).tolist() == [[10.0, 20.0], [1.0, 2.0]]
+    assert paired(rows, "value", "attack", ("x", "z")).shape == (2, 0)
+    with pytest.raises(ValueError, match="duplicate"):
+        paired(pd.concat([rows, rows]), "value", "attack", ("x", "y"))
+
+
 class TestSweepRules:
     def test_the_published_means_against_the_rules(self) -> None:
         """The paper's own table: two of its claims fail by their rules, for one method each."""
         rows = sweep()
-        found = {name: outcome(name, attack_sweep=rows) for name in ("A1", "A2", "A3", "A4", "A5", "A8")}
-        assert found.pop("A2") == found.pop("A3") == "refuted"
-        assert set(found.values()) == {"reproduced"}
+        verdicts = {name: outcome(name, attack_sweep=rows) for name in ("A1", "A2", "A3", "A4", "A5", "A8")}
+        assert verdicts.pop("A2") == verdicts.pop("A3") == "refuted"
+        assert set(verdicts.values()) == {"reproduced"}
         for name, guilty in (("A2", "integrated gradients"), ("A3", "DeepLIFT")):
-            finding = BY_ID[name].rule(Made(made={"attack_sweep": rows}))
+            finding, _ = found(name, attack_sweep=rows)
             assert all(guilty in measure.name for measure in finding.measures if measure.refuted)
         gradient = only(rows, method="simple_gradient")
         for name in ("A2", "A3", "A5"):
@@ -341,15 +347,15 @@ class TestLedger:
             assert claim.rule.__doc__.split(":")[0] == claim.id
 
     def test_identities_hold_and_the_printed_bound_does_not(self) -> None:
-        found = {one.claim.id: one for one in judge(ROOT / "nowhere") if one.finding.exact}
-        assert {name: one.verdict for name, one in found.items()} == dict.fromkeys(
+        exact_ones = {one.claim.id: one for one in judge_all(ROOT / "nowhere") if one.finding.exact}
+        assert {name: one.verdict for name, one in exact_ones.items()} == dict.fromkeys(
             ("M1", "H1", "H3", "D1", "D3", "D4", "D5"), "reproduced"
         ) | {"D1": "refuted"}
-        assert "no violation" in found["D1"].finding.notes[0]
-        assert "0.0625" not in page(list(found.values()), [])
+        assert "no violation" in exact_ones["D1"].finding.notes[0]
+        assert "0.0625" not in page(list(exact_ones.values()), [])
 
     def test_without_results_nothing_else_is_tested(self, tmp_path: Path) -> None:
-        rest = [one for one in judge(tmp_path) if not one.finding.exact]
+        rest = [one for one in judge_all(tmp_path) if not one.finding.exact]
         assert {one.verdict for one in rest} == {"not yet tested"}
 
 
@@ -381,10 +387,10 @@ def test_a_changed_table_changes_the_verdict(copied: Path, capsys: pytest.Captur
 
 
 def test_the_page_is_what_the_results_say() -> None:
-    judged = judge()
+    judged = judge_all()
     text = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
     # If this fails the results or the chapters have changed since: run `fragility claims --write`.
     assert text == page(judged, chapters(ROOT))
     for one in judged:
         assert f"## {one.claim.id}: {one.verdict}" in text
-        assert one.verdict in claims.VERDICTS
+        assert one.verdict in VERDICTS

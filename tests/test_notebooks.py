@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
+import tomllib
 import unicodedata
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import nbformat
 import pages
 import papermill
 import pytest
 import student
 from address import ROOT, current
+
+from fragility import chapter
 
 SOURCE = """# %% [markdown]
 # # A sum
@@ -75,6 +81,89 @@ def test_every_figure_has_a_caption_and_an_alternative_text() -> None:
                 assert len(display.get("image", {}).get("alt", "")) > 10, (source.name, cell.source)
 
 
+def test_every_axis_that_counts_says_what(tmp_path: Path) -> None:
+    """Ticks with numbers or names need a label beside them, or a title above, in the figure as it is drawn."""
+    for source in pages.sources([]):
+        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+            for output in cell.get("outputs", []):
+                svg = output.get("data", {}).get("image/svg+xml")
+                assert silent_axes(svg) == [] if svg else True, (source.name, cell.metadata.mystnb.figure.name)
+
+
+def test_an_axis_without_a_word_is_found() -> None:
+    figure, (titled, labelled, silent, bare) = plt.subplots(1, 4)
+    for axes in (titled, labelled, silent):
+        axes.plot([1, 2], [3, 4])
+    titled.set_title("title")
+    labelled.set(xlabel="x", ylabel="y")
+    silent.set(xlabel="x")
+    bare.set(xticks=[], yticks=[])
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    plt.close(figure)
+    assert silent_axes(file.getvalue()) == ["axes_3 matplotlib.axis_6"]
+
+
+def silent_axes(svg: str) -> list[str]:
+    """The axes of a figure that have numbers, and neither a label of their own nor a title above the panel."""
+    # Texts stand as words in comments; the figures are the book's own.
+    parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
+    found = []
+    for axes in ElementTree.fromstring(svg, parser).iter(f"{SVG}g"):
+        if not re.fullmatch(r"axes_\d+", axes.get("id", "")):
+            continue
+        titled = any(part.get("id", "").startswith("text_") for part in axes)
+        for axis in (part for part in axes if part.get("id", "").startswith("matplotlib.axis")):
+            labelled = any(part.get("id", "").startswith("text_") for part in axis)
+            ticks = [word for part in axis if "tick" in part.get("id", "") for word in words(part)]
+            if any(re.fullmatch(r"[^A-Za-z]*\d[^A-Za-z]*", tick) for tick in ticks) and not (labelled or titled):
+                found.append(f"{axes.get('id')} {axis.get('id')}")
+    return found
+
+
+def words(part: ElementTree.Element) -> list[str]:
+    comments = (node.text or "" for node in part.iter() if node.tag is ElementTree.Comment)
+    return [re.sub(r"\\[a-z]+", "", text).strip() for text in comments]
+
+
+def test_code_fits_the_column_of_a_page() -> None:
+    limit = tomllib.loads((ROOT / "notebooks" / "ruff.toml").read_text("utf-8"))["line-length"]
+    for name, cells in chapters():
+        lines = [line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+        assert [line for line in lines if len(line) > limit and name in WRITTEN_ANEW] == [], name
+
+
+def test_the_lesson_is_what_the_code_shows() -> None:
+    for name, cells in chapters():
+        hidden, visible = [], 0
+        for cell in (cell for cell in cells if cell.cell_type == "code"):
+            count = sum(bool(line.strip()) and not line.strip().startswith("#") for line in cell.source.splitlines())
+            if set(cell.metadata.get("tags", [])) & {"hide-input", "hide-cell", "remove-cell"}:
+                hidden.append(count)
+            else:
+                visible += count
+        if name in WRITTEN_ANEW:
+            assert max(hidden) <= 15, name
+            assert sum(hidden) <= visible / 2, name
+
+
+def test_long_tables_are_folded() -> None:
+    for name in WRITTEN_ANEW:
+        for cell in nbformat.read(pages.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+            for output in cell.get("outputs", []):
+                table = output.get("data", {}).get("text/markdown", "")
+                assert table.startswith("<details>") or table.count("\n| ") <= 13, (name, cell.source)
+
+
+def test_the_closing_tables_are_what_the_rules_say_now() -> None:
+    for source in pages.sources([]):
+        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+            if cell.cell_type == "code" and cell.source.startswith("chapter.ledger("):
+                expected = chapter.ledger(*re.findall(r'"(\w+)"', cell.source))._repr_markdown_()
+                # If this fails a rule has changed since: run `make notebooks`.
+                assert cell.outputs[0].data["text/markdown"] == expected, source.name
+
+
 def test_no_two_figures_share_a_name() -> None:
     texts = [source.read_text(encoding="utf-8") for source in pages.sources([])]
     names = [name for text in texts for name in re.findall(r'"figure": .*?"name": "([^"]+)"', text)]
@@ -132,7 +221,7 @@ def test_stale_edited_or_unexecuted_pages_are_found(source: Path) -> None:
 def test_the_fingerprint_follows_the_results_that_are_read_and_no_others(source: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    source.write_text(SOURCE + "\n# %%\nread('attack_sweep')\n", encoding="utf-8")
+    source.write_text(SOURCE + '\n# %%\nstored("attack_sweep")\n', encoding="utf-8")
     before = pages.fingerprint(source, results)
     (results / "attack.csv").write_text("1", encoding="utf-8")
     assert pages.fingerprint(source, results) == before
@@ -177,6 +266,8 @@ def test_students_predict_without_the_answer_and_without_a_gap() -> None:
         assert len(gaps) >= 3, source.name
 
 
+WRITTEN_ANEW = ("02_attacks",)  # chapters whose visible code is the lesson; the others follow
+SVG = "{http://www.w3.org/2000/svg}"
 CLOSING = (
     "## What follows, and what does not",
     "## Claimed, published, measured",

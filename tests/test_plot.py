@@ -2,10 +2,12 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from fragility.plot import before_after, curve, error_bars, grid, use_style
+from fragility.interval import mean_interval
+from fragility.plot import before_after, curve, curves, grid, outline, points, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +42,66 @@ def test_curve_draws_means():
     assert axes.get_legend_handles_labels()[1] == ["attack"]
 
 
-def test_error_bars_reach_from_end_to_end():
-    _, axes = plt.subplots()
-    cells = {4.0: {"a": 0.5, "a_low": 0.3, "a_high": 0.6}, 1.0: {"a": 0.2, "a_low": 0.1, "a_high": 0.5}}
-    error_bars(axes, cells, "a", label="attack")
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 0.2], [4, 0.5]])
-    bars = axes.containers[0].lines[2][0].get_segments()
-    np.testing.assert_allclose(bars, [[[1, 0.1], [1, 0.5]], [[4, 0.3], [4, 0.6]]])
+@pytest.fixture
+def rows():
+    chance = np.random.default_rng(0)
+    cells = [(m, a, e) for m in ("deeplift", "simple_gradient") for a in ("top_k", "random") for e in (1.0, 8.0)]
+    return pd.DataFrame(
+        [
+            {"method": m, "attack": a, "epsilon": e, "spearman": chance.random(), "center_shift": 9 * chance.random()}
+            for m, a, e in cells
+            for _ in range(5)
+        ]
+    )
+
+
+def test_curves_are_means_with_intervals_in_titled_panels(rows):
+    theirs = pd.DataFrame([{"method": "deeplift", "attack": "top_k", "metric": "spearman", "value": 0.5}])
+    theirs = theirs.merge(pd.DataFrame({"epsilon": [1, 8]}), how="cross")
+    drawn = curves(
+        rows, "epsilon", values=["spearman", "center_shift"], hue="attack", row="method", published=theirs, base=2
+    )
+    assert drawn.axes.shape == (2, 2)
+    titles = [[axes.get_title() for axes in line] for line in drawn.axes]
+    metrics = ("rank correlation", "centre shift (px)")
+    assert titles == [[f"{method}\n{metric}" for metric in metrics] for method in ("simple gradient", "DeepLIFT")]
+    assert {axes.get_xlabel() for axes in drawn.axes[1]} == {"epsilon (of 255)"}
+    assert drawn.axes[1, 0].get_xscale() == "log"
+    here = rows.query("method == 'deeplift' and attack == 'random'").groupby("epsilon").spearman
+    expected = [mean_interval(part) for _, part in here]
+    line = drawn.axes[1, 0].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[1, expected[0].mean], [8, expected[1].mean]])
+    np.testing.assert_allclose(
+        drawn.axes[1, 0].collections[0].get_segments(),
+        [[[e, part.low], [e, part.high]] for e, part in zip((1, 8), expected, strict=True)],
+        atol=0.01,
+    )
+    dashed = [line for line in drawn.axes[1, 0].lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata().tolist() for line in dashed] == [[0.5, 0.5]]
+    (legend,) = drawn.figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["one draw of random signs", "top-k", "here", "published"]
+
+
+def test_points_stand_on_a_line_for_each_condition(rows):
+    drawn = points(rows, "method", values=["spearman"], hue="attack")
+    axes = drawn.axes[0, 0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["simple gradient", "DeepLIFT"]
+    assert axes.get_title() == "rank correlation"
+    means = rows.groupby(["attack", "method"]).spearman.mean()
+    marks = [line for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata()) == 2]
+    for line, attack in zip(marks, ("random", "top_k"), strict=True):
+        np.testing.assert_allclose(line.get_xdata(), means[attack][["simple_gradient", "deeplift"]])
+
+
+def test_a_region_is_outlined():
+    figure = grid({"map": torch.rand(1, 4, 4)})
+    region = torch.zeros(4, 4)
+    region[1:3, 1:3] = 1
+    outline(figure.axes[0], region)
+    (path,) = figure.axes[0].collections[0].get_paths()
+    assert path.contains_point((1.5, 1.5))
+    assert not path.contains_point((3, 3))
 
 
 def test_a_change_is_drawn_around_grey_and_all_five_columns_have_their_place():

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fragility
-from fragility.interval import mean_interval
 from fragility.study.piece import Piece, Plan, Row, Study
 from fragility.study.run import complete
-from fragility.study.store import Store, provenance, read, results_folder
-from fragility.study.summary import summarise
+from fragility.study.store import Store, provenance, read, results_folder, stored
 
 COLUMNS = {
     "image": (str, "a name"),
@@ -252,23 +249,31 @@ def test_killed_while_it_writes_again_and_again(tmp_path: Path) -> None:
     assert sorted(path.name for path in killed.iterdir()) == ["study-fast.csv", "study-fast.json"]
 
 
-def test_means_of_groups_with_their_intervals() -> None:
-    numbers = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
-    rows: list[Row] = [{"kind": "ab"[i % 2], "x": x, "kept": i < 9} for i, x in enumerate([*numbers, 5.0])]
-    rows.append({"kind": "c", "x": 1.5, "kept": True})
-    a, b, c = summarise(rows, ["kind"], ["x", "kept"])
-    assert [(group["kind"], group["n"]) for group in (a, b, c)] == [("a", 7), ("b", 6), ("c", 1)]
-    assert b["x"] == pytest.approx(sum(numbers[1::2]) / 6)
-    assert b["kept"] == pytest.approx(4 / 6)
-    ends = mean_interval(torch.tensor(numbers[1::2], dtype=torch.float64))
-    assert (b["x_low"], b["x_high"]) == (pytest.approx(ends.low.item()), pytest.approx(ends.high.item()))
-    assert c["x"] == 1.5
-    assert c["x_low"] != c["x_low"]
-    with pytest.raises(ValueError, match="values: expected columns of numbers, got kind"):
-        summarise(rows, ["x"], ["kind"])
+def test_a_table_is_read_with_its_types_in_the_order_of_the_plan(table: Path) -> None:
+    rows, frame = read("study", "fast", table.parent), stored("study-fast", table.parent)
+    assert frame.to_dict("list").keys() == COLUMNS.keys()
+    assert frame.image.tolist() == [row["image"] for row in rows]
+    assert frame.share.tolist() == [row["share"] for row in rows]
+    assert frame.number.isna().tolist() == [row["number"] is None for row in rows]
+    assert (frame.kept.dtype, frame.share.dtype) == (bool, float)
+    table.write_bytes(table.read_bytes().replace(b"True", b"Truth", 1))
+    with pytest.raises(ValueError, match="lines 3, 4 damaged"):
+        stored("study-fast", table.parent)
+    with pytest.raises(FileNotFoundError, match=r"other-fast\.json: missing"):
+        stored("other-fast", table.parent)
+
+
+def test_the_published_means_are_those_of_the_figure() -> None:
+    frame = stored("published")
+    assert list(frame) == ["method", "attack", "epsilon", "metric", "value"]
+    assert len(frame) == 4 * 3 * 4 * 3
+    cell = frame.query("method == 'deeplift' and attack == 'mass_center' and epsilon == 8 and metric == 'center_shift'")
+    assert cell.value.item() == 63.5
 
 
 def test_results_lie_in_the_checkout_or_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results_folder() == Path(__file__).parents[1] / "results"
     monkeypatch.setattr(fragility, "__file__", str(tmp_path / "lib" / "site-packages" / "fragility" / "__init__.py"))
     assert results_folder() == tmp_path / "lib" / "site-packages" / "fragility" / "results"
+    monkeypatch.setenv("FRAGILITY_RESULTS", str(tmp_path))
+    assert results_folder() == tmp_path

@@ -5,6 +5,7 @@ import math
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ def test_the_null_calls_what_is_planted() -> None:
 def test_the_null_of_stored_rows_has_their_means() -> None:
     made = plan(60, 20, 2, 20)
     rows = [row for piece in made.pieces for row in made.compute(piece)]
-    null, cos2 = stored_null(rows), [number(row, "cos2") for row in rows]
+    null, cos2 = stored_null(pd.DataFrame(rows)), [number(row, "cos2") for row in rows]
     assert null.statistic == pytest.approx(sum(cos2) / 20, rel=1e-3)  # of four digits
     halves = [(number(row, "mismatched") + number(row, "cos2")) / 2 for row in rows]
     assert null.mean == pytest.approx(sum(halves) / 20, rel=5e-3)

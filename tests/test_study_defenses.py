@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ from fragility.attribution import importance, integrated_gradients
 from fragility.data import datasets
 from fragility.defense import Discretized
 from fragility.similarity import kendall
-from fragility.study.defenses.defense_table import PROFILES, STUDY, ladder, moved, summary
+from fragility.study.defenses.defense_table import PROFILES, STUDY
+from fragility.study.defenses.rules import ladder, main, moved
 from fragility.study.defenses.setup import NETWORKS, DefenseProfile, madry_cnn, small_cnn, trained, training_cost
 from fragility.study.defenses.worst_case import soft_kendall
 from fragility.surrogate import SoftplusNetwork
@@ -46,15 +48,15 @@ def test_every_defense_and_seed_has_its_row() -> None:
         assert (row["surrogate_beta"] is None) == (row["defense"] == "softplus_untrained")
     cost = {row["defense"]: row["cost"] for row in rows}
     assert cost["softplus_untrained"] == 0 < 2 < cost["natural"] < 4 < cost["ig_norm"]
-    assert [(row["defense"], row["n"]) for row in summary(rows)] == [(name, 2) for name in TINY.defenses]
-    assert summary(rows[:6]) == summary(rows)
-    steps: list[dict[str, Any]] = list(ladder(rows))
-    assert [(row["defense"], row["budget"]) for row in steps] == [(n, b) for n in sorted(TINY.defenses) for b in (1, 2)]
-    pairs = list(zip(steps[::2], steps[1::2], strict=True))
-    changes = [abs(a[metric] - b[metric]) for a, b in pairs for metric in ("kendall", "top_k_intersection")]
-    assert moved(rows) == max(changes)
-    assert str(moved(rows[:9])) == "nan"
-    assert all(two["kendall"] <= one["kendall"] for one, two in pairs)
+    table = pd.DataFrame(rows)
+    assert main(table).index.tolist() == list(range(6))
+    steps = ladder(table)
+    assert steps.defense.tolist() == [name for name in sorted(TINY.defenses) for _ in range(2)]
+    assert steps.budget.tolist() == [1, 2] * 3
+    change = steps[["kendall", "top_k_intersection"]].diff().iloc[1::2]
+    assert moved(table) == change.abs().max().max()
+    assert (change.kendall <= 0).all()
+    assert str(moved(table[:9])) == "nan"
 
 
 def test_a_row_is_what_the_library_says(double_digits: None, monkeypatch: pytest.MonkeyPatch) -> None:

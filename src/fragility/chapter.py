@@ -3,18 +3,19 @@
 import ast
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
+from fragility.interval import mean_interval
 from fragility.plot import use_style
-from fragility.study.claims import LEDGER, Judged, shown
-from fragility.study.evidence import Results, verdict
-from fragility.study.piece import Row
-from fragility.study.store import results_folder
+from fragility.study.claims import LEDGER
+from fragility.study.ledger import Judged, judge, shown
+from fragility.titles import METRICS, TITLES, in_order
 
 PROFILES = ("fast", "laptop", "paper")
 
@@ -70,10 +71,12 @@ class Table:
     Attributes:
         header: the columns' titles.
         rows: as many texts per row as there are columns.
+        folded: what stands on the line that unfolds it; empty for an open table.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    folded: str = ""
 
     def __post_init__(self) -> None:
         if wrong := [row for row in self.rows if len(row) != len(self.header)]:
@@ -81,57 +84,92 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         rule = ["---"] + ["--:" if _numbers(column) else "---" for column in list(zip(*self.rows, strict=True))[1:]]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (self.header, rule, *self.rows))
+        table = "\n".join("| " + " | ".join(row) + " |" for row in (self.header, rule, *self.rows))
+        return f"<details><summary>{self.folded}</summary>\n\n{table}\n\n</details>" if self.folded else table
 
     def __repr__(self) -> str:
         return self._repr_markdown_()
 
 
 def _numbers(column: Sequence[str]) -> bool:
-    told = [cell for cell in column if cell]
-    return all(any(map(str.isdigit, cell)) and 2 * sum(map(str.isalpha, cell)) < len(cell) for cell in told)
+    filled = [cell for cell in column if cell]
+    return all(any(map(str.isdigit, cell)) and 2 * sum(map(str.isalpha, cell)) < len(cell) for cell in filled)
 
 
-def interval(cell: Mapping[str, Any], name: str, digits: int = 2) -> str:
-    """Write a mean with its interval.
+def means(
+    rows: pd.DataFrame,
+    by: Sequence[str],
+    values: Sequence[str] = METRICS,
+    *,
+    digits: Mapping[str, int] = {"center_shift": 1},
+    published: pd.DataFrame | None = None,
+    folded: str = "",
+) -> Table:
+    """Average rows under every condition, with 95 % intervals.
 
     Args:
-        cell: from a study's summary, with the keys `name`, `name_low` and `name_high`.
-        name: of the mean.
+        rows: one for each image and condition. With a column `labels_kept` its share is told as well.
+        by: the columns that make a condition.
+        values: the columns to average.
+        digits: behind the point, where there are not two.
+        published: means to set in brackets beside ours, with the columns `by`, `metric` and `value`.
+        folded: as for `Table`.
+
+    Returns:
+        A line for each condition, those with a title in the order of `fragility.titles.TITLES`.
+    """
+    theirs = {} if published is None else published.set_index([*by, "metric"])["value"].to_dict()
+    counted, lines = "labels_kept" in rows, []
+    for key, part in rows.groupby(list(by), sort=False):
+        cells = [_mean(part[value], digits.get(value, 2)) for value in values]
+        beside = [theirs.get((*key, value)) for value in values]
+        cells = [c if p is None else f"{c} ({_short(f'{p:g}')})" for c, p in zip(cells, beside, strict=True)]
+        kept = [f"{share:.0%}" if (share := part["labels_kept"].mean()) >= 0 else ""] if counted else []
+        lines.append((key, [", ".join(map(_named, by, key)), *cells, str(len(part)), *kept]))
+    order = [in_order(key[level] for key, _ in lines) for level in range(len(by))]
+    lines.sort(key=lambda line: [names.index(name) for names, name in zip(order, line[0], strict=True)])
+    header = ["", *(TITLES.get(value, value) for value in values), "n", *(["kept"] if counted else [])]
+    return Table(header, [cells for _, cells in lines], folded)
+
+
+def _mean(samples: pd.Series, digits: int) -> str:
+    if len(samples) < 2:
+        return _short(f"{samples.mean():.{digits}f}")
+    return interval(*mean_interval(samples), digits)
+
+
+def _named(column: str, value: Any) -> str:
+    if column == "epsilon":
+        return f"{value:g}/255"
+    return TITLES.get(value) or (f"{column} {value:g}" if isinstance(value, float) else str(value))
+
+
+def interval(mean: float, low: float, high: float, digits: int = 2) -> str:
+    """Write a mean with its interval, for example `.42 [.39, .45]`.
+
+    Args:
+        mean: of the samples.
+        low: end of the interval.
+        high: end of the interval.
         digits: behind the point.
 
     Returns:
-        For example `.42 [.39, .45]`.
+        The text.
     """
-    mean, low, high = (_short(cell[name + end], digits) for end in ("", "_low", "_high"))
-    return f"{mean} [{low}, {high}]"
+    mean_, low_, high_ = (_short(f"{number:.{digits}f}") for number in (mean, low, high))
+    return f"{mean_} [{low_}, {high_}]"
 
 
-def _short(number: float, digits: int) -> str:
+def _short(number: str) -> str:
     """Without the 0 before the point, as the paper writes shares."""
-    return re.sub(r"^(-?)0(?=\.)", r"\1", f"{number:.{digits}f}")
+    return re.sub(r"^(-?)0(?=\.)", r"\1", number)
 
 
-@dataclass(frozen=True)
-class _Named(Results):
-    """Stored results of which a page may read only the tables that its source names: its fingerprint follows those."""
-
-    tables: Collection[str] = ()
-
-    def rows(self, study: str) -> tuple[list[Row], str]:
-        rows, where = super().rows(study)
-        name = where.partition(".")[0].strip("`")
-        if name and name not in self.tables:
-            raise ValueError(f"tables: expected {name!r} among them, got {sorted(self.tables)}")
-        return rows, where
-
-
-def ledger(*ids: str, tables: Collection[str] = (), folder: Path | None = None) -> Table:
+def ledger(*ids: str, folder: Path | None = None) -> Table:
     """Close a chapter: what was claimed and published, what the stored results say, and the verdict of the rules.
 
     Args:
         *ids: of claims, for instance `"A1"`.
-        tables: the stored tables that the rules may read, for instance `"attack_sweep-laptop"`.
         folder: where the results lie; None for `fragility.study.store.results_folder`.
 
     Returns:
@@ -139,15 +177,14 @@ def ledger(*ids: str, tables: Collection[str] = (), folder: Path | None = None) 
         it, else the first that fails, else the first.
 
     Raises:
-        ValueError: if there is no such claim, or a rule reads a table that is not named.
+        ValueError: if there is no such claim.
     """
     by_id = {claim.id: claim for claim in LEDGER}
     if unknown := [name for name in ids if name not in by_id]:
         raise ValueError(f"ids: expected some of {list(by_id)}, got {unknown}")
-    results, rows = _Named(folder or results_folder(), tables), []
-    for claim in (by_id[name] for name in ids):
-        finding = claim.rule(results)
-        one = Judged(claim, finding, verdict(finding, claim.needed))
+    rows = []
+    for one in (judge(by_id[name], folder) for name in ids):
+        claim = one.claim
         section = f"../book/claims.md#{claim.id}-{one.verdict}".replace(" ", "-").lower()
         text = f"[{claim.id}]({section}): {claim.text}"
         rows.append([text, claim.published, _measured(one), f"*{one.verdict}*"])
@@ -156,19 +193,19 @@ def ledger(*ids: str, tables: Collection[str] = (), folder: Path | None = None) 
 
 def _measured(one: Judged) -> str:
     """One line; the book's ledger has every condition."""
-    claim, finding, outcome = one
+    finding = one.finding
     if not finding.measures:
         return "nothing stored yet"
-    if outcome == "not yet tested":
-        return f"n = {finding.n} of the {claim.needed} that the rule asks for"
+    if one.verdict == "not yet tested":
+        return f"n = {finding.n} of the {one.claim.needed} that the rule asks for"
     failing = [measure for measure in finding.measures if not measure.holds]
     refuted = [measure for measure in failing if measure.refuted]
     count, first = len(finding.measures), (refuted or failing or finding.measures)[0]
-    told = [f"{count - len(failing)} of {count} {'identities' if finding.exact else 'conditions'} hold"]
+    parts = [f"{count - len(failing)} of {count} {'identities' if finding.exact else 'conditions'} hold"]
     if failing or not finding.exact:
         side = "asked" if first.holds else "misses"
-        told.append(f"for one, {first.name}: {shown(first, finding.exact)} ({side} {first.threshold})")
+        parts.append(f"for one, {first.name}: {shown(first, finding.exact)} ({side} {first.threshold})")
     if finding.equality is not None:
-        told.append(f"{finding.equality.inside} of {finding.equality.total} published means matched")
-    told += finding.doubts
-    return "; ".join(told).replace("|", "\\|") + ("" if finding.exact else f" (n = {finding.n})")
+        parts.append(f"{finding.equality.inside} of {finding.equality.total} published means matched")
+    parts += finding.doubts
+    return "; ".join(parts).replace("|", "\\|") + ("" if finding.exact else f" (n = {finding.n})")

@@ -136,12 +136,13 @@ def claims(write: bool, results: Path | None) -> None:
     By rules fixed beforehand.
     """
     from fragility.study import claims as ledger
+    from fragility.study.ledger import shown
 
-    for claim, finding, verdict in ledger.judge(results):
+    for claim, finding, verdict, _ in ledger.judge_all(results):
         n = "exact" if finding.exact else f"n = {finding.n}"
         print(f"{claim.id}  {verdict:<15}{n:<9} {claim.text}")
         for measure in finding.measures:
-            print(f"      {measure.name}: {ledger.shown(measure, finding.exact)}, {measure.threshold}")
+            print(f"      {measure.name}: {shown(measure, finding.exact)}, {measure.threshold}")
     if write:
         print(f"written: {ledger.write(results)}")
 

@@ -1,9 +1,10 @@
-"""How figures look: one style, one layout for images with their maps, curves with their intervals."""
+"""How figures look: one style, a grid for images with their maps, and curves and points with their intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fragility.attribution import ATTRIBUTIONS
 from fragility.interval import mean_interval
-from fragility.study.sweep_rules import TITLES
+from fragility.titles import METRICS, TITLES, in_order
 
 COLORMAP = "magma"  # perceptually uniform; dark is unimportant
 NAMES = {name: TITLES[name] for name in ATTRIBUTIONS}
@@ -60,6 +61,16 @@ def importance_map(axes: Axes, importance: Tensor) -> None:
     values = importance.detach().cpu().float()
     axes.imshow(values.numpy(), cmap=COLORMAP, vmin=0, vmax=float(values.quantile(0.99)))
     _bare(axes)
+
+
+def outline(axes: Axes, region: Tensor) -> None:
+    """Draw the border of a region on a map.
+
+    Args:
+        axes: of the map.
+        region: (H, W), 1 inside and 0 outside.
+    """
+    axes.contour(region.detach().cpu().float().numpy(), levels=[0.5], colors="white", linewidths=1.2)
 
 
 def grid(columns: Mapping[str, Tensor], *, rows: Sequence[str] = (), notes: Mapping[str, Sequence[str]] = {}) -> Figure:
@@ -132,43 +143,148 @@ def before_after(
     return grid(columns, rows=rows, notes=notes)
 
 
-def curve(axes: Axes, x: Sequence[float], samples: Tensor, *, label: str, **style: Any) -> None:
-    """Draw means over images with their 95 % bootstrap intervals as a band.
+def curve(
+    axes: Axes, x: Sequence[float], samples: Tensor, *, label: str, style: Mapping[str, Any] | None = None
+) -> None:
+    """Draw means over images with their 95 % intervals as a band.
 
     Args:
         axes: where.
         x: one position per row of `samples`.
         samples: (len(x), n), one value per image.
         label: the curve's name.
-        across: horizontal bars without a line between them; positions are heights then.
-        style: passed on to matplotlib's `plot`.
+        style: arguments of matplotlib's `plot`.
     """
     mean, low, high = mean_interval(samples)
-    (line,) = axes.plot(x, mean, marker="o", markersize=4, label=label, **style)
+    (line,) = axes.plot(x, mean, **{"marker": "o", "markersize": 4, "label": label, **(style or {})})
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def error_bars(
-    axes: Axes, cells: Mapping[float, Mapping[str, Any]], name: str, *, label: str, across: bool = False, **style: Any
-) -> None:
-    """Draw stored means with their 95 % intervals as bars.
+def curves(
+    rows: pd.DataFrame,
+    x: str,
+    *,
+    values: Sequence[str] = METRICS,
+    hue: str | None = None,
+    row: str | None = None,
+    published: pd.DataFrame | None = None,
+    base: float | None = None,
+) -> seaborn.FacetGrid:
+    """Draw means with their 95 % intervals against a number, a panel for each metric.
 
     Args:
-        axes: where.
-        cells: by position, from a study's summary, with the keys `name`, `name_low` and `name_high`.
-        name: of the mean.
-        label: the curve's name.
-        across: horizontal bars without a line between them; positions are heights then.
-        style: passed on to matplotlib's `errorbar`.
+        rows: one for each image and condition, with the columns that the other arguments name.
+        x: the column on the horizontal axis.
+        values: the metrics' columns.
+        hue: a column with a curve for each of its values.
+        row: a column with a row of panels for each of its values.
+        published: means to draw dashed beside ours, with the columns `metric` and `value` in place of `values`.
+        base: of a logarithmic horizontal axis; None for a plain one.
+
+    Returns:
+        Seaborn's grid of panels.
     """
-    x = sorted(cells)
-    mean, low, high = ([cells[position][name + end] for position in x] for end in ("", "_low", "_high"))
-    below = [middle - bottom for middle, bottom in zip(mean, low, strict=True)]
-    above = [top - middle for middle, top in zip(mean, high, strict=True)]
-    if across:
-        axes.errorbar(mean, x, xerr=[below, above], fmt="o", capsize=3, label=label, **style)
-    else:
-        axes.errorbar(x, mean, [below, above], fmt="o-", capsize=3, label=label, **style)
+    data = _long(rows, values, [x, hue, row]).assign(source="here")
+    if published is not None:
+        data = pd.concat([data, _titled(published).assign(source="published")]).query("metric in @data.metric")
+    grid = _grid(
+        seaborn.relplot,
+        data,
+        kind="line",
+        x=x,
+        y="value",
+        hue=hue,
+        style="source" if published is not None else None,
+        dashes={"here": "", "published": (3, 2)} if published is not None else None,
+        col="metric",
+        row=row,
+        hue_order=_order(rows, hue),
+        row_order=_order(rows, row),
+        marker="o",
+        markersize=4,
+        errorbar=_ends,
+        err_style="bars",
+        err_kws={"capsize": 2},
+        facet_kws={"sharey": "col", "legend_out": False},
+        height=2.5,
+        aspect=1.15,
+    )
+    for axes in grid.axes.flat if base is not None else ():
+        axes.set_xscale("log", base=base)
+    return grid.set_axis_labels(TITLES.get(x, x), "")
+
+
+def points(rows: pd.DataFrame, y: str, *, values: Sequence[str] = METRICS, hue: str | None = None) -> seaborn.FacetGrid:
+    """Draw means with their 95 % intervals, a line for each condition, a panel for each metric, and zero.
+
+    Args:
+        rows: one for each image and condition, with the columns that the other arguments name.
+        y: the column with a line for each of its values.
+        values: the metrics' columns.
+        hue: a column with a point on every line for each of its values.
+
+    Returns:
+        Seaborn's grid of panels.
+    """
+    lines = _order(rows, y)
+    grid = _grid(
+        seaborn.catplot,
+        _long(rows, values, [y, hue]),
+        kind="point",
+        x="value",
+        y=y,
+        hue=hue,
+        col="metric",
+        order=lines,
+        hue_order=_order(rows, hue),
+        dodge=0.3,
+        linestyle="none",
+        markersize=4,
+        errorbar=_ends,
+        err_kws={"linewidth": 1.5},
+        sharex=False,
+        legend_out=False,
+        height=0.4 * len(lines or ()) + 1,
+        aspect=2.9 / (0.4 * len(lines or ()) + 1),
+    )
+    grid.refline(x=0, color="k", linestyle="-", linewidth=1)
+    return grid.set_axis_labels("", "")
+
+
+def _long(rows: pd.DataFrame, values: Sequence[str], keys: Sequence[str | None]) -> pd.DataFrame:
+    """One line for each number."""
+    kept = [key for key in keys if key is not None]
+    return _titled(rows.reset_index()[[*kept, *values]].melt(kept, var_name="metric"))
+
+
+def _titled(rows: pd.DataFrame) -> pd.DataFrame:
+    texts = rows.select_dtypes(exclude="number").columns
+    return rows.assign(**{name: rows[name].replace(TITLES) for name in texts})
+
+
+def _order(rows: pd.DataFrame, column: str | None) -> list[str] | None:
+    return None if column is None else [TITLES.get(name, name) for name in in_order(rows.reset_index()[column])]
+
+
+def _ends(samples: pd.Series) -> tuple[float, float]:
+    """The interval of a mean, as seaborn asks for it; none of a single number."""
+    if len(samples) < 2:
+        return float("nan"), float("nan")
+    _, low, high = mean_interval(samples)
+    return float(low), float(high)
+
+
+def _grid(draw: Callable[..., seaborn.FacetGrid], data: pd.DataFrame, **options: Any) -> seaborn.FacetGrid:
+    """Panels named after metrics, which seaborn lays out its own way, and the legend above them."""
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        grid = draw(data, **options)
+    grid.set_titles("{row_name}\n{col_name}" if grid.row_names else "{col_name}")
+    if (legend := grid.legend) is not None:
+        every = zip(legend.legend_handles, (text.get_text() for text in legend.texts), strict=True)
+        entries = [(handle, text) for handle, text in every if text not in data]  # less the columns' own names
+        legend.remove()
+        grid.figure.legend(*zip(*entries, strict=True), loc="lower center", bbox_to_anchor=(0.5, 1), ncol=5)
+    return grid
 
 
 def _bare(axes: Axes) -> None:

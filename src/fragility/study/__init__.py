@@ -4,5 +4,6 @@
   `verify`: stored rows computed again; `cluster`: several machines; `machine`: repeatable numbers; `catalogue`: all
   studies by name.
 - `attacks` (chapter 2), `influence` (3), `curvature` (4 and 5), `defenses` (6): a module per study, beside it `setup`.
-- `evidence`, `claims`, the rules: what the tables say about every claim of the paper.
+- `claims` (with `claims.toml`): the paper's claims; `rules` in each chapter: what the tables say about them; `verdict`,
+  `ledger`: how that becomes a verdict and a page; `identities`: claims that are computed, not stored.
 """

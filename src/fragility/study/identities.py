@@ -1,10 +1,11 @@
 """The claims that are identities: computed now, in float64, on small random networks, each by two different routes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,22 +15,17 @@ from fragility.curvature import saliency_lipschitz_bound, top_direction
 from fragility.defense.loss_attribution import l1_norm, loss_attributions
 from fragility.defense.training import adversarial_loss, ig_norm_loss, input_gradient_loss, robust_attribution_loss
 from fragility.study.curvature.closed_form import draw_neuron
-from fragility.study.evidence import Finding, Results, exact
+from fragility.study.verdict import Finding, exact
+
+Tables = Mapping[str, pd.DataFrame]  # none is read
 
 LIMIT = 1e-10
 CHAINS = 1000  # random networks for the Lipschitz bounds
 BALL: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.04, "iterations": 4}
 
 
-def axioms(results: Results) -> Finding:
-    """M1: completeness, sensitivity, implementation invariance, linearity, symmetry; DeepLIFT's sum.
-
-    Args:
-        results: not needed.
-
-    Returns:
-        By how much each identity fails.
-    """
+def axioms(tables: Tables) -> Finding:
+    """M1: completeness, sensitivity, implementation invariance, linearity, symmetry; DeepLIFT's sum."""
     model, x, y = _smooth(1), _images(2, 3, 8, 8), torch.tensor([1, 3])
     x0 = torch.full((3, 1, 1), 0.4, dtype=torch.float64)
     few: dict[str, Any] = {"steps": 20, "baseline": x0}
@@ -66,18 +62,11 @@ def axioms(results: Results) -> Finding:
         exact("symmetry", _off(in_pair[:, 0], in_pair[:, 2]), LIMIT),
         exact("completeness, integrated gradients: distance of the error's order in 1/M from 1", abs(slope + 1), 0.1),
     ]
-    return Finding(limits, exact=True, where="computed now")
+    return Finding(limits, exact=True)
 
 
-def linear_scores(results: Results) -> Finding:
-    """H1: the simple gradient's map of a linear score does not move; those of the other two methods do.
-
-    Args:
-        results: not needed.
-
-    Returns:
-        The largest change of a map.
-    """
+def linear_scores(tables: Tables) -> Finding:
+    """H1: the simple gradient's map of a linear score does not move; those of the other two methods do."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).double().requires_grad_(False).eval()
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -93,40 +82,23 @@ def linear_scores(results: Results) -> Finding:
         for name, method in (("integrated gradients", partial(integrated_gradients, steps=3)), ("DeepLIFT", deeplift))
     ]
     return Finding(
-        [exact("simple gradient: change of the map", change(simple_gradient), 1e-12)],
-        notes=notes,
-        exact=True,
-        where="computed now",
+        [exact("simple gradient: change of the map", change(simple_gradient), 1e-12)], notes=notes, exact=True
     )
 
 
-def sign_of_the_weights(results: Results) -> Finding:
-    """H3: sign(w) is the sign of the Hessian's top direction, up to one sign for all.
-
-    Args:
-        results: not needed.
-
-    Returns:
-        The share of entries that disagree.
-    """
+def sign_of_the_weights(tables: Tables) -> Finding:
+    """H3: sign(w) is the sign of the Hessian's top direction, up to one sign for all."""
     wrong = 0.0
     for activation, dimension, draw in product(("softplus", "sigmoid"), (10, 100), range(10)):
         model, x = draw_neuron(dimension, activation, 0, f"claim {draw}")
         _, direction = top_direction(model, x, torch.zeros(1, dtype=torch.int64), steps=4)
         agree = (direction.sign() == model.weights.view_as(x).sign()).double().mean().item()
         wrong = max(wrong, min(agree, 1 - agree))
-    return Finding([exact("share of entries of the other sign", wrong, 0.0)], exact=True, where="computed now")
+    return Finding([exact("share of entries of the other sign", wrong, 0.0)], exact=True)
 
 
-def lipschitz_bounds(results: Results) -> Finding:
-    """D1: eq. 7 as printed is violated by chains of scalar softplus units; the sum over layers never is.
-
-    Args:
-        results: not needed.
-
-    Returns:
-        The printed bound's violations, which refute it, and those of the corrected bound.
-    """
+def lipschitz_bounds(tables: Tables) -> Finding:
+    """D1: eq. 7 as printed is violated by chains of scalar softplus units; the sum over layers never is."""
     grid = torch.linspace(-10, 10, 2001, dtype=torch.float64)
     measures, notes = [], []
     for layers in (2, 3, 4):
@@ -144,18 +116,11 @@ def lipschitz_bounds(results: Results) -> Finding:
         f"corrected, a sum over the layers: the Hessian's norm is at most {over:.2f} of the bound on {CHAINS} random "
         f"networks, {'no violation' if over <= 1 else 'VIOLATED'}"
     )
-    return Finding(measures, notes=notes, exact=True, where="computed now")
+    return Finding(measures, notes=notes, exact=True)
 
 
-def adversarial_training(results: Results) -> Finding:
-    """D3: with lambda = 1 and s = sum, robust attribution regularization is adversarial training.
-
-    Args:
-        results: not needed.
-
-    Returns:
-        By how much losses and gradients differ.
-    """
+def adversarial_training(tables: Tables) -> Finding:
+    """D3: with lambda = 1 and s = sum, robust attribution regularization is adversarial training."""
     model, x, y = _smooth(3).requires_grad_(True), _images(2, 3, 8, 8), torch.tensor([1, 3])
     rule: dict[str, Any] = {"steps": 40, "inner_steps": 40, "rule": "gauss"}
     rar = robust_attribution_loss(model, x, y, size=_total, generator=_seeded(), **rule, **BALL)
@@ -163,15 +128,8 @@ def adversarial_training(results: Results) -> Finding:
     return _same_loss(model, rar, other, "for an exact path integral")
 
 
-def one_layer(results: Results) -> Finding:
-    """D4: for one layer the l1 norm and the sum have the same maximum over the ball, the soft margin loss.
-
-    Args:
-        results: not needed.
-
-    Returns:
-        By how much the two, and the closed form, differ.
-    """
+def one_layer(tables: Tables) -> Finding:
+    """D4: for one layer the l1 norm and the sum have the same maximum over the ball, the soft margin loss."""
     with torch.random.fork_rng([]):
         torch.manual_seed(4)
         last = nn.Linear(5, 2)
@@ -189,18 +147,11 @@ def one_layer(results: Results) -> Finding:
         exact("and the soft margin loss", _off(norm, closed), LIMIT),
     ]
     notes = ["two classes and a convex, non-decreasing loss"]
-    return Finding(measures, notes=notes, exact=True, where="computed now")
+    return Finding(measures, notes=notes, exact=True)
 
 
-def input_gradients(results: Results) -> Finding:
-    """D5: the l1 norm with one step at the path's left end is input-gradient regularization.
-
-    Args:
-        results: not needed.
-
-    Returns:
-        By how much losses and gradients differ.
-    """
+def input_gradients(tables: Tables) -> Finding:
+    """D5: the l1 norm with one step at the path's left end is input-gradient regularization."""
     model, x, y = _smooth(5).requires_grad_(True), 0.25 + 0.5 * _images(2, 3, 8, 8), torch.tensor([1, 3])
     rar = ig_norm_loss(
         model,
@@ -228,7 +179,7 @@ def _same_loss(model: nn.Module, one: Tensor, other: Tensor, assumption: str) ->
         exact("the two losses", _off(one.detach(), other.detach()), LIMIT),
         exact("their gradients", _off(*gradients), LIMIT),
     ]
-    return Finding(measures, notes=[assumption], exact=True, where="computed now")
+    return Finding(measures, notes=[assumption], exact=True)
 
 
 def _worst_over_corrected() -> float:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 import fragility
 from fragility.study.piece import Piece, Plan, Row, Value
 
@@ -35,9 +37,37 @@ def checkout() -> Path | None:
 
 
 def results_folder() -> Path:
-    """Return the folder of the stored results: `results` of a checkout, else the copy that the package carries."""
+    """Return the folder of the stored results: `results` of a checkout, else the copy that the package carries.
+
+    The environment variable `FRAGILITY_RESULTS` names another one.
+    """
+    if named := os.environ.get("FRAGILITY_RESULTS"):
+        return Path(named)
     root = checkout()
     return Path(fragility.__file__).parent / "results" if root is None else root / "results"
+
+
+def stored(name: str, folder: Path | None = None) -> pd.DataFrame:
+    """Read a table of results: where every figure, table and verdict of the book starts.
+
+    Args:
+        name: study and profile, for example `"attack_sweep-laptop"`; or `"published"`, the means read off the paper's
+            figure.
+        folder: where the results lie; None for `results_folder`.
+
+    Returns:
+        One row per stored row, in the order of the plan; a number that is missing is NaN. A table of results is checked
+        against its checksums.
+
+    Raises:
+        FileNotFoundError: if there is no such table.
+        ValueError: if it is damaged; the error names the file and the lines.
+    """
+    folder = results_folder() if folder is None else folder
+    if name == "published":
+        return pd.read_csv(folder / "published.csv")
+    study, _, profile = name.rpartition("-")
+    return pd.DataFrame(read(study, profile, folder))
 
 
 def read(study: str, profile: str, folder: Path | None = None) -> list[Row]:

@@ -4,10 +4,9 @@ The class explained is the prediction; all images are classified correctly by th
 iterate leaves with its label counts as unchanged (1, 1, 0 pixels): the means are intention-to-treat.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject
 from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, prepare_sweeps
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
-from fragility.study.summary import summarise
 
 GRADIENT, DEEPLIFT, INTEGRATED = ("simple_gradient",), ("deeplift",), ("integrated_gradients",)
 METHODS = GRADIENT + DEEPLIFT + INTEGRATED
@@ -111,28 +109,6 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
         target_after=target_after,
         pooling=piece["network_options"].get("pooling"),
     )
-
-
-def summary(rows: Sequence[Row], *, kept_only: bool = False) -> list[dict[str, Any]]:
-    """Average the metrics per condition, with 95 % intervals; `kept_only` leaves out images without a kept label."""
-    chosen = [row for row in rows if row["labels_kept"] or not kept_only]
-    return summarise(chosen, ("setup", "method", "attack", "epsilon"), (*METRICS, "labels_kept"))
-
-
-def differences(rows: Sequence[Row], reference: Sequence[Row]) -> list[dict[str, Any]]:
-    """Average what changes in the metrics from the reference, image by image; rows without a partner are left out."""
-
-    def key(row: Row) -> tuple[Any, ...]:
-        return tuple(row[name] for name in ("image", "method", "attack", "epsilon"))
-
-    partners = {key(row): row for row in reference}
-    pairs = [(row, partners[key(row)]) for row in rows if key(row) in partners]
-    changes = [row | {name: _number(row, name) - _number(other, name) for name in METRICS} for row, other in pairs]
-    return summarise(changes, ("setup", "method", "attack", "epsilon"), METRICS)
-
-
-def _number(row: Row, name: str) -> float:
-    return float(row[name] or 0)
 
 
 DIGITS = Setup(

@@ -1,6 +1,6 @@
 """How faithful the attacks' softplus surrogate is, by its sharpness beta, on another draw of images than theirs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -12,7 +12,6 @@ from fragility.study.attacks import attack_sweep, cifar_sweep
 from fragility.study.attacks.attack_sweep import DEEPLIFT, GRADIENT, METHODS
 from fragility.study.attacks.setup import Setup, Subject, prepare_all
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches
-from fragility.study.summary import summarise
 from fragility.surrogate import surrogate_fidelity
 
 METRICS = ("spearman", "top_k_intersection", "center_shift")
@@ -95,11 +94,6 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
         for row, image in enumerate(piece["images"])
         for column, (multiple, beta) in enumerate(zip(piece["multiples"], betas, strict=True))
     ]
-
-
-def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Average the metrics per set-up, method and multiple, with 95 % bootstrap intervals over images."""
-    return summarise(rows, ("setup", "method", "multiple", "beta"), METRICS)
 
 
 def cost(piece: Piece) -> float:

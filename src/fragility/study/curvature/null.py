@@ -8,12 +8,13 @@ within the blocks: it keeps what the class has in common and breaks the pairing.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from fragility._checks import check_count
 from fragility.curvature import angle
-from fragility.study.piece import Columns, Row
+from fragility.study.piece import Columns
 
 COLUMNS: Columns = {
     "block": (str, "the images among which the null permutes: class and first image"),
@@ -92,7 +93,7 @@ def permutation_null(blocks: Sequence[Tensor], *, draws: int = 10_000, seed: int
     return Null(statistic, totals.mean().item(), low, high, below)
 
 
-def stored_null(rows: Sequence[Row], *, draws: int = 10_000, seed: int = 0) -> Null:
+def stored_null(rows: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> Null:
     """Compute the permutation null of stored rows.
 
     Args:
@@ -103,7 +104,6 @@ def stored_null(rows: Sequence[Row], *, draws: int = 10_000, seed: int = 0) -> N
     Returns:
         The statistic and its null.
     """
-    blocks: dict[str, list[list[float]]] = {}
-    for row in rows:
-        blocks.setdefault(str(row["block"]), []).append([float(number) for number in str(row["cos2_block"]).split()])
-    return permutation_null([torch.tensor(block) for block in blocks.values()], draws=draws, seed=seed)
+    cosines = rows.groupby("block", sort=False)["cos2_block"]
+    blocks = [torch.tensor(part.str.split(expand=True).to_numpy(dtype=float)) for _, part in cosines]
+    return permutation_null(blocks, draws=draws, seed=seed)

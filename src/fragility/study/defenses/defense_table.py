@@ -7,7 +7,7 @@ Two attacks are run, one on the importance of the leading pixels as published, o
 keep the label the one with the lowest Kendall's tau is taken.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from fragility.similarity import center_shift, kendall, spearman, top_k_intersec
 from fragility.study.defenses.setup import Defense, DefenseProfile, trained, training_cost
 from fragility.study.defenses.worst_case import worst_case
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions
-from fragility.study.summary import summarise
 from fragility.surrogate import suggest_beta
 
 METRICS = (
@@ -224,70 +223,6 @@ def cost(piece: Piece) -> float:
     training = piece["epochs"] * piece["training_images"] * inner if piece["budget"] == 1 else 0.0
     steps = 2 * _runs(piece) * piece["iterations"] * piece["budget"]
     return float(training + piece["count"] * steps * (4 * piece["attack_steps"] + 6))
-
-
-def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Average the rows of every defense over the seeds, with 95 % bootstrap intervals.
-
-    Args:
-        rows: from `fragility.study.store.read`.
-
-    Returns:
-        Per defense: n, the number of seeds, and the means of `METRICS` and of the two metrics under noise, with `_low`
-        and `_high`.
-    """
-    return summarise(main(rows), ("defense",), (*METRICS, "noise_top_k_intersection", "noise_kendall"))
-
-
-def ladder(rows: Sequence[Row]) -> list[Row]:
-    """Pick the attacks that show whether the budget is enough: the same few images with one budget and with more.
-
-    Args:
-        rows: from `fragility.study.store.read`.
-
-    Returns:
-        Those rows, defense by defense with rising budget.
-    """
-    table = main(rows)
-    chosen = [row for row in rows if not any(row is other for other in table)]
-    return sorted(chosen, key=lambda row: (str(row["defense"]), int(row["budget"] or 0)))
-
-
-def main(rows: Sequence[Row]) -> list[Row]:
-    """Pick the rows of the table: of every defense and seed the one with most images.
-
-    Args:
-        rows: from `fragility.study.store.read`.
-
-    Returns:
-        Those rows.
-    """
-    most: dict[tuple[object, object], Row] = {}
-    for row in rows:
-        best = most.setdefault((row["defense"], row["seed"]), row)
-        if row["budget"] == 1 and int(row["images"] or 0) > int(best["images"] or 0):
-            most[row["defense"], row["seed"]] = row
-    return list(most.values())
-
-
-def moved(rows: Sequence[Row]) -> float:
-    """Tell how far the last doubling of the budget moved a mean top-k intersection or Kendall's tau.
-
-    Args:
-        rows: from `fragility.study.store.read`.
-
-    Returns:
-        The largest change among the defenses; NaN where nothing was doubled.
-    """
-    climbs: dict[object, list[Row]] = {}
-    for row in ladder(rows):
-        climbs.setdefault(row["defense"], []).append(row)
-    changes = [
-        abs(float(last[metric] or 0) - float(before[metric] or 0))
-        for *_, before, last in (climb for climb in climbs.values() if len(climb) > 1)
-        for metric in ("top_k_intersection", "kendall")
-    ]
-    return max(changes, default=float("nan"))
 
 
 STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, cost=cost, tolerance=Tolerance(within=_TRAINED | _LOOSE))
