@@ -226,22 +226,17 @@ print(
 
 # %% [markdown]
 # For fixed $x$ and $x^0$ a network whose activations are replaced by such secants is *linear*, and its gradient is the
-# product of all the multipliers. So the package stacks a batch $[x;\, x^0;\, t]$, lets the unchanged model compute the
-# first two parts as ever while the third passes through the secants, and differentiates the third part's score with
-# respect to the dummy input $t$. That is all of it:
+# product of all the multipliers. So the package sends the reference through the unchanged model and records what every
+# activation did, sends the images through it with a secant for the derivative of every activation, and takes the gradient
+# of the scores. That is all of it:
 
 # %%
-from fragility._rescale import rescale
+from fragility._rescale import multiply, record
 
 reference = torch.zeros_like(images)
-dummy = torch.zeros_like(images).requires_grad_()
-stacked = torch.cat([images, reference, dummy])
-with rescale():
-    third = model(stacked)[2 * len(images) :]
-multipliers = torch.autograd.grad(
-    third.gather(1, labels[:, None]).sum(), dummy
-)[0]
-by_hand = multipliers * (images - reference)
+along = record(model, reference)
+secants = multiply(model, images, labels, along, create_graph=False)
+by_hand = secants.values * (images - reference)
 
 attributions = deeplift(model, images, labels)
 print(
