@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from fragility.data import datasets
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks import attack_sweep, cifar_sweep, paper_sweep, sensitivity, surrogate_fidelity
 from fragility.study.attacks.attack_sweep import METRICS, STUDY
+from fragility.study.attacks.rules import differences
 from fragility.study.attacks.setup import NETWORKS, RECIPES, Setup, prepare
 from fragility.study.attacks.sweep import ATTACKS, Sweep, SweepProfile
 from fragility.study.cifar import mixed_precision_loss
@@ -194,13 +196,14 @@ def test_differences_are_taken_image_by_image() -> None:
         key = {"image": image, "setup": setup, "method": "deeplift", "attack": "top_k", "epsilon": 8.0}
         return key | {"top_k_intersection": value, "spearman": 2 * value, "center_shift": 0.0}
 
-    reference = [row("a", "plain", 0.1), row("b", "plain", 0.9)]
+    plain = pd.DataFrame([row("a", "plain", 0.1), row("b", "plain", 0.9)])
     changed = [row("b", "other", 0.95), row("a", "other", 0.2), row("without a partner", "other", 5.0)]
-    (cell,) = attack_sweep.differences(changed, reference)
-    assert (cell["setup"], cell["n"]) == ("other", 2)
-    assert cell["top_k_intersection"] == pytest.approx(0.075)
-    assert cell["spearman"] == pytest.approx(0.15)
-    assert cell["top_k_intersection_low"] == pytest.approx(0.05)
+    found = differences(pd.DataFrame(changed), plain)
+    assert (found.image.tolist(), set(found.setup)) == (["b", "a"], {"other"})
+    assert found.top_k_intersection.tolist() == pytest.approx([0.05, 0.1])
+    assert found.spearman.tolist() == pytest.approx([0.1, 0.2])
+    with pytest.raises(ValueError, match="not unique"):
+        differences(plain, pd.concat([plain, plain]))
 
 
 def test_one_trajectory_is_judged_twice(model, sample) -> None:  # type: ignore[no-untyped-def]
