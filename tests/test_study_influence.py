@@ -16,7 +16,7 @@ from fragility.data import datasets
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study.catalogue import STUDIES
-from fragility.study.influence import depth, mislabel, poisoning
+from fragility.study.influence import mislabel, poisoning
 from fragility.study.influence.setup import SOURCES, load
 from fragility.study.piece import Plan, Row, generator
 
@@ -259,13 +259,3 @@ def test_without_hidden_layers_depth_rows_are_the_last_layers() -> None:
         assert row["converged"]
         assert row["noise_floor"] < 1e-4 * row["mean_change"]
         assert row["ceiling"] == pytest.approx(1, abs=1e-6)
-
-
-def test_hidden_layers_are_trained_and_left_out_as_well() -> None:
-    deep: list[dict[str, Any]] = [row for row in rows("depth") if row["depth"] == 1]
-    assert len(deep) == 2
-    for row in deep:
-        assert row["pairs"] == 80
-        assert 0 <= row["ceiling"] <= 1
-        assert abs(row["r"]) <= 1
-        assert row["converged"] == (row["gradient"] <= depth.SMALL_GRADIENT)

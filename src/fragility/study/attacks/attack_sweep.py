@@ -8,13 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from torch import Tensor
-
 from fragility.iterate import Iterate
 from fragility.network import CAFFE_MEAN
-from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject
-from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, prepare_sweeps
+from fragility.study.attacks.sweep import METRICS, Sweep, SweepProfile, Trial, conditions, cost, metrics, prepare_sweeps
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
 
 GRADIENT, DEEPLIFT, INTEGRATED = ("simple_gradient",), ("deeplift",), ("integrated_gradients",)
@@ -25,7 +22,6 @@ ONE_DRAW = dict.fromkeys(EPSILONS)
 PAPER_STEPS = dict.fromkeys(EPSILONS, 0.5)
 STEPS = {**PAPER_STEPS, 8.0: 1.0}  # few steps of the paper's size would not reach the largest epsilon
 
-METRICS = ("top_k_intersection", "spearman", "center_shift")
 COLUMNS: Columns = {
     "image": (str, "file name, or row of the data set"),
     "label": (int, "the class, predicted and true; it is the one explained"),
@@ -87,21 +83,13 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
         if iterate.number == 1:
             first.append(iterate.images)
 
-    def metrics(changed: Tensor, prefix: str = "") -> dict[str, Tensor]:
-        values = (
-            top_k_intersection(before, changed, piece["k"]),
-            spearman(before, changed),
-            center_shift(before, changed),
-        )
-        return {prefix + name: value for name, value in zip(METRICS, values, strict=True)}
-
     found = trial.run(visit)
-    before, after = trial.maps(trial.images), trial.maps(found.images)
+    before, after, after_first = (trial.maps(images) for images in (trial.images, found.images, first[0]))
     target_before, target_after = trial.aim(before, before), trial.aim(after, before)
     return trial.rows(
         found,
-        **metrics(after),
-        **metrics(trial.maps(first[0]), "first_"),
+        **metrics(before, after, piece["k"]),
+        **{f"first_{name}": column for name, column in metrics(before, after_first, piece["k"]).items()},
         iteration=found.iteration,
         objective=found.objective,
         gain=target_after - target_before,

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fragility.iterate import BestIterate, Iterate, Judge
 from fragility.objective import Objective
-from fragility.similarity import center_shift, neighborhood_recall, spearman, top_k_intersection, top_k_mask
+from fragility.similarity import neighborhood_recall, top_k_intersection, top_k_mask
 from fragility.study.attacks import attack_sweep
 from fragility.study.attacks.attack_sweep import BOTH, DEEPLIFT, GRADIENT, INTEGRATED, METHODS, NOISE, PAPER_STEPS, WALK
 from fragility.study.attacks.setup import Subject
-from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, prepare_sweeps
+from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, metrics, prepare_sweeps
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator
 
 RADII = (1, 2, 3)
@@ -122,9 +122,8 @@ class _Course:
         self._maps = seen.maps.where(better.view(-1, 1, 1), self._maps)
         if seen.number in CHECKPOINTS or seen.number == last:
             self._steps.append(seen.number)
-            pair = (self._reference, self._maps)
-            values = (self._value, top_k_intersection(*pair, self._k), spearman(*pair), center_shift(*pair))
-            for listed, column in zip(self._table.values(), values, strict=True):
+            columns = (self._value, *metrics(self._reference, self._maps, self._k).values())
+            for listed, column in zip(self._table.values(), columns, strict=True):
                 listed.append(column)
 
     def columns(self, count: int) -> dict[str, Any]:
@@ -142,10 +141,8 @@ def _measure(piece: Piece, before: Tensor, after: Tensor) -> dict[str, Tensor]:
     draws = generator(piece["seed"], "ties", *piece["images"])
     ties = (_random_top_k(before, k, draws) & _random_top_k(after, k, draws)).flatten(1).sum(1).double() / k
     return {
-        "top_k_intersection": top_k_intersection(before, after, k),
+        **metrics(before, after, k),
         "random_ties_intersection": ties,
-        "spearman": spearman(before, after),
-        "center_shift": center_shift(before, after),
         **{f"recall_{w}": neighborhood_recall(before, after, k, radius=w) for w in RADII},
         **{f"precision_{w}": neighborhood_recall(after, before, k, radius=w) for w in RADII},
         **{f"chance_recall_{w}": neighborhood_recall(other, after, k, radius=w) for w in RADII},

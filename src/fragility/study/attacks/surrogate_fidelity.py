@@ -11,10 +11,10 @@ from fragility import train
 from fragility.study.attacks import attack_sweep, cifar_sweep
 from fragility.study.attacks.attack_sweep import DEEPLIFT, GRADIENT, METHODS
 from fragility.study.attacks.setup import Setup, Subject, prepare_all
+from fragility.study.attacks.sweep import METRICS
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches
 from fragility.surrogate import surrogate_fidelity
 
-METRICS = ("spearman", "top_k_intersection", "center_shift")
 COLUMNS: Columns = {
     **{name: attack_sweep.COLUMNS[name] for name in ("image", "label", "setup", "method")},
     "multiple": (float, "beta over the one that the attacks use"),
@@ -87,7 +87,7 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
     betas = [multiple * piece["beta"] for multiple in piece["multiples"]]
     attribution = subject.attribution(piece["method"], piece["steps"])
     found = surrogate_fidelity(subject.model, images, labels, betas=betas, attribution=attribution, k=piece["k"])
-    metrics = torch.stack([found.spearman, found.intersection, found.center_shift], 2)  # (beta, image, metric)
+    metrics = torch.stack([found.intersection, found.spearman, found.center_shift], 2)  # (beta, image, metric)
     return [
         {"image": image, "label": int(labels[row]), "multiple": multiple, "beta": beta}
         | dict(zip(METRICS, metrics[column, row].tolist(), strict=True))

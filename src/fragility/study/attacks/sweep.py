@@ -13,10 +13,12 @@ from fragility.attack import iterative, random_walk
 from fragility.attribution import importance, simple_gradient
 from fragility.iterate import BestIterate, Iterate, Judge, Perturbation
 from fragility.objective import Objective
-from fragility.similarity import top_k_intersection
+from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject, prepare_all
 from fragility.study.piece import Piece, Row, batches, generator, noise, row_per_image
 from fragility.surrogate import softplus
+
+METRICS = ("top_k_intersection", "spearman", "center_shift")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,12 @@ ATTACKS = {
     "mass_center": Attack(_climb, lambda k: objective.mass_center(), (6, 5), _TARGET),
     "targeted": Attack(_climb, lambda k: objective.targeted(objective.opposite_quadrant), (6, 5), ()),
 }
+
+
+def metrics(before: Tensor, after: Tensor, k: int) -> dict[str, Tensor]:
+    """Compare maps by `METRICS`."""
+    values = (top_k_intersection(before, after, k), spearman(before, after), center_shift(before, after))
+    return dict(zip(METRICS, values, strict=True))
 
 
 class Trial:

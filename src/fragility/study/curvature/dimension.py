@@ -138,9 +138,4 @@ def _two_layer_rows(piece: Piece, name: str) -> Iterator[Row]:
     }
 
 
-def cost(piece: Piece) -> float:
-    """Count Lanczos' steps, roughly."""
-    return float(len(piece["images"]) * piece.get("width", 2))
-
-
-STUDY = Study(COLUMNS, PROFILES, lambda profile, device: (None, {}), pieces, rows, cost=cost)
+STUDY = Study(COLUMNS, PROFILES, lambda profile, device: (None, {}), pieces, rows)

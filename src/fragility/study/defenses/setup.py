@@ -8,19 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fragility import defense as losses
 from fragility import train
 from fragility.cost import forward_equivalents
 from fragility.data.datasets import ImageDataset
-from fragility.defense import (
-    Discretized,
-    adversarial_loss,
-    curvature_loss,
-    ig_norm_loss,
-    ig_sum_norm_loss,
-    input_gradient_loss,
-    operator_norm_loss,
-    parseval_loss,
-)
+from fragility.defense import Discretized
 from fragility.surrogate import SoftplusNetwork
 
 
@@ -29,7 +21,8 @@ class Defense:
     """How a network is trained or built.
 
     Attributes:
-        loss: a key of `LOSSES`, for the training after the common beginning; None for no more training.
+        loss: `"cross_entropy"` or the name of one of `fragility.defense` without its `_loss`, for the training after
+            the common beginning; None for no more training.
         options: of that loss.
         beta: of a softplus in place of every ReLU, in that training and after it.
         levels: of discretised inputs, in that training and after it.
@@ -39,6 +32,11 @@ class Defense:
     options: dict[str, Any] = field(default_factory=dict)
     beta: float | None = None
     levels: int | None = None
+
+    def function(self) -> train.Loss:
+        """Return the loss with its options."""
+        plain = self.loss == "cross_entropy"
+        return partial(train.cross_entropy if plain else getattr(losses, f"{self.loss}_loss"), **self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +128,6 @@ def madry_cnn(*, seed: int) -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"small_cnn": small_cnn, "madry_cnn": madry_cnn}
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cross_entropy": train.cross_entropy,
-    "adversarial": adversarial_loss,
-    "ig_norm": ig_norm_loss,
-    "ig_sum_norm": ig_sum_norm_loss,
-    "input_gradient": input_gradient_loss,
-    "curvature": curvature_loss,
-    "operator_norm": operator_norm_loss,
-    "parseval": parseval_loss,
-}
 
 
 def trained(
@@ -170,17 +158,15 @@ def trained(
         model = Discretized(model, levels=defense.levels)
     if defense.loss is None:
         return model, float("nan")
-    loss = partial(LOSSES[defense.loss], **defense.options)
-    return model, fit(model, *data, loss, epochs=profile.epochs).losses[-1]
+    return model, fit(model, *data, defense.function(), epochs=profile.epochs).losses[-1]
 
 
 def training_cost(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Count what one training step on a batch costs, in forward passes; 0 without training of its own."""
     if defense.loss is None:
         return 0.0
-    loss = partial(LOSSES[defense.loss], **defense.options)
     try:
         model.requires_grad_(True)
-        return forward_equivalents(model, loss, images[:8], labels[:8])
+        return forward_equivalents(model, defense.function(), images[:8], labels[:8])
     finally:
         model.requires_grad_(False)

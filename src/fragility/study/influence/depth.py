@@ -161,11 +161,6 @@ def _row(piece: Piece, digits: Digits, name: str) -> Row:
     }
 
 
-def cost(piece: Piece) -> float:
-    """Count layers."""
-    return 1.0 + float(piece["depth"])
-
-
 # Where a training does not converge, rounding decides where it ends.
 _MEANS = {"r": 0.1, "ceiling": 0.1, "mean_change": 0.1, "noise_floor": 0.1, "gradient": 1e-3}
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, cost=cost, tolerance=Tolerance(means=_MEANS))
+STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(means=_MEANS))

@@ -149,11 +149,6 @@ def rows(piece: Piece, features: Features) -> list[Row]:
     )
 
 
-def cost(piece: Piece) -> float:
-    """Count passes through the network."""
-    return (1.0 if piece["condition"] == "random" else 3.0) * len(piece["images"])
-
-
 # Rounding flips the signs of a few near-zero gradients on another machine.
 _WITHIN = {"top5_overlap": 0.4, "ratio_top3": 0.1, "confidence_after": 0.01, "spearman": 0.05, "spearman_float32": 0.05}
-STUDY = Study(COLUMNS, PROFILES, prepare_images, pieces, rows, cost=cost, tolerance=Tolerance(within=_WITHIN))
+STUDY = Study(COLUMNS, PROFILES, prepare_images, pieces, rows, tolerance=Tolerance(within=_WITHIN))
