@@ -188,10 +188,11 @@ def chapter(page: NotebookNode, name: str) -> list[Slide]:
     Returns:
         A title with the learning goals, the figures, the summing-up.
     """
-    first = page.cells[0].source
-    title = first.splitlines()[0].removeprefix("# ")
-    goals = re.search(r"(?ms)^\*\*After this chapter.*?(?:\n\n|\n)((?:- |  ).*?)(?=\n\n|\Z)", first)
-    about = f"**After this chapter you can**\n\n{goals[1]}" if goals else first.split("\n\n")[1]
+    prose = "\n\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
+    title, _, rest = prose.partition("\n\n")
+    title = title.removeprefix("# ")
+    goals = re.search(r"(?ms)^\*\*After this chapter.*?(?:\n\n|\n)((?:- |  ).*?)(?=\n\n|\Z)", prose)
+    about = f"**After this chapter you can**\n\n{goals[1]}" if goals else rest.split("\n\n")[0]
     slides = [Slide(title, render(about), "title", name)]
     heading, words = title, ""  # words: of the slide before, to which a table is added
     for cell in page.cells[1:]:

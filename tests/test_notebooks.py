@@ -266,7 +266,7 @@ def test_students_predict_without_the_answer_and_without_a_gap() -> None:
         assert len(gaps) >= 3, source.name
 
 
-WRITTEN_ANEW = ("02_attacks",)  # chapters whose visible code is the lesson; the others follow
+WRITTEN_ANEW = ("01_methods", "02_attacks")  # chapters whose visible code is the lesson; the others follow
 SVG = "{http://www.w3.org/2000/svg}"
 CLOSING = (
     "## What follows, and what does not",
@@ -293,10 +293,10 @@ def tagged(cell: nbformat.NotebookNode, tag: str) -> bool:
 
 def test_every_chapter_opens_with_goals_and_times_and_closes_alike() -> None:
     for name, cells in chapters():
-        opening = cells[0].source
+        opening = re.split(r"(?m)^## ", prose(cells))[0]
         assert opening.startswith("# "), name
         assert "**After this chapter you can**" in opening, name
-        assert "| in class | to run at `fast` | at `laptop` | at `paper` |" in opening, name
+        assert "| in class | to run at `fast` | at `laptop` | at `paper` |" in prose(cells), name
         headings = re.findall(r"^##+ .*", prose(cells), re.MULTILINE)
         assert tuple(headings[-len(CLOSING + TIERS) :]) == CLOSING + TIERS, name
         ledger = [cell.source for cell in cells if "chapter.ledger(" in cell.source]
@@ -324,6 +324,35 @@ def test_readers_predict_before_they_run_and_find_a_folded_answer_after() -> Non
             between = cells[question + 1 : answer]
             assert any(cell.cell_type == "code" for cell in between), (name, cells[question].source)
             assert cells[answer].source.startswith("<details><summary><b>Answer</b></summary>"), name
+
+
+NUMBER = re.compile(r"(?<![\w.])(\d*\.\d+|\d+)( ?%)?(?![\w.]?\d)")
+
+
+def results(text: str) -> set[str]:
+    """The decimal fractions and percentages in a text, written alike: `.5`, `12%`."""
+    found = NUMBER.findall(re.sub(r"\$[^$]*\$|`[^`]*`|\]\([^)]*\)", "", text))
+    return {number.lstrip("0") + unit.strip() for number, unit in found if "." in number or unit}
+
+
+@pytest.mark.parametrize("name", ["01_methods"])
+def test_every_result_in_prose_stands_in_an_output_of_the_page(name: str) -> None:
+    cells = nbformat.read(pages.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = "\n".join(output.get("text") or output.data.get("text/markdown", "") for output in outputs)
+    remarks = [line for cell in cells if tagged(cell, student.TAG) for line in re.findall(r"# (.*)", cell.source)]
+    told = results(prose(cells) + "\n" + "\n".join(remarks))
+    assert len(told) > 10
+    assert told - results(shown) == set()
+
+
+def test_a_result_is_known_however_it_is_written() -> None:
+    assert results("from .80 to 0.8, by 12.2 % or 93 %, at 8/255 in 2019 with $M = 0.3$") == {
+        ".80",
+        ".8",
+        "12.2%",
+        "93%",
+    }
 
 
 def test_every_work_named_in_prose_is_in_the_bibliography() -> None:
