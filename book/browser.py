@@ -15,7 +15,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from address import current, site_address
 from playwright.sync_api import Browser, Page, sync_playwright
 
 WIDTHS = {"desktop": 1280, "phone": 360}
@@ -31,6 +33,11 @@ FLAGS = [
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    def translate_path(self, path: str) -> str:
+        """Find a file by its address on the published site too, which the page for wrong addresses uses."""
+        home = urlsplit(site_address(f"https://github.com/{current()}")).path
+        return super().translate_path(f"/{path.removeprefix(home)}")
+
     def log_message(self, format: str, *arguments: Any) -> None:
         """Say nothing: the tests report what matters."""
 

@@ -1,11 +1,7 @@
-"""A Sphinx extension: what a published site needs besides its pages (sitemap, social card, a page for wrong addresses).
-
-The site's address follows from the repository's, which `book/address.py` fills in.
-"""
+"""A Sphinx extension: where the site is published, which follows from the repository's address, and its social card."""
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,28 +11,6 @@ from address import site_address
 
 CARD = "_static/card.jpg"
 PICTURE = "_static/figures/headline.png"
-
-
-def sitemap(addresses: list[str]) -> str:
-    """Return a sitemap of the given addresses, as XML."""
-    entries = "".join(f"<url><loc>{html.escape(address)}</loc></url>\n" for address in addresses)
-    head = '<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
-    return f"{head}{entries}</urlset>\n"
-
-
-def not_found(title: str, home: str) -> str:
-    """Return the page for an address that does not exist. It is served in place of any, so it loads nothing."""
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Not here - {html.escape(title)}</title>\n"
-        "<style>:root { color-scheme: light dark; color: #1b1b1f; background: #fff; } a { color: #1a4fa0; }\n"
-        "@media (prefers-color-scheme: dark) { :root { color: #ececf1; background: #16161b; } a { color: #9ec1ff; } }\n"
-        "body { font: 1.1rem/1.6 system-ui, sans-serif; "
-        "max-width: 34rem; margin: 15vh auto; padding: 0 1rem; }</style>\n"
-        "<main>\n<h1>There is no such page</h1>\n<p>Chapters get renamed; the book is still here: "
-        f'<a href="{home}">{html.escape(title)}</a>.</p>\n</main>\n</html>\n'
-    )
 
 
 def draw_card(target: Path, picture: Path, title: str, subtitle: str) -> None:
@@ -53,18 +27,20 @@ def draw_card(target: Path, picture: Path, title: str, subtitle: str) -> None:
 
 
 def _configure(app: Any, config: Any) -> None:
-    config.html_baseurl = config.ogp_site_url = site_address(config.html_theme_options["repository_url"])
+    home = site_address(config.html_theme_options["repository_url"])
+    config.html_baseurl = config.ogp_site_url = home
+    # The page for wrong addresses is served in place of any: its own addresses are absolute.
+    config.notfound_urls_prefix, title = urlsplit(home).path, "There is no such page"
+    back = f'<a href="{config.notfound_urls_prefix}">the book</a>'
+    body = f"<h1>{title}</h1><p>Chapters get renamed; {back} is still here.</p>"
+    config.notfound_context = {"title": title, "body": body}
     config.ogp_site_name, config.ogp_image = config.html_title, CARD
 
 
 def _finish(app: Any, error: Exception | None) -> None:
-    if error or app.builder.name != "html":
-        return
-    base, out = app.config.html_baseurl, Path(app.outdir)
-    targets = [app.builder.get_target_uri(name) for name in sorted(app.env.found_docs)]
-    (out / "sitemap.xml").write_text(sitemap([base + target for target in targets]), encoding="utf-8")
-    (out / "404.html").write_text(not_found(app.config.html_title, urlsplit(base).path), encoding="utf-8")
-    draw_card(out / CARD, out / PICTURE, app.config.html_title, "Same picture, same prediction,\nanother explanation")
+    if not error and app.builder.name == "html":
+        out, subtitle = Path(app.outdir), "Same picture, same prediction,\nanother explanation"
+        draw_card(out / CARD, out / PICTURE, app.config.html_title, subtitle)
 
 
 def setup(app: Any) -> dict[str, bool]:

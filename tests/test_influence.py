@@ -5,9 +5,8 @@ from functools import partial
 import pytest
 import torch
 from scipy.optimize import minimize
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot, pad
-from torch.utils.data import TensorDataset
 
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.similarity import spearman
@@ -242,37 +241,6 @@ def test_the_regularisers_gradient_adds_a_constant_so_that_ranks_stay_and_signs_
     assert other.sum(1).abs().max() < 1e-12 < mine.sum(1).abs().max()
 
 
-@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients:UserWarning")
-def test_captums_influence_functions_agree(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from captum.influence._core.influence_function import NaiveInfluenceFunction
-
-    features, labels, test, test_labels = problem(60, 7, 3)
-    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
-    model = nn.Sequential(nn.Linear(7, 3)).double()
-    model.load_state_dict({"0.weight": layer.theta[:, :-1].clone(), "0.bias": layer.theta[:, -1].clone()})
-    path = tmp_path / "model.pt"
-    torch.save(model.state_dict(), path)
-
-    def load(network: nn.Module, file: str) -> float:
-        network.load_state_dict(torch.load(file, weights_only=True))
-        return 1.0
-
-    other = NaiveInfluenceFunction(
-        model,
-        TensorDataset(features, labels),
-        str(path),
-        load,
-        loss_fn=nn.CrossEntropyLoss(reduction="sum"),
-        batch_size=60,
-        projection_dim=24,
-        hessian_reg=60 * 0.03,  # its Hessian is a sum
-        hessian_inverse_tol=1e-12,
-        sample_wise_grads_per_batch=True,
-    )
-    theirs = other.influence((test, test_labels), show_progress=False)
-    assert relative(layer.influence(test, test_labels), theirs) < 1e-6
-
-
 APART = torch.tensor([1.0, 1.2, 1.5, -1, -1.2, -1.5, 0.9, -0.8]), torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])
 MIXED = APART[0], torch.tensor([0, 0, 0, 1, 1, 1, 1, 0])
 
@@ -329,7 +297,7 @@ def test_a_training_image_of_probability_1_has_the_relative_influence_of_the_lim
 
 def test_a_hessian_that_no_machine_holds_is_refused_with_its_size_before_anything_is_allocated() -> None:
     features, labels = torch.zeros(3000, 2048), torch.arange(3000) % 1000
-    with pytest.raises(ValueError, match=r"the Hessian of 2,046,951 unknowns would need 67 TB"):
+    with pytest.raises(ValueError, match=r"the Hessian of 2,046,951 unknowns would need 67\.04 TB"):
         LastLayerInfluence(features, labels, l2=0.1, num_classes=1000)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fragility import attribution, network, train
+from fragility import network, train
 from fragility.data import datasets
 from fragility.fingerprint import fingerprint
 from fragility.weights import make_squeezenet
@@ -82,10 +82,6 @@ def caffe_logits(original: nn.Module, images: Tensor) -> Tensor:
     pixels = 255 * images.flip(1) - torch.tensor([104.0, 117.0, 123.0], dtype=torch.float64).view(3, 1, 1)
     logits: Tensor = original(pixels)
     return logits
-
-
-def test_the_dump_has_the_size_of_the_public_file(dump: bytes) -> None:
-    assert len(dump) == 2_478_984
 
 
 def test_folding_is_exact(original: nn.Module, dump: bytes) -> None:
@@ -232,12 +228,6 @@ def test_pooling_makes_a_difference_and_ceil_is_torchvisions() -> None:
     torch.testing.assert_close(ceil(images), theirs(images), rtol=0, atol=0)
 
 
-def test_squeezenets_relus_work_out_of_place() -> None:
-    relus = [module for module in network.squeezenet(weights=None).modules() if isinstance(module, nn.ReLU)]
-    assert len(relus) == 26
-    assert not any(relu.inplace for relu in relus)
-
-
 # Weights of torchvision, read from where torch.hub keeps its downloads.
 
 
@@ -295,37 +285,6 @@ def test_digits_cnn_learns_the_digits_in_seconds() -> None:
     assert train.accuracy(model, test.images, test.labels) >= 0.96
 
 
-def test_digits_cnn_trains_to_the_same_bits() -> None:
-    training = datasets.digits("train")
-    states = []
-    for seed in (0, 0, 1):
-        model = network.digits_cnn(seed=seed)
-        train.fit(model, train.Batches(training.images, training.labels), train.cross_entropy, epochs=1, progress=False)
-        states.append(model.state_dict())
-    equal = [all(torch.equal(states[0][name], state[name]) for name in states[0]) for state in states[1:]]
-    assert equal == [True, False]
-
-
-def test_cifar_cnn_is_appendix_b() -> None:
-    layers = [module for module in network.cifar_cnn().modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    assert [tuple(layer.weight.shape) for layer in layers] == [
-        (96, 3, 3, 3),
-        (96, 96, 3, 3),
-        (96, 96, 3, 3),
-        (192, 96, 3, 3),
-        (192, 192, 3, 3),
-        (192, 192, 3, 3),
-        (1024, 192 * 8 * 8),
-        (10, 1024),
-    ]
-    strides = [layer.stride for layer in layers if isinstance(layer, nn.Conv2d)]
-    assert strides == [(1, 1), (1, 1), (2, 2), (1, 1), (1, 1), (2, 2)]
-    biases = 3 * 96 + 3 * 192 + 1024 + 10
-    weights = 27 * 96 + 2 * 96 * 96 * 9 + 96 * 192 * 9 + 2 * 192 * 192 * 9 + 12288 * 1024 + 10240
-    assert sum(parameter.numel() for parameter in network.cifar_cnn().parameters()) == weights + biases
-    assert sum(isinstance(module, nn.ReLU) for module in network.cifar_cnn().modules()) == 7
-
-
 BUILDERS: list[tuple[Callable[..., nn.Module], tuple[int, int, int], int]] = [
     (network.digits_cnn, (1, 32, 32), 10),
     (network.cifar_cnn, (3, 32, 32), 10),
@@ -346,17 +305,6 @@ def test_a_network_comes_frozen_seeded_and_quietly(
     assert first(images).shape == (2, classes)
     assert torch.equal(first(images), again(images))
     assert not torch.equal(first(images), other(images))
-
-
-@pytest.mark.parametrize(("build", "shape", "_classes"), BUILDERS, ids=["digits", "cifar", "squeezenet"])
-def test_deeplift_accepts_every_network(
-    build: Callable[..., nn.Module], shape: tuple[int, int, int], _classes: int
-) -> None:
-    model = build().double()
-    images, labels = random_images(2, *shape), torch.tensor([3, 7])
-    difference = (model(images) - model(torch.zeros_like(images))).gather(1, labels[:, None])[:, 0]
-    total = attribution.deeplift(model, images, labels).sum((1, 2, 3))
-    torch.testing.assert_close(total, difference, rtol=1e-10, atol=1e-14)
 
 
 def bad_shapes() -> list[Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import unquote, urldefrag
 
 import pages
 import pytest
@@ -327,11 +327,16 @@ def test_the_site_says_where_it_is_published_and_what_it_looks_like(site: Path) 
         assert ((site / name).parent / icon[1]).is_file(), name
 
 
-def test_a_wrong_address_leads_back_to_the_book(site: Path) -> None:
-    page = (site / "404.html").read_text(encoding="utf-8")
-    assert re.findall('(?:href|src)="([^"]*)"', page) == [
-        urlsplit(site_address(f"https://github.com/{current()}")).path
-    ]
+def test_a_wrong_address_leads_back_to_the_book(address: str, browser: Browser) -> None:
+    page, visit = browser.new_page(), Visit({})
+    watch(page, address, visit)
+    page.goto(f"{address}/404.html")
+    settle(page)
+    assert page.locator(".bd-article h1").inner_text() == "There is no such page"
+    page.locator(".bd-article a").click()
+    page.wait_for_url("**/book/intro.html")
+    page.close()
+    assert visit.outside + visit.failed + visit.console == []
 
 
 def serious(context: BrowserContext, url: str) -> list[str]:

@@ -95,15 +95,6 @@ def test_epoch_losses_are_means_over_images_not_over_batches() -> None:
     assert fit(model, batches, mean_input, epochs=1).losses == (2.0,)
 
 
-def test_adam_is_the_default() -> None:
-    # Adam's first step is the learning rate times the gradient's sign.
-    model = nn.Linear(2, 1, bias=False)
-    start = model.weight.detach().clone()
-    batch = (torch.tensor([[1.0, -4.0]]), torch.tensor([0]))
-    fit(model, [batch], lambda model, images, labels: model(images).sum(), epochs=1)
-    torch.testing.assert_close(model.weight.detach(), start - 1e-3 * torch.tensor([[1.0, -1.0]]), rtol=0, atol=1e-7)
-
-
 def test_same_seed_same_bits_other_seed_other_bits(images: Tensor, labels: Tensor) -> None:
     results = []
     for seed in (0, 0, 1):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from fragility._checks import check_model
 from fragility.weights.make_squeezenet import FP16_FLAG
 
 CAFFE_SHA256 = "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6"
@@ -303,10 +304,13 @@ def feature_extractor(network: str | nn.Module, *, layer: str | None = None) -> 
         A module from images to features (B, P), differentiable with respect to the images.
 
     Raises:
-        ValueError: An unknown name of a network or layer.
+        ValueError: An unknown name of a network or layer, or a network with statistics of the batch or quantised
+            weights.
     """
     if isinstance(network, nn.Module):
-        return FeatureExtractor(_freeze(deepcopy(network)), layer).eval()
+        copy = _freeze(deepcopy(network))
+        check_model(copy)
+        return FeatureExtractor(copy, layer).eval()
     if network not in PRETRAINED:
         raise ValueError(f"network: expected an nn.Module or one of {', '.join(PRETRAINED)}, got {network!r}")
     return FeatureExtractor(PRETRAINED[network](), layer).eval()

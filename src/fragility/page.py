@@ -131,7 +131,7 @@ def embedded(image: Tensor) -> str:
         image: as `rendered` takes it.
 
     Returns:
-        A `data:` address of a WebP picture.
+        A data URL that holds a WebP picture.
     """
     file = BytesIO()
     # Lossy WebP halves the resolution of colours, which would take away most of a small change.

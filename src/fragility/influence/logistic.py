@@ -179,8 +179,8 @@ def check_memory(unknowns: int, matrices: int, like: Tensor, advice: str) -> Non
         return
     if needed > there:
         raise ValueError(
-            f"model: the Hessian of {unknowns:,} unknowns would need {needed / 1e12:.3g} TB of memory, there are "
-            f"{there / 1e12:.3g}; {advice}"
+            f"model: the Hessian of {unknowns:,} unknowns would need {needed / 1e12:,.2f} TB of memory, there are "
+            f"{there / 1e12:,.2f}; {advice}"
         )
 
 
