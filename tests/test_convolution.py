@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
-from fragility._convolution import fixed_weights
+from fragility._convolution import twice_differentiable
 
 CASES = [
     ("conv1d", (2, 3, 9), (4, 3, 3), {"padding": 1}),
@@ -27,7 +27,7 @@ def test_finite_differences(name, size, kernel, options):
     x, weight, bias = _random(*size).requires_grad_(), _random(*kernel), _random(kernel[0])
 
     def convolve(z: Tensor) -> Tensor:
-        with fixed_weights():
+        with twice_differentiable():
             return getattr(functional, name)(z, weight, bias, **options)
 
     assert "_Convolution" in type(convolve(x).grad_fn).__name__
@@ -50,7 +50,7 @@ def test_every_order_is_pytorchs(order):
             value = (gradient * direction).sum()
         return value
 
-    with fixed_weights():
+    with twice_differentiable():
         lean = derivative()
     torch.testing.assert_close(lean, derivative(), rtol=1e-12, atol=1e-12)
 
@@ -59,7 +59,7 @@ def test_every_order_is_pytorchs(order):
 def test_trained_parameters_get_their_gradients(trained):
     layer = nn.Conv2d(2, 3, 3).requires_grad_(False)
     getattr(layer, trained).requires_grad_(True)
-    with fixed_weights():
+    with twice_differentiable():
         layer(torch.rand(1, 2, 5, 5, requires_grad=True)).sum().backward()
     assert getattr(layer, trained).grad is not None
 
@@ -67,7 +67,7 @@ def test_trained_parameters_get_their_gradients(trained):
 def test_what_is_not_replaced():
     layer = nn.Conv2d(2, 3, 3, padding="same").requires_grad_(False)
     x = torch.rand(1, 2, 5, 5)
-    with fixed_weights():
+    with twice_differentiable():
         assert "_Convolution" not in type(layer(x.requires_grad_()).grad_fn).__name__
         assert layer(x.detach()).grad_fn is None
         assert layer(x[0].detach().requires_grad_()).shape == (3, 5, 5)  # no batch
@@ -77,7 +77,7 @@ def test_autocast_has_the_dtype_of_pytorchs():
     layer, x = nn.Conv2d(2, 3, 3).requires_grad_(False), torch.rand(1, 2, 5, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         expected = layer(x)
-        with fixed_weights():
+        with twice_differentiable():
             result = layer(x)
     assert result.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(result, expected)

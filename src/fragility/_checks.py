@@ -1,23 +1,81 @@
 """What every function asks of its arguments, said once: errors name the argument, what was expected and what came."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from numbers import Integral
+from typing import SupportsIndex
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse anything but a module in evaluation mode.
+    """Refuse anything but a module in evaluation mode with all its parts, whose answer for an image is its own.
 
     Args:
         model: the network to be explained.
 
     Raises:
-        TypeError: if `model` is no `nn.Module`.
-        ValueError: if it is in training mode (dropout and batch statistics would make every answer random).
+        TypeError: if `model` is not an `nn.Module`.
+        ValueError: if it or a part of it is in training mode (dropout and batch statistics would make every answer
+            random), normalises by the batch's own statistics, or has quantised weights, which have no gradient.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    if model.training:
+    if model.training and not isinstance(model, torch.fx.GraphModule):  # an exported one has no eval()
         raise ValueError("model: expected evaluation mode, got training mode; call model.eval() first")
+    for name, module in model.named_modules():
+        part = f"its part {name!r} ({type(module).__name__})"
+        if "quantiz" in type(module).__module__:
+            raise ValueError(
+                f"model: {part} has quantised weights, which have no gradient; explain the network before quantisation"
+            )
+        if module.training and _depends_on_mode(module):
+            raise ValueError(f"model: expected evaluation mode, got training mode in {part}; call model.eval() first")
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"model: {part} has no running statistics, so an image's answer depends on the others in the batch; "
+                "train it with track_running_stats=True, or use nn.GroupNorm"
+            )
+
+
+def check_training(model: nn.Module, *, path: bool = False) -> None:
+    """Refuse to differentiate an image's loss where training mode makes it more than a function of that image.
+
+    Batch norm that uses the batch's statistics mixes the images, so the gradient of the batch's loss with respect to an
+    image is not that of the image's loss. Its statistics are not frozen silently: the loss would be another network's.
+
+    Args:
+        model: the network in training.
+        path: whether the loss is looked at in several points, which dropout would give to another network each.
+
+    Raises:
+        ValueError: if there is such a module.
+    """
+    for name, module in model.named_modules():
+        batch = isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        if batch or (path and isinstance(module, _DropoutNd) and module.training and module.p > 0):
+            kind = "batch norm" if batch else "dropout"
+            raise ValueError(
+                f"model: {kind} in training mode in its part {name!r}, which makes a loss depend on "
+                f"{'the other images of the batch' if batch else 'chance'}; call eval() on that part (the rest may "
+                f"train){', or use nn.GroupNorm' if batch else ''}"
+            )
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    """Whether training mode changes what the module itself computes."""
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+        return module.dropout > 0
+    if isinstance(module, (_NormBase, nn.RReLU)):
+        return not isinstance(module, _NormBase) or isinstance(module, _BatchNorm) or module.track_running_stats
+    # A module of one's own may do anything; those of PyTorch that are left do the same in both modes.
+    return not type(module).__module__.startswith(("torch.nn.modules.", "torch.fx.", "torch.export."))
 
 
 def check_images(images: Tensor, *, name: str = "images") -> None:
@@ -28,7 +86,7 @@ def check_images(images: Tensor, *, name: str = "images") -> None:
         name: how the error calls the argument.
 
     Raises:
-        TypeError: if it is no floating-point tensor.
+        TypeError: if it is not a floating-point tensor.
         ValueError: if the shape, the pixel range or a value (NaN) is wrong, or the batch is empty.
     """
     if not isinstance(images, Tensor):
@@ -41,7 +99,22 @@ def check_images(images: Tensor, *, name: str = "images") -> None:
         raise ValueError(f"{name}: expected at least one image, got shape {tuple(images.shape)}")
     low, high = (extreme.item() for extreme in images.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also true of NaN
-        raise ValueError(f"{name}: expected pixels in [0, 1], got values from {low:.6g} to {high:.6g}")
+        raise ValueError(f"{name}: expected pixels in [0, 1], got values from {low} to {high}")
+
+
+def check_gradients(images: Tensor) -> None:
+    """Refuse to explain where PyTorch records nothing to differentiate.
+
+    Args:
+        images: to be explained.
+
+    Raises:
+        ValueError: inside `torch.inference_mode`, or for images that were made there.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("expected gradients to be available, got torch.inference_mode(); torch.no_grad() is allowed")
+    if images.is_inference():
+        raise ValueError("images: expected an ordinary tensor, got one made in torch.inference_mode(); clone() it")
 
 
 def check_labels(labels: Tensor, batch: int, num_classes: int | None = None, *, name: str = "labels") -> None:
@@ -54,7 +127,7 @@ def check_labels(labels: Tensor, batch: int, num_classes: int | None = None, *, 
         name: how the error calls the argument.
 
     Raises:
-        TypeError: if it is no int64 tensor.
+        TypeError: if it is not an int64 tensor.
         ValueError: if the shape is wrong or a label lies outside [0, K).
     """
     if not isinstance(labels, Tensor):
@@ -81,7 +154,7 @@ def check_logits(logits: object, batch: int) -> Tensor:
         The logits, (B, K).
 
     Raises:
-        TypeError: if the output is no tensor.
+        TypeError: if the output is not a tensor.
         ValueError: if its shape is not (B, K).
     """
     if not isinstance(logits, Tensor):
@@ -89,6 +162,71 @@ def check_logits(logits: object, batch: int) -> Tensor:
     if logits.ndim != 2 or logits.shape[0] != batch:
         raise ValueError(f"model: expected logits ({batch}, K), got shape {tuple(logits.shape)}")
     return logits
+
+
+def check_alone(model: nn.Module, images: Tensor) -> None:
+    """Refuse a model whose logits for an image depend on its neighbours in the batch, or on chance.
+
+    The first image is shown twice, each time with other neighbours: in the same place of an equally large batch the
+    logits are the same, up to the order of sums on a GPU.
+
+    Args:
+        model: images in [0, 1] to logits (B, K).
+        images: (B, C, H, W); two are used.
+
+    Raises:
+        ValueError: if the first image's logits differ.
+    """
+    first = images[:1].detach()
+    opposite = torch.full_like(first, 1.0 if first.mean() < 0.5 else 0.0)  # another mean, and the extremes 0 and 1
+    opposite[..., :1, :1] = 1 - opposite[..., :1, :1]
+
+    def beside(neighbours: Tensor) -> Tensor:
+        with torch.no_grad():
+            return check_logits(model(torch.cat([first, neighbours])), len(neighbours) + 1)[0]
+
+    neighbours = images[1:2].detach() if len(images) > 1 else first
+    try:
+        logits = beside(neighbours)
+    except RuntimeError:  # a model for batches of one size
+        if len(images) == 1:
+            return
+        neighbours = images[1:].detach()
+        logits = beside(neighbours)
+    other = beside(opposite.expand_as(neighbours))
+    with torch._C.DisableTorchFunction():  # softplus would take the absolute values for activations
+        away = (logits - other).abs().max()
+        apart = bool(away > torch.finfo(away.dtype).eps ** 0.75 * logits.abs().max())
+    if apart:
+        raise ValueError(
+            f"model: expected logits that depend on one image each; those of image 0 change by {away:.2g} with its "
+            "neighbours in the batch (or by chance): is there a normalisation over the batch, a reordering, or dropout?"
+        )
+
+
+@contextmanager
+def trusting(model: nn.Module) -> Iterator[None]:
+    """Inside this context a model that was checked is not checked again, at every step of an attack, say.
+
+    Args:
+        model: that model.
+
+    Yields:
+        Nothing.
+    """
+    token = _trusted.set(model)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def is_trusted(model: nn.Module) -> bool:
+    """Whether a model needs no further check."""
+    return _trusted.get() is model
+
+
+_trusted: ContextVar[nn.Module | None] = ContextVar("the model that was checked", default=None)
 
 
 def check_positive(name: str, value: float) -> None:
@@ -105,7 +243,23 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
 
-def check_count(name: str, value: int, most: int | None = None, *, least: int = 1) -> None:
+def check_epsilon(epsilon: float, name: str = "epsilon") -> None:
+    """Refuse a change of pixels that is not positive, or larger than the whole range of pixels.
+
+    Args:
+        epsilon: in units of the pixel range.
+        name: how the error calls it.
+
+    Raises:
+        ValueError: if it is out of range.
+    """
+    check_positive(name, epsilon)
+    if epsilon > 1:
+        hint = f"{epsilon:g} / 255 for {epsilon:g} of 255 grey levels" if epsilon <= 255 else "8 / 255, say"
+        raise ValueError(f"{name}: expected at most 1, in units of the pixel range, got {epsilon}; pass {hint}")
+
+
+def check_count(name: str, value: SupportsIndex, most: int | None = None, *, least: int = 1) -> None:
     """Refuse anything but an integer from `least` to `most`.
 
     Args:
@@ -118,9 +272,9 @@ def check_count(name: str, value: int, most: int | None = None, *, least: int = 
         TypeError: if it is not an integer.
         ValueError: if it is out of range.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Integral):  # NumPy's integers are some
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if value < least or (most is not None and value > most):
+    if int(value) < least or (most is not None and int(value) > most):
         limit = f">= {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}: expected an integer {limit}, got {value}")
 
@@ -133,7 +287,7 @@ def check_maps(a: Tensor, b: Tensor) -> None:
         b: the same shape.
 
     Raises:
-        TypeError: if one is no tensor of real numbers.
+        TypeError: if one is not a tensor of real numbers.
         ValueError: if the shapes differ, are empty or hold fewer than two entries a row, or a value is NaN.
     """
     for name, maps in (("a", a), ("b", b)):

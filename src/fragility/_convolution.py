@@ -1,17 +1,22 @@
-"""Convolutions with fixed weights whose second derivative convolves only for the images.
+"""Networks that can be differentiated twice: what PyTorch derives only once, and convolutions whose weights are fixed.
 
 PyTorch's derivative of a convolution's backward pass computes the weights' gradient too, which nobody asks for while
 an image is attacked: a sixth of the time of an attack step.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from fragility._activation import in_place, short_name
 from fragility._hinges import forget, from_layer
 
 _NAMES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
@@ -34,28 +39,78 @@ def differentiate(
     materialize = options.pop("materialize_grads", False)
     if materialize:
         options["allow_unused"] = True
-    with mode:
+    with mode, clear_errors():
         results = forget(torch.autograd.grad(edges, into, seeds, **options))
     if not materialize:
         return results
     return tuple(torch.zeros_like(a) if b is None else b for a, b in zip(inputs, results, strict=True))
 
 
-class fixed_weights(TorchFunctionMode):
-    """Inside this context a convolution whose weight and bias require no gradient is differentiated for its input only.
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Say in terms of the model what PyTorch's engine complains about.
 
-    Values and derivatives of every order are PyTorch's. Made for two reverse passes, not for `torch.func`.
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: if the model's operations cannot be differentiated as they have to be.
+        RuntimeError: for any other complaint, unchanged.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        for pattern, message in _COMPLAINTS.items():
+            found = re.search(pattern, str(error))
+            if found:
+                raise ValueError(f"model: {message.format(*found.groups())}") from error
+        raise
+
+
+_COMPLAINTS = {
+    r"derivative for (?:aten::)?_?(\w+?)(?:_backward)? is not implemented": (
+        "PyTorch has no second derivative of {0}; write it in other operations"
+    ),
+    r"checkpoint is incompatible with \.grad": (
+        "a checkpoint with use_reentrant=True gives no gradient of images; pass use_reentrant=False"
+    ),
+    r"torch\.utils\.checkpoint: (?:A different number|Recomputed values)": (
+        "a checkpoint computed its part again in another way than at first: its softplus is not reached outside of the "
+        "context; explain inside `softplus`, or without checkpoints"
+    ),
+    r"once_differentiable|does not currently support double backward": (
+        "a custom or compiled function in it can be differentiated only once; write its backward pass in "
+        "differentiable operations"
+    ),
+}
+
+
+class twice_differentiable(TorchFunctionMode):
+    """Inside this context attention and hard sigmoid, whose fused kernels have no second derivative, take others.
+
+    A convolution whose weight and bias require no gradient is differentiated for its input only. Values and derivatives
+    of every order are PyTorch's. Made for two reverse passes, not for `torch.func`.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        """Replace a convolution."""
+        """Replace a convolution, attention or a hard sigmoid."""
+        kwargs = kwargs or {}
         if func is torch.autograd.grad:
-            return differentiate(self, *args, **(kwargs or {}))
-        dimensions = _NAMES.get(getattr(func, "__name__", ""))
-        call = None if dimensions is None else _call(dimensions, *args, **(kwargs or {}))
+            return differentiate(self, *args, **kwargs)
+        name = short_name(func)
+        if name in _ATTENTION:
+            with sdpa_kernel(SDPBackend.MATH):
+                return func(*args, **kwargs)
+        if name == "hardsigmoid" and not in_place(func, kwargs):
+            z = args[0] if args else kwargs["input"]
+            return functional.relu6(z + 3) / 6
+        call = _call(_NAMES[name], *args, **kwargs) if name in _NAMES else None
         if call is None:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         return from_layer(_Convolution.apply(*call))  # type: ignore[no-untyped-call]
+
+
+_ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")
 
 
 class _Geometry(NamedTuple):

@@ -3,16 +3,52 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fragility._checks import check_labels, check_logits
+from fragility._checks import (
+    check_alone,
+    check_gradients,
+    check_images,
+    check_labels,
+    check_logits,
+    check_model,
+    is_trusted,
+)
+from fragility._convolution import clear_errors
+from fragility._hinges import forget
+from fragility._reach import check_reached
+from fragility._softplus import active_beta, check_substitutable
 
 Model = Callable[[Tensor], Tensor]
 
 
+def check_call(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Refuse what nothing can be explained with; the model is looked at in an attack only once."""
+    check_images(images)
+    check_labels(labels, len(images))
+    check_gradients(images)
+    if not is_trusted(model):
+        check_model(model)
+        if active_beta() is not None:
+            check_substitutable(model)
+
+
+def scores_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The labels' logits, (B,), of a model that is a function of one image and, inside `softplus`, has no kink left."""
+    logits = logits_of(model, images)
+    scores = pick(logits, labels)
+    if not is_trusted(model):
+        if len(images) > 1:
+            check_alone(model, images)
+        check_reached(model, images, labels, scores)
+    return scores
+
+
 def logits_of(model: Model, images: Tensor) -> Tensor:
     """The logits (B, K) of a copy of the images: a model may write into its input."""
-    return check_logits(model(images.clone()), len(images))
+    logits = check_logits(model(images.clone()), len(images))
+    forget((logits,))  # |logits| is no activation of the model
+    return logits
 
 
 def pick(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,7 +61,8 @@ def gradient(scores: Tensor, points: Tensor, *, create_graph: bool) -> Tensor:
     """One gradient per image: the images of a batch do not mix, so the gradient of the sum holds them all."""
     found = None
     if scores.requires_grad:
-        (found,) = torch.autograd.grad(scores.sum(), points, create_graph=create_graph, allow_unused=True)
+        with clear_errors():
+            (found,) = torch.autograd.grad(scores.sum(), points, create_graph=create_graph, allow_unused=True)
     if found is None:
         raise ValueError("model: expected logits that depend differentiably on the images, got constants")
     return found

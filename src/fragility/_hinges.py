@@ -141,7 +141,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _factor(value: Any, z: Tensor) -> float | None:
-    """By which number z is multiplied to give the value; None if it is no multiple of z."""
+    """By which number z is multiplied to give the value; None if it is not a multiple of z."""
     if value is z:
         return 1.0
     found = _recall(_multiples, value)

@@ -57,6 +57,11 @@ class Dependence:
             stack += unknown
         return self._known[root]
 
+    def nodes(self, tensor: Tensor) -> set[Node]:
+        """The nodes on the way from a tensor to the leaf."""
+        self.of(tensor)
+        return {node for node, depends in self._known.items() if depends}
+
     def linear(self, tensor: Tensor, own: tuple[type, ...] = ()) -> set[str]:
         """Refuse a tensor that is not linear in the leaf, and return the kinds of operations that lead to it.
 
@@ -76,7 +81,7 @@ class Dependence:
             carrying = [k for k, (other, _) in enumerate(node.next_functions) if other and self._known.get(other)]
             if node in seen or not carrying:
                 continue
-            kind = _kind(node)
+            kind = kind_of(node)
             if not _is_linear(node, kind, carrying, own):
                 raise ValueError(
                     f"model: DeepLIFT's Rescale rule has no rule for {_spell(node, kind, carrying)}; simple_gradient "
@@ -104,16 +109,18 @@ def _origin(tensor: Tensor) -> Node:
     return get_gradient_edge(tensor).node
 
 
-def _kind(node: Node) -> str:
+def kind_of(node: Node) -> str:
+    """The name of a node's operation, such as Relu or MaxPool."""
     return re.sub(r"([123]D)?(Backwards?)?\d*$", "", node.name().rpartition("::")[2])
 
 
-def _is_custom(node: Any) -> bool:
+def is_custom(node: Any) -> bool:
+    """Whether a node belongs to a custom autograd function."""
     return isinstance(node, BackwardCFunction)
 
 
 def _is_linear(node: Any, kind: str, carrying: list[int], own: tuple[type, ...]) -> bool:
-    if _is_custom(node):
+    if is_custom(node):
         return node._forward_cls in (_Convolution, BackwardHookFunction, *own)
     if kind in _PRODUCTS:
         return len(carrying) == 1
@@ -125,7 +132,7 @@ def _is_linear(node: Any, kind: str, carrying: list[int], own: tuple[type, ...])
 
 def _spell(node: Any, kind: str, carrying: list[int]) -> str:
     """Name an operation as a user knows it."""
-    if _is_custom(node):
+    if is_custom(node):
         return f"{node._forward_cls.__name__}, a custom autograd function"
     name = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
     if kind in _PRODUCTS:

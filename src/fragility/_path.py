@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fragility._convolution import fixed_weights
-from fragility._gradient import gradient, logits_of, pick
+from fragility._convolution import twice_differentiable
+from fragility._gradient import gradient, logits_of, pick, scores_of
 from fragility._softplus import capture
 from fragility._state import changes, state
 
@@ -49,7 +49,7 @@ class _PathMean(torch.autograd.Function):
         total = torch.zeros_like(x0)
         for number, alphas in enumerate(parts):
             graph = number >= len(parts) - keep
-            points, slopes = _along(model, images, labels, x0, alphas, create_graph=graph)
+            points, slopes = _along(model, images, labels, x0, alphas, create_graph=graph, check=number == 0)
             if graph:
                 ctx.kept[number] = points, slopes
             ctx.sizes.append(_size(slopes))
@@ -65,7 +65,7 @@ class _PathMean(torch.autograd.Function):
         into_images, into_parameters = torch.zeros_like(x0), [torch.zeros_like(each) for each in ctx.parameters]
         # Those with a graph first: when they are done, its memory is free for the others.
         order = [*ctx.kept, *(number for number in range(len(ctx.parts)) if number not in ctx.kept)]
-        with ctx.again(), fixed_weights():
+        with ctx.again(), twice_differentiable():
             for number in order:
                 alphas = ctx.parts[number]
                 if number in ctx.kept:
@@ -86,13 +86,21 @@ class _PathMean(torch.autograd.Function):
 
 
 def _along(
-    model: nn.Module, images: Tensor, labels: Tensor, x0: Tensor, alphas: Tensor, *, create_graph: bool
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    x0: Tensor,
+    alphas: Tensor,
+    *,
+    create_graph: bool,
+    check: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Points x0 + alpha (x - x0) for every alpha and image, flattened, and the scores' gradients there."""
     at = alphas.view(-1, 1, 1, 1, 1)
     points = (x0 + at * (images.detach() - x0)).flatten(0, 1).to(images.dtype).requires_grad_()
-    with torch.enable_grad(), fixed_weights() if create_graph else nullcontext():
-        scores = pick(logits_of(model, points), labels.repeat(len(alphas)))
+    with torch.enable_grad(), twice_differentiable() if create_graph else nullcontext():
+        targets = labels.repeat(len(alphas))
+        scores = scores_of(model, points, targets) if check else pick(logits_of(model, points), targets)
         return points, gradient(scores, points, create_graph=create_graph)
 
 

@@ -161,6 +161,7 @@ class SoftplusNetwork(nn.Module):
     def __init__(self, model: nn.Module, beta: float) -> None:
         super().__init__()
         check_positive("beta", beta)
+        check_substitutable(model)
         self.model, self.beta = model, beta
         self.train(model.training)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fragility._checks import check_count, check_model, check_positive
+from fragility._checks import check_alone, check_count, check_model, check_positive, trusting
+from fragility._reach import check_smooth
 from fragility._softplus import softplus
 from fragility.ball import ball, frozen, sign_step, uniform
 from fragility.iterate import Attribution, BestIterate, Iterate, Judge, evaluate, gradient
@@ -74,7 +75,8 @@ def random_walk(
     _check_run(model, step_size, iterations)
     images = images.detach()
     lower, upper = ball(images, epsilon)
-    with frozen(model), tqdm(total=iterations, disable=not progress) as bar:
+    check_alone(model, images)
+    with frozen(model), trusting(model), tqdm(total=iterations, disable=not progress) as bar:
         judge = Judge(model, images, labels, attribution, min_confidence)
         best = BestIterate(images, judge.confidence)
         x = images
@@ -82,7 +84,7 @@ def random_walk(
             signs = torch.where(uniform(images, generator) < 0.5, -1, 1)
             x = sign_step(x, signs, step_size, lower, upper)
             _offer(judge(x), objective, judge.reference, [best], bar, callback)
-    return best.perturbation()
+    return best.perturbation(judge.sound)
 
 
 def iterative(
@@ -154,7 +156,8 @@ def iterative(
     check_count("restarts", restarts, least=0)
     images = images.detach()
     lower, upper = ball(images, epsilon)
-    with frozen(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
+    check_alone(model, images)
+    with frozen(model), trusting(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
         judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
         best = BestIterate(images, judge.confidence)
 
@@ -162,16 +165,21 @@ def iterative(
             with _surrogate(surrogate_beta, (p - 1) / max(1, iterations - 1)):
                 return gradient(model, x, labels, attribution, objective, judge.reference, with_scale=with_scale)
 
+        with _surrogate(surrogate_beta, 0.0):
+            check_smooth(model, images, labels)
         first, scale = climb(images, 1, with_scale=True)
-        moving = _moving(first, scale, on_surrogate=surrogate_beta is not None)
+        moving = judge.sound.view(-1, 1, 1, 1) & _moving(first, scale, on_surrogate=surrogate_beta is not None)
+        sound = moving
         for run in range(restarts + 1):
             x = images if run == 0 else torch.lerp(lower, upper, uniform(images, generator)).clamp(lower, upper)
             run_best = BestIterate(images, judge.confidence)
             last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), run_best.value
             for p in range(1, iterations + 1):
                 slope = climb(x, p)[0] if run or p > 1 else first
+                finite = slope.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+                sound = sound & finite
                 size = step * (1 - (p - 1) / iterations) if schedule == "linear" else step
-                target = sign_step(x, slope.where(moving, 0), size, lower, upper)
+                target = sign_step(x, slope.where(moving & finite, 0), size, lower, upper)
                 if schedule == "adaptive" and p > 1:
                     target = (x + 0.75 * (target - x) + 0.25 * (x - last)).clamp(lower, upper)
                 last, x = x, target
@@ -180,7 +188,7 @@ def iterative(
                     stalled = (run_best.value <= mark).view(-1, 1, 1, 1)
                     step, mark = torch.where(stalled, step / 2, step), run_best.value
                     last, x = (torch.where(stalled, run_best.images, image) for image in (last, x))
-    return best.perturbation()
+    return best.perturbation(sound.flatten())
 
 
 def _surrogate(beta: float | tuple[float, float] | None, done: float) -> AbstractContextManager[None]:
@@ -195,7 +203,7 @@ def _surrogate(beta: float | tuple[float, float] | None, done: float) -> Abstrac
 
 def _moving(slope: Tensor, scale: Tensor, *, on_surrogate: bool) -> Tensor:
     """Tell which images (B, 1, 1, 1) have a gradient that is no rounding error; refuse a batch without any."""
-    if not slope.isfinite().all():
+    if not slope.isfinite().flatten(1).all(1).any():
         raise ValueError("objective: expected a finite gradient with respect to the images, got NaN or infinity")
     size, whole = (part.abs().amax((1, 2, 3), keepdim=True) for part in (slope, scale))
     # Where everything cancels, as for a single neuron's normalised map, 2 units of rounding are left; the networks of

@@ -1,6 +1,7 @@
 """Importance of every pixel for the score of a class, differentiable with respect to the image once more."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, overload
 
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fragility._checks import check_count, check_images, check_labels, check_model
-from fragility._gradient import gradient, logits_of, pick
+from fragility._checks import check_count
+from fragility._convolution import twice_differentiable
+from fragility._gradient import check_call, gradient, logits_of, pick, scores_of
 from fragility._linear import CHOOSING
 from fragility._path import mean_gradient
 from fragility._rescale import multiply, record
@@ -35,10 +37,10 @@ def simple_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         TypeError: if an argument has the wrong type, or the model cannot be substituted where that is asked for.
         ValueError: if pixels, labels, the model's mode or its output are wrong.
     """
-    _check(model, images, labels)
-    with torch.enable_grad():
+    check_call(model, images, labels)
+    with torch.enable_grad(), twice_differentiable() if images.requires_grad else nullcontext():
         points = images if images.requires_grad else images.detach().requires_grad_()
-        scores = pick(logits_of(model, points), labels)
+        scores = scores_of(model, points, labels)
         return gradient(scores, points, create_graph=images.requires_grad)
 
 
@@ -102,7 +104,7 @@ def integrated_gradients(
         ValueError: if pixels, labels, baseline, the model's mode or its output are wrong; in the backward pass, if the
             model has changed since.
     """
-    _check(model, images, labels)
+    check_call(model, images, labels)
     check_count("steps", steps)
     chunk = max(1, 8 // images.shape[0]) if chunk is None else chunk
     check_count("chunk", chunk)
@@ -144,7 +146,7 @@ def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Base
         ValueError: if pixels, labels, baseline, the model's mode or its output are wrong, the model does something for
             which the Rescale rule has no rule (the error names it), or the attributions miss their sum.
     """
-    _check(model, images, labels)
+    check_call(model, images, labels)
     check_substitutable(model)
     x0, drawn = _reference(baseline, images), _random_states(images.device)
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
@@ -194,14 +196,6 @@ ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
     "integrated_gradients": integrated_gradients,
     "deeplift": deeplift,
 }
-
-
-def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    check_model(model)
-    check_images(images)
-    check_labels(labels, len(images))
-    if active_beta() is not None:
-        check_substitutable(model)
 
 
 def _reference(baseline: Baseline, images: Tensor) -> Tensor:

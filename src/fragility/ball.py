@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fragility._checks import check_images, check_positive
+from fragility._checks import check_epsilon, check_images
 from fragility._state import remembered
 
 
@@ -24,7 +24,7 @@ def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         TypeError: if the images are neither float32 nor float64.
     """
     check_images(images)
-    check_positive("epsilon", epsilon)
+    check_epsilon(epsilon)
     if images.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"images: expected float32 or float64, got {images.dtype}")
     radius = torch.tensor(epsilon, dtype=images.dtype, device=images.device)

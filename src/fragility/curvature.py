@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fragility._checks import check_count, check_images, check_labels, check_logits, check_model
-from fragility._convolution import fixed_weights
-from fragility._softplus import active_beta, check_substitutable
+from fragility._checks import check_count, check_images, trusting
+from fragility._convolution import clear_errors, twice_differentiable
+from fragility._gradient import check_call, logits_of, pick, scores_of
+from fragility._reach import check_smooth
+from fragility._softplus import active_beta
 from fragility.attribution import simple_gradient
 
 MODES = ("double_backward", "forward_over_reverse")
@@ -128,6 +131,7 @@ def top_directions(
     steps = min(steps, size)
     check_count("count", count, steps)
     product = _product(model, images, labels, mode)
+    check_smooth(model, images, labels)
 
     def flat_product(vectors: Tensor) -> Tensor:
         return product(vectors.view_as(images)).flatten(1)
@@ -147,9 +151,13 @@ def top_directions(
         1,
     )
     if not leading.any():
+        reason = (
+            "a ReLU network is linear in pieces: call inside fragility.surrogate.softplus(beta)"
+            if active_beta() is None
+            else "also inside softplus, so it has no activation, or they are all saturated"
+        )
         raise ValueError(
-            "model: expected scores with a second derivative, got a Hessian that is zero for the whole batch; a ReLU "
-            "network is linear in pieces: call inside fragility.surrogate.softplus(beta)"
+            "model: expected scores with a second derivative, got a Hessian that is zero for the whole batch; " + reason
         )
     second = values.abs()[:, 1] if steps > 1 else torch.zeros_like(leading)
     directions = picked.view(len(images), count, *images.shape[1:])
@@ -171,14 +179,14 @@ def input_hessian(model: nn.Module, images: Tensor, labels: Tensor, *, chunk: in
         Symmetric matrices (B, d, d).
     """
     check_count("chunk", chunk)
-    _check(model, images, labels)
+    check_call(model, images, labels)
     units = torch.eye(images[0].numel(), dtype=images.dtype, device=images.device).view(-1, *images.shape[1:])
     rows = []
-    for image, label in zip(images, labels, strict=True):
-        products = [
-            input_hvp(model, image.expand_as(part), label.expand(len(part)), part) for part in torch.split(units, chunk)
-        ]
-        rows.append(torch.cat(products).flatten(1))
+    scores_of(model, images.detach().requires_grad_(), labels)
+    with trusting(model):
+        for image, label in zip(images, labels, strict=True):
+            parts = [(image.expand_as(part), label.expand(len(part)), part) for part in torch.split(units, chunk)]
+            rows.append(torch.cat([input_hvp(model, *part) for part in parts]).flatten(1))
     matrices = torch.stack(rows)
     return (matrices + matrices.mT) / 2
 
@@ -194,7 +202,7 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
         Degrees in [0, 90], (B,).
 
     Raises:
-        TypeError: if one is no floating-point tensor.
+        TypeError: if one is not a floating-point tensor.
         ValueError: if the shapes differ, or a row is zero or not finite.
     """
     lines = []
@@ -253,29 +261,29 @@ def saliency_lipschitz_bound(norms: Tensor, slopes: Tensor, bends: Tensor) -> Te
 
 def _product(model: nn.Module, images: Tensor, labels: Tensor, mode: str) -> Product:
     """Return v -> H v; double backward builds the graph of the gradient once for all products."""
+    points = images.detach().requires_grad_()
     if mode == "double_backward":
-        points = images.detach().requires_grad_()
-        with fixed_weights():
-            gradient = simple_gradient(model, points, labels)
+        gradient = simple_gradient(model, points, labels)
         if not gradient.requires_grad:  # a linear model
             return torch.zeros_like
 
         def backward(vectors: Tensor) -> Tensor:
-            (product,) = torch.autograd.grad(
-                gradient, points, vectors.detach(), retain_graph=True, materialize_grads=True
-            )
+            with twice_differentiable():
+                (product,) = torch.autograd.grad(
+                    gradient, points, vectors.detach(), retain_graph=True, materialize_grads=True
+                )
             return product
 
         return backward
-    _check(model, images, labels)
+    check_call(model, images, labels)
+    scores_of(model, points, labels)
 
     def score(x: Tensor) -> Tensor:
-        logits = check_logits(model(x), len(images))
-        check_labels(labels, len(images), logits.shape[1])
-        return logits.gather(1, labels.unsqueeze(1)).sum()
+        return pick(logits_of(model, x), labels).sum()
 
     def forward(vectors: Tensor) -> Tensor:
-        product: Tensor = torch.func.jvp(torch.func.grad(score), (images.detach(),), (vectors.detach(),))[1]
+        with clear_errors(), sdpa_kernel(SDPBackend.MATH):
+            product: Tensor = torch.func.jvp(torch.func.grad(score), (images.detach(),), (vectors.detach(),))[1]
         return product.detach()
 
     return forward
@@ -325,11 +333,3 @@ def _orthogonal(vectors: Tensor, basis: Tensor) -> Tensor:
 def _check_mode(mode: str) -> None:
     if mode not in MODES:
         raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
-
-
-def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    check_model(model)
-    check_images(images)
-    check_labels(labels, len(images))
-    if active_beta() is not None:
-        check_substitutable(model)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fragility._checks import check_logits
-from fragility._convolution import fixed_weights
+from fragility._convolution import twice_differentiable
+from fragility._gradient import logits_of
 from fragility.attribution import importance
 from fragility.objective import Objective
 
@@ -28,6 +29,9 @@ class Perturbation:
         confidence_before: (B,) the softmax probability of the original prediction for the original image.
         confidence_after: (B,) the same for `images`.
         distance: (B,) the largest change of a pixel.
+        attackable: (B,) bool, whether there was something to follow: attributions that are finite and not all zero, and
+            gradients of D that are finite at every step and not zero at the first. Where False, the image stayed where
+            it was, or where it had come to.
     """
 
     images: Tensor
@@ -37,6 +41,7 @@ class Perturbation:
     confidence_before: Tensor
     confidence_after: Tensor
     distance: Tensor
+    attackable: Tensor
 
 
 class Iterate(NamedTuple):
@@ -73,7 +78,15 @@ class Judge:
         self._model, self._labels, self._attribution = model, labels, attribution
         self._min_confidence, self._count = min_confidence, 0
         attributions, logits = self._look(images)
-        self.images, self.reference, self.prediction = images, importance(attributions), logits.argmax(1)
+        if logits.shape[1] < 2:
+            raise ValueError(
+                "model: expected two logits or more, got one: its argmax is always kept; make two of it, "
+                "torch.cat([-z, z], 1) / 2, whose softmax is the sigmoid of z"
+            )
+        self.reference, self.sound = safe_importance(attributions)
+        if not self.sound.any():
+            importance(attributions)  # says what is wrong
+        self.images, self.prediction = images, logits.argmax(1)
         self.confidence = self._confidence(logits)
 
     def __call__(self, images: Tensor) -> Iterate:
@@ -89,7 +102,7 @@ class Judge:
         attributions, logits = self._look(images)
         maps, alive = safe_importance(attributions)
         confidence, moved = self._confidence(logits), (images != self.images).flatten(1).any(1)
-        kept = alive & moved & (logits.argmax(1) == self.prediction)
+        kept = self.sound & alive & moved & (logits.argmax(1) == self.prediction)
         if self._min_confidence is not None:
             kept &= confidence >= self._min_confidence
         return Iterate(self._count, images, maps, confidence, kept)
@@ -101,7 +114,7 @@ class Judge:
         given, logits = seen[0] if seen else (None, None)
         if not (isinstance(given, Tensor) and torch.equal(given, images)):
             with torch.no_grad():
-                logits = self._model(images)
+                logits = logits_of(self._model, images)
         return attributions, check_logits(logits, len(images)).detach()
 
     def _confidence(self, logits: Tensor) -> Tensor:
@@ -137,8 +150,11 @@ class BestIterate:
         self.iteration = torch.where(better, number, self.iteration)
         return better
 
-    def perturbation(self) -> Perturbation:
+    def perturbation(self, attackable: Tensor | None = None) -> Perturbation:
         """Sum up the search.
+
+        Args:
+            attackable: (B,) bool, see `Perturbation`; None for all.
 
         Returns:
             The best iterates.
@@ -152,6 +168,7 @@ class BestIterate:
             confidence_before=self._confidence_before,
             confidence_after=self.confidence,
             distance=(self.images - self._originals).abs().amax((1, 2, 3)),
+            attackable=torch.ones_like(kept) if attackable is None else attackable,
         )
 
 
@@ -197,7 +214,7 @@ def gradient(
     Raises:
         ValueError: if D does not depend differentiably on the maps, or has not one value per image.
     """
-    with torch.enable_grad(), fixed_weights():
+    with torch.enable_grad(), twice_differentiable():
         points = x.detach().requires_grad_()
         attributions = attribution(model, points, labels)
         leaf = attributions.detach().requires_grad_()
@@ -243,7 +260,8 @@ def safe_importance(attributions: Tensor) -> tuple[Tensor, Tensor]:
         attributions: (B, C, H, W).
 
     Returns:
-        Maps (B, H, W), uniform where the attributions are all zero, and where they are not: (B,) bool.
+        Maps (B, H, W), uniform where the attributions are all zero or not finite, and where they are not: (B,) bool.
     """
-    alive = (attributions.detach() != 0).flatten(1).any(1)
+    flat = attributions.detach().flatten(1)
+    alive = (flat != 0).any(1) & flat.isfinite().all(1)
     return importance(attributions.where(alive.view(-1, 1, 1, 1), 1.0)), alive

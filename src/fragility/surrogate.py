@@ -56,7 +56,7 @@ def surrogate_fidelity(
         One row per beta, in the order given.
 
     Raises:
-        ValueError: if there is no beta or one is not positive.
+        ValueError: if there is none, or one is not positive.
     """
     if len(betas) == 0:
         raise ValueError("betas: expected one value or more, got none")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility._checks import check_count, check_images
+from fragility._reach import smooth_inputs
 
 ENCODINGS = ("depth", "thermometer")
 
@@ -39,8 +40,11 @@ def discretize(images: Tensor, *, levels: int, encoding: str = "depth") -> Tenso
     else:
         marks = torch.arange(1, levels, dtype=images.dtype, device=images.device).view(1, 1, -1, 1, 1) / levels
         pixels = images.unsqueeze(2)
-        backward = (levels * (pixels - marks)).clamp(0, 1).flatten(1, 2)
+        ramp = levels * (pixels - marks)
+        backward = (ramp if smooth_inputs() else ramp.clamp(0, 1)).flatten(1, 2)
         forward = (pixels.detach() > marks).to(images.dtype).flatten(1, 2)
+    if smooth_inputs():  # a surrogate is being tried: no steps, which its derivatives do not know
+        return backward
     return forward + (backward - backward.detach())  # the value of the first, exactly, with the gradient of the second
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fragility._checks import check_count, check_labels, check_logits
+from fragility._checks import check_count, check_labels, check_training
+from fragility._convolution import twice_differentiable
+from fragility._gradient import gradient, logits_of
 from fragility.fingerprint import recipe
 
 Criterion = Callable[[Tensor, Tensor], Tensor]  # logits (B, K), labels (B,) -> (B,)
@@ -28,7 +30,7 @@ def each_loss(model: nn.Module, images: Tensor, labels: Tensor, criterion: Crite
     Returns:
         (B,).
     """
-    logits = check_logits(model(images), len(images))
+    logits = logits_of(model, images)
     check_labels(labels, len(images), logits.shape[1])
     return criterion(logits, labels)
 
@@ -59,24 +61,25 @@ def loss_attributions(
         Signed attributions (B, C, H, W), differentiable with respect to x' and the parameters.
 
     Raises:
-        ValueError: if a shape or the rule is wrong.
+        ValueError: if a shape or the rule is wrong, or batch norm or dropout is in training mode.
     """
     if perturbed.shape != images.shape:
         raise ValueError(
             f"perturbed: expected the shape of images, {tuple(images.shape)}, got {tuple(perturbed.shape)}"
         )
     check_count("steps", steps)
+    check_training(model, path=True)
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     alphas, weights = (
         torch.tensor(part, dtype=images.dtype, device=images.device).view(-1, 1, 1, 1, 1) for part in RULES[rule](steps)
     )
-    with torch.enable_grad():
+    with torch.enable_grad(), twice_differentiable():
         points = (images + alphas * (perturbed - images)).flatten(0, 1)
         points = points if points.requires_grad else points.requires_grad_()
         losses = each_loss(model, points, labels.repeat(steps), criterion)
-        (gradient,) = torch.autograd.grad(losses.sum(), points, create_graph=True)
-        return (perturbed - images) * (weights * gradient.view(steps, *images.shape)).sum(0)
+        slopes = gradient(losses, points, create_graph=True)
+        return (perturbed - images) * (weights * slopes.view(steps, *images.shape)).sum(0)
 
 
 @recipe("l1_norm/1")

@@ -1,11 +1,14 @@
 """Steadier explanations of a network as it is: gradients averaged over a neighbourhood, ReLU computed as softplus."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from fragility._checks import check_count, check_images, check_labels, check_logits, check_model, check_positive
+from fragility._checks import check_count, check_positive
+from fragility._convolution import twice_differentiable
+from fragility._gradient import check_call, gradient, scores_of
 
 Draw = Callable[[torch.Size, torch.Generator, torch.dtype], Tensor]
 
@@ -62,17 +65,13 @@ def uniform_gradient(
 
 
 def _averaged(model: nn.Module, images: Tensor, labels: Tensor, draw: Draw, samples: int, seed: int) -> Tensor:
-    check_model(model)
-    check_images(images)
+    check_call(model, images, labels)
     check_count("samples", samples)
     generator = torch.Generator().manual_seed(seed)
     noise = draw(torch.Size((samples, 1, *images.shape[1:])), generator, images.dtype).to(images.device)
-    with torch.enable_grad():
+    with torch.enable_grad(), twice_differentiable() if images.requires_grad else nullcontext():
         points = (images + noise).flatten(0, 1)
         points = points if points.requires_grad else points.requires_grad_()
-        logits = check_logits(model(points), len(points))
-        targets = labels.repeat(samples)
-        check_labels(targets, len(points), logits.shape[1])
-        scores = logits.gather(1, targets.unsqueeze(1)).sum()
-        (gradient,) = torch.autograd.grad(scores, points, create_graph=images.requires_grad)
-        return gradient.view(samples, *images.shape).mean(0)
+        scores = scores_of(model, points, labels.repeat(samples))
+        slopes = gradient(scores, points, create_graph=images.requires_grad)
+        return slopes.view(samples, *images.shape).mean(0)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fragility._checks import check_count, check_positive
+from fragility._checks import check_count, check_positive, check_training
+from fragility._convolution import twice_differentiable
+from fragility._gradient import gradient
 from fragility.ball import ball, sign_step, uniform
 from fragility.defense.loss_attribution import Criterion, each_cross_entropy, each_loss, l1_norm, loss_attributions
 from fragility.fingerprint import recipe
@@ -185,8 +187,8 @@ def input_gradient_loss(model: nn.Module, images: Tensor, labels: Tensor, *, wei
     """
     if q not in (1, 2):
         raise ValueError(f"q: expected 1 or 2, got {q}")
-    losses, gradient, _ = _loss_gradient(model, images, labels)
-    return (losses + weight * gradient.abs().pow(q).flatten(1).sum(1)).mean()
+    losses, slopes, _ = _loss_gradient(model, images, labels)
+    return (losses + weight * slopes.abs().pow(q).flatten(1).sum(1)).mean()
 
 
 @recipe("curvature/1")
@@ -212,11 +214,11 @@ def curvature_loss(
         A scalar, the mean over the batch.
     """
     check_count("iterations", iterations)
-    losses, gradient, points = _loss_gradient(model, images, labels)
+    losses, slopes, points = _loss_gradient(model, images, labels)
 
     def product(v: Tensor, *, create_graph: bool) -> Tensor:
         options: dict[str, Any] = {"create_graph": create_graph, "retain_graph": True, "materialize_grads": True}
-        return torch.autograd.grad(gradient, points, v, **options)[0]
+        return torch.autograd.grad(slopes, points, v, **options)[0]
 
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(images.shape[1:], generator=generator, dtype=images.dtype).to(images.device).expand_as(images)
@@ -267,8 +269,8 @@ def _unit(vectors: Tensor) -> Tensor:
 
 def _loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Every image's loss (B,), its gradient with respect to the image, with a graph, and the images it was taken at."""
-    with torch.enable_grad():
+    check_training(model)
+    with torch.enable_grad(), twice_differentiable():
         points = images.detach().requires_grad_()
         losses = each_loss(model, points, labels)
-        (gradient,) = torch.autograd.grad(losses.sum(), points, create_graph=True)
-    return losses, gradient, points
+        return losses, gradient(losses, points, create_graph=True), points

@@ -11,7 +11,7 @@ from functools import partial
 from fragility.iterate import Iterate
 from fragility.network import CAFFE_MEAN
 from fragility.study.attacks.setup import Setup, Subject
-from fragility.study.attacks.sweep import METRICS, Sweep, SweepProfile, Trial, conditions, cost, metrics, prepare_sweeps
+from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, metrics, prepare_sweeps
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
 
 GRADIENT, DEEPLIFT, INTEGRATED = ("simple_gradient",), ("deeplift",), ("integrated_gradients",)

@@ -1,0 +1,244 @@
+"""Does softplus reach every kink of a network? Read off autograd's graph, and tried by differences of the gradient."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from fragility._activation import short_name
+from fragility._checks import check_logits
+from fragility._convolution import twice_differentiable
+from fragility._linear import Dependence, is_custom, kind_of
+from fragility._softplus import SoftplusNetwork, active_beta, check_substitutable
+
+ADVICE = (
+    "write it as a call of torch.nn.functional (relu, leaky_relu, prelu, hardtanh, ...), outside of custom autograd "
+    "functions, threads and compiled code, or train the network with softplus"
+)
+
+
+def check_reached(model: nn.Module, images: Tensor, labels: Tensor, scores: Tensor) -> None:
+    """Inside `softplus`, refuse a network with an activation that the substitution did not reach.
+
+    Args:
+        model: images to logits (B, K).
+        images: (B, C, H, W), of which the scores were computed.
+        labels: int64 (B,).
+        scores: (B,), the labels' logits, with their graph.
+    """
+    if active_beta() is not None and scores.requires_grad and _suspects(scores, images):
+        check_smooth(model, images, labels)
+
+
+def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> None:
+    """Compare the gradient's change along a random direction with what the Hessian says of it.
+
+    For a network inside `softplus` or with a `SoftplusNetwork` in it; of another one nothing is expected. The step is a
+    quarter of the softplus's width in the pre-activation that changes most: far enough for some units of a hidden ReLU
+    to change sides, where the gradient jumps and the Hessian is zero. Max-pools keep what they choose.
+
+    Args:
+        model: images to logits (B, K).
+        images: (B, C, H, W) in [0, 1]; small images are tried at several points.
+        labels: int64 (B,).
+        seed: of the direction.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    networks = (part for part in model.modules() if isinstance(part, SoftplusNetwork))
+    beta = active_beta() or next((network.beta for network in networks), None)
+    if beta is None:
+        return
+    check_substitutable(model)
+    x, labels, v = _points(images, labels, seed)
+    probe = _Probe()
+
+    def score(points: Tensor) -> Tensor:
+        with probe, _smooth_inputs():
+            probe.rewind()
+            logits = check_logits(model(points.clone()), len(points))
+        return logits.gather(1, labels.unsqueeze(1)).sum()
+
+    def slope(points: Tensor) -> Tensor:
+        points.requires_grad_()
+        return torch.autograd.grad(score(points), points, materialize_grads=True)[0]
+
+    with torch.enable_grad(), twice_differentiable():
+        here = score(x.requires_grad_())
+        before, suspects = probe.outputs, _suspects(here, x) if here.requires_grad else []
+        (gradient,) = torch.autograd.grad(here, x, create_graph=True, materialize_grads=True)
+        bend = torch.zeros_like(x)
+        if gradient.requires_grad:
+            (bend,) = torch.autograd.grad(gradient, x, v, materialize_grads=True)
+        x = x.detach()
+        with torch.no_grad():
+            score(x + 1e-3 * v)
+        step = _step(before, probe.outputs, beta)
+        ahead, behind = slope(x + step * v), slope(x - step * v)
+    with torch._C.DisableTorchFunction():
+        change, expected = (ahead - behind).detach(), 2 * step * bend.detach()
+        size, foreseen, off, whole = (
+            part.flatten(1).norm(dim=1) for part in (change, expected, change - expected, gradient.detach())
+        )
+        if not (off > 0.05 * (size + foreseen) + 256 * torch.finfo(x.dtype).eps * whole).any():
+            return
+        named = f" (its graph shows {', '.join(suspects)})" if suspects else ""
+        raise ValueError(
+            f"model: softplus does not reach all of its kinks{named}: along a random direction the gradient changes by "
+            f"{size.max():.2g}, and by {foreseen.max():.2g} according to its derivative; {ADVICE}"
+        )
+
+
+def _points(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where to try, inside the range of pixels; the labels; and in which directions. Small networks have few units."""
+    generator = torch.Generator().manual_seed(seed)
+    count = max(1, min(16, 2**12 // images[0].numel()))
+    rows = torch.arange(count, device=images.device) % len(images)
+    shape = (count, *images.shape[1:])
+    noise, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(images) for _ in range(2))
+    noise[: len(images)] = 0
+    return (images.detach()[rows] + 0.1 * noise).clamp(0.1, 0.9), labels[rows], v
+
+
+def smooth_inputs() -> bool:
+    """Whether a network is being tried for kinks: a straight-through function is then the one that it is derived as."""
+    return _trying.get()
+
+
+_trying: ContextVar[bool] = ContextVar("whether a network is being tried for kinks", default=False)
+
+
+@contextmanager
+def _smooth_inputs() -> Iterator[None]:
+    token = _trying.set(True)
+    try:
+        yield
+    finally:
+        _trying.reset(token)
+
+
+def _step(before: list[Tensor], after: list[Tensor], beta: float) -> float:
+    """The step at which no pre-activation changes by more than its share; both were 1e-3 apart."""
+    # A quarter of the softplus's width, of the pre-activations' size, and of 1, over which other activations bend.
+    with torch._C.DisableTorchFunction():
+        step = 0.05
+        for a, b in zip(before[:-1] or before, after, strict=False):
+            change = (b - a).abs().max().item() / 1e-3
+            share = 0.25 * min(1 / beta, 1.0, a.square().mean().sqrt().item() or 1.0)
+            step = min(step, share / change) if change else step
+        return step
+
+
+def _suspects(scores: Tensor, images: Tensor) -> list[str]:
+    """Name what in the graph from scores to images has a kink, values on both sides of it; refuse known activations."""
+    seen, stack = set[Node](), [get_gradient_edge(scores).node]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack += [other for other, _ in node.next_functions if other is not None]
+    found = {node: name for node in seen if (name := _kink(node))}
+    carrying = Dependence(images).nodes(scores) if found else set()
+    names = sorted({name for node, name in found.items() if node in carrying})
+    activations = [name for name in names if name in _ACTIVATIONS]
+    if activations:
+        raise ValueError(f"model: softplus does not reach its {', '.join(activations)}: {ADVICE}")
+    return names
+
+
+class _Probe(TorchFunctionMode):
+    """Keeps the results of layers, and lets max-pools choose again what they chose at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[Tensor] = []
+        self.chosen: list[Tensor] = []
+        self.replay: Iterator[Tensor] | None = None
+
+    def rewind(self) -> None:
+        """Begin another pass."""
+        self.replay = iter(self.chosen) if self.outputs else None
+        self.outputs = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = short_name(func)
+        if name in _POOLS and args and args[0].ndim == int(name[-2]) + 2:
+            options = {key: value for key, value in kwargs.items() if key != "return_indices"}
+            if self.replay is None:
+                pooled, indices = getattr(functional, name)(*args, **options, return_indices=True)
+                self.chosen.append(indices)
+                return pooled
+            indices = next(self.replay)
+            return args[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape)
+        if name in ("elu", "celu"):  # their second derivative jumps; any smooth function of this width does
+            return functional.silu(args[0] if args else kwargs["input"])
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):
+            self.outputs.append(result.detach())
+        return result
+
+
+_POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
+
+
+def _inside(node: Any) -> Tensor:
+    z: Tensor = node._saved_self
+    bounds = [z if bound is None else bound for bound in (node._saved_min, node._saved_max)]
+    return (z >= bounds[0]) & (z <= bounds[1])
+
+
+def _larger(node: Any) -> Tensor:
+    return torch.as_tensor(node._saved_self > node._saved_other)
+
+
+# On which side of the kink every value lies, by the kind of node.
+_ACTIVATIONS: dict[str, Callable[[Any], Tensor]] = {
+    "Relu": lambda node: node._saved_result > 0,
+    "LeakyRelu": lambda node: (node._saved_self if hasattr(node, "_saved_self") else node._saved_result) > 0,
+    "Hardtanh": lambda node: (node._saved_self > node._saved_min_val) & (node._saved_self < node._saved_max_val),
+    "Threshold": lambda node: node._saved_self > node._saved_threshold,
+    "PreluKernel": lambda node: node._saved_self > 0,
+    "RreluWithNoise": lambda node: node._saved_self > 0,
+    "Hardswish": lambda node: node._saved_self.abs() < 3,
+    "Hardsigmoid": lambda node: node._saved_self.abs() < 3,
+    "Softshrink": lambda node: node._saved_self.abs() < node._saved_lambd,
+    "Hardshrink": lambda node: node._saved_self.abs() < node._saved_lambd,
+}
+_SUSPECTS: dict[str, Callable[[Any], Tensor]] = {
+    "Clamp": _inside,
+    "ClampMin": lambda node: node._saved_self > node._saved_min,
+    "ClampMax": lambda node: node._saved_self > node._saved_max,
+    "Abs": lambda node: node._saved_self > 0,
+    "Where": lambda node: node._saved_condition,
+    "MaskedFill": lambda node: node._saved_mask,
+    **dict.fromkeys(("Maximum", "Minimum", "Fmax", "Fmin"), _larger),
+}
+_CHOICES = set("Amax Amin Max Min Sort Topk Kthvalue Median Cummax Cummin Sgn Sign Round Floor Ceil Trunc".split())
+
+
+def _kink(node: Any) -> str | None:
+    """Name a node that may bend or jump where it is; None for the smooth ones."""
+    if is_custom(node):
+        function: Any = node._forward_cls
+        ours = function.__module__.startswith("fragility.")
+        return None if ours else f"{function.__name__} (a custom autograd function)"
+    kind = kind_of(node)
+    if kind in _CHOICES:
+        return kind
+    side = _ACTIVATIONS.get(kind) or _SUSPECTS.get(kind)
+    if side is None:
+        return None
+    with torch._C.DisableTorchFunction():
+        try:
+            on = side(node)
+        except RuntimeError:  # what the node saved is gone, or a checkpoint does not give it here
+            return kind
+        return kind if bool(on.any()) and not bool(on.all()) else None
