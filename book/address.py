@@ -55,7 +55,7 @@ def site_address(repository: str) -> str:
 
 
 def replace(address: str, root: Path = ROOT) -> list[Path]:
-    """Write a new address wherever the current one stands.
+    """Write a new address wherever the current one stands, and that of the site that is published from it.
 
     Args:
         address: the new one, `https://github.com/NAME/REPOSITORY`.
@@ -68,13 +68,14 @@ def replace(address: str, root: Path = ROOT) -> list[Path]:
     if old == new:
         return []
     whole = re.compile(rf"(?<![\w.-]){re.escape(old)}(?![\w-])")
+    here, there = (site_address(f"https://github.com/{name}") for name in (old, new))
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True)
     changed = []
     for name in filter(None, listed.stdout.split("\0")):
         before = (root / name).read_bytes()
-        if old.encode() not in before:
+        if old.encode() not in before and here.encode() not in before:
             continue
-        after = whole.sub(new, before.decode())
+        after = whole.sub(new, before.decode()).replace(here, there)
         if after.encode() != before:
             (root / name).write_bytes(after.encode())
             changed.append(Path(name))

@@ -1,8 +1,9 @@
-"""Compute the pages' interactive pieces: frames in one picture each, their numbers, and the HTML that shows them.
+"""Compute the pieces that a reader can touch: their pictures, their numbers, and the HTML that shows them.
 
-    python book/play.py [epsilon] [path] [beta]        (none named: all)
+    python book/play.py [aim] [budget] [path] [beta]        (none named: all)
 
-Minutes on two cores. The pieces need no kernel and load nothing from outside; without JavaScript they are pictures.
+Half an hour on two cores, most of it for `aim`. The pieces need no kernel and load nothing from outside; without
+JavaScript they are pictures. `_static/pieces.js` moves them.
 """
 
 from __future__ import annotations
@@ -11,46 +12,78 @@ import html
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fragility import network, plot
-from fragility.attack import iterative
+from fragility import network, page
+from fragility.attack import iterative, random_sign
 from fragility.attribution import importance, integrated_gradients, simple_gradient
 from fragility.data import datasets
-from fragility.objective import mass_center
-from fragility.similarity import center_shift, spearman, top_k_intersection
+from fragility.objective import box, mass_center, targeted
+from fragility.similarity import center_of_mass, center_shift, spearman, top_k_intersection
 from fragility.surrogate import softplus
 
 FOLDER = Path(__file__).parent / "_static" / "play"
 MEAN = torch.tensor([123, 117, 104]).view(3, 1, 1) / 255  # of ImageNet, in the order of RGB
 K, STEPS = 1000, 60
+NINTHS = [f"{row} {column}".strip() for row in ("top", "middle", "bottom") for column in ("left", "", "right")]
+NINTHS[1], NINTHS[3:6], NINTHS[7] = "top", ["left", "middle", "right"], "bottom"
 
 
 @dataclass(frozen=True)
 class Control:
-    """Something a reader moves: its name and the positions it has."""
+    """Something a reader moves: its name and the positions it has.
+
+    `kind` is "range" (a slider), "choice" (a row of radio buttons) or "place" (a grid of them, three by three, over the
+    last picture; what exceeds nine stands below it).
+    """
 
     name: str
     positions: Sequence[str]
+    kind: str = "range"
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the pictures that stand side by side.
+
+    Attributes:
+        title: what it is.
+        sheets: pictures of one size; those of a sheet share a file.
+        frames: for every combination of the controls' positions the sheet and the place in it.
+    """
+
+    title: str
+    sheets: Sequence[Sequence[Tensor]]
+    frames: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Frames, one per combination of the controls' positions (the last control changes fastest)."""
+    """Panels that follow controls. Of combinations, the last control changes fastest.
+
+    Attributes:
+        controls: what a reader moves.
+        panels: the pictures.
+        readouts: a sentence per combination.
+        still: the combination that is shown without JavaScript.
+        alt: what there is to see.
+        marks: points on the last panel, per combination: (x, y) in per cent of its sides.
+    """
 
     controls: Sequence[Control]
-    frames: Sequence[Sequence[Image.Image]]  # of equal size; those of one frame stand side by side
-    titles: Sequence[str]  # of the pictures in a frame
-    readouts: Sequence[str]  # a sentence per frame
-    start: int  # the frame shown first, and without JavaScript
+    panels: Sequence[Panel]
+    readouts: Sequence[str]
+    still: int
     alt: str
+    marks: Sequence[Sequence[tuple[float, float]]] = field(default=())
 
 
 def photograph(title: str) -> tuple[Tensor, Tensor]:
@@ -61,16 +94,10 @@ def photograph(title: str) -> tuple[Tensor, Tensor]:
     return photographs.images[row : row + 1], torch.tensor([label])
 
 
-def picture(image: Tensor) -> Image.Image:
-    """Turn (1, 3, H, W) into a picture."""
-    return Image.fromarray((image[0] * 255).round().byte().movedim(0, -1).numpy())
-
-
-def colored(maps: Tensor) -> Image.Image:
-    """Turn an importance map (1, H, W) into a picture, in the book's colours."""
-    values = (maps[0] / maps[0].quantile(0.99)).clamp(0, 1)
-    rgb = mpl.colormaps[plot.COLORMAP](values.numpy())[..., :3]
-    return Image.fromarray((torch.from_numpy(rgb) * 255).round().byte().numpy())
+def point(maps: Tensor) -> tuple[float, float]:
+    """Return the centre of mass of a map (1, H, W) as per cent of the width and of the height."""
+    row, column = center_of_mass(maps)[0].tolist()
+    return round(100 * (column + 0.5) / maps.shape[2], 1), round(100 * (row + 0.5) / maps.shape[1], 1)
 
 
 def agreement(before: Tensor, after: Tensor) -> str:
@@ -80,33 +107,116 @@ def agreement(before: Tensor, after: Tensor) -> str:
     return f"Spearman {rho:.2f}, top-{K} intersection {top:.2f}, centre of mass {shift:.0f} px away"
 
 
-def epsilon() -> Piece:
-    """The mass-centre attack at growing epsilon."""
+def aim() -> Piece:
+    """Gather the importance in a ninth of the picture of the reader's choice, or add random noise of the same size."""
+    image, label = photograph("Egyptian cat")
+    model, side = network.squeezenet(), image.shape[-1]
+    before = importance(simple_gradient(model, image, label))
+    edges = [round(side * third / 3) for third in range(4)]
+    ninths = [(row, column) for row in range(3) for column in range(3)]
+    regions = torch.stack([box((side, side), edges[r], edges[c], edges[r + 1], edges[c + 1]) for r, c in ninths])
+    sizes = (0, 1, 2, 4, 8)
+    copies, labels = image.expand(len(regions), -1, -1, -1).contiguous(), label.expand(len(regions))
+    best, most = copies, ((before * regions).sum((1, 2)) / before.sum())
+    changed = [torch.cat([copies, image])]
+    for size in sizes[1:]:
+        found = iterative(
+            model, copies, labels, attribution=simple_gradient, objective=targeted(regions), epsilon=size / 255,
+            step_size=min(1.0, size / 4) / 255, iterations=STEPS, surrogate_beta=1.0, progress=True,
+        )  # fmt: skip
+        maps = importance(simple_gradient(model, found.images, labels))
+        share = (maps * regions).sum((1, 2)) / maps.sum((1, 2))
+        better = found.labels_kept & (share > most)  # what a smaller change achieved, a larger one may keep
+        best = torch.where(better[:, None, None, None], found.images, best)
+        most = torch.where(better, share, most)
+        noise = random_sign(image, size / 255, generator=torch.Generator().manual_seed(0))
+        changed.append(torch.cat([best, noise]))
+    by_place = torch.stack(changed, dim=1)  # (10, 5, 3, H, W)
+    maps = torch.stack([importance(simple_gradient(model, images, label.expand(len(sizes)))) for images in by_place])
+    readouts, marks = [], []
+    for place in range(len(by_place)):
+        for size, picture, changed_map in zip(sizes, by_place[place], maps[place], strict=True):
+            readouts.append(_aimed(model, picture, label, changed_map, regions, place, size, before))
+            marks.append((point(before), point(changed_map[None])))
+    places = range(len(by_place))
+    frames = [(place, number) for place in places for number in range(len(sizes))]
+    return Piece(
+        [
+            Control("Where the importance shall go", [*NINTHS, "random noise instead"], "place"),
+            Control("Largest change of a pixel, of 255 steps", [str(size) for size in sizes]),
+        ],
+        [
+            Panel("the photograph", [list(images) for images in by_place], frames),
+            Panel("its importance map", [list(row) for row in maps], frames),
+        ],
+        readouts,
+        len(sizes) - 1,
+        "A photograph of a cat, and its importance map, which gathers where you point as the change grows; the "
+        "photograph looks the same.",
+        marks,
+    )
+
+
+def _aimed(
+    model: torch.nn.Module, picture: Tensor, label: Tensor, changed: Tensor, regions: Tensor, place: int, size: int,
+    before: Tensor,
+) -> str:  # fmt: skip
+    """Say what became of the prediction and of the map."""
+    probability = model(picture[None]).softmax(1)[0]
+    kept = probability.argmax() == label
+    sure = f"Egyptian cat, {probability[label].item():.0%}"
+    if size == 0:
+        words = f"Prediction: {sure}. Nothing is changed yet."
+    else:
+        words = f"Still {sure}." if kept else f"No longer {sure}, so this one does not count."
+    if place < len(regions):
+        share = [((maps * regions[place]).sum() / maps.sum()).item() for maps in (before[0], changed)]
+        words += f" The marked ninth holds {share[1]:.0%} of the importance"
+        words += f", {share[0]:.0%} before." if size else "."
+    return words + (f" The centre moved {center_shift(before, changed[None]).item():.0f} px." if size else "")
+
+
+def budget() -> Piece:
+    """The mass-centre attack, and noise, at growing epsilon."""
     image, label = photograph("Egyptian cat")
     model = network.squeezenet()
     before = importance(simple_gradient(model, image, label))
-    epsilons, frames, readouts = (0, 1, 2, 3, 4, 6, 8), [], []
-    for size in epsilons:
-        changed, note = image, "the original"
-        if size:
-            found = iterative(
-                model, image, label, attribution=simple_gradient, objective=mass_center(), epsilon=size / 255,
-                step_size=min(1.0, size / 4) / 255, iterations=STEPS, surrogate_beta=1.0,
-            )  # fmt: skip
-            changed = found.images
-            note = "label kept" if found.labels_kept.item() else "no iterate kept the label: the original is shown"
-        after = importance(simple_gradient(model, changed, label))
-        confidence = model(changed).softmax(1)[0, label.item()].item()
-        frames.append((picture(changed), colored(after)))
-        readouts.append(f"{agreement(before, after)}; Egyptian cat with {confidence:.0%} ({note})")
+    sizes, pictures, maps, readouts, marks = (0, 0.25, 0.5, 1, 2, 4, 8), [], [], [], []
+    for kind in ("attack", "noise"):
+        for size in sizes:
+            if size == 0:
+                changed = image
+            elif kind == "noise":
+                changed = random_sign(image, size / 255, generator=torch.Generator().manual_seed(0))
+            else:
+                found = iterative(
+                    model, image, label, attribution=simple_gradient, objective=mass_center(), epsilon=size / 255,
+                    step_size=min(1.0, size / 4) / 255, iterations=STEPS, surrogate_beta=1.0,
+                )  # fmt: skip
+                changed = found.images
+            after = importance(simple_gradient(model, changed, label))
+            probability = model(changed).softmax(1)[0]
+            kept = "still" if probability.argmax() == label else "no longer"
+            pictures.append(changed[0])
+            maps.append(after[0])
+            marks.append((point(before), point(after)))
+            readouts.append(
+                f"{agreement(before, after)}; {kept} Egyptian cat, {probability[label].item():.0%}."
+                if size
+                else f"The original: Egyptian cat, {probability[label].item():.0%}."
+            )
+    frames = [(0, number) for number in range(len(maps))]
     return Piece(
-        [Control("epsilon, of 255", [str(size) for size in epsilons])],
-        frames,
-        ["image", "simple gradient"],
+        [
+            Control("What is added", ["the mass-centre attack's change", "random noise"], "choice"),
+            Control("Largest change of a pixel, of 255 steps", [f"{size:g}" for size in sizes]),
+        ],
+        [Panel("the photograph", [pictures], frames), Panel("its importance map", [maps], frames)],
         readouts,
-        len(frames) - 1,
-        "A photograph of a cat that hardly changes, and its importance map, which moves away from the cat as "
-        "epsilon grows.",
+        len(sizes) - 1,
+        "A photograph of a cat that hardly changes, and its importance map, which moves away from the cat as the "
+        "attack's budget grows.",
+        marks,
     )
 
 
@@ -117,28 +227,37 @@ def path() -> Piece:
     blurred = F.interpolate(F.avg_pool2d(image, 15, 15), size=image.shape[-2:], mode="bilinear", align_corners=False)
     baselines = {
         "black": torch.zeros(3, 1, 1),
-        "ImageNet's mean": MEAN,
+        "ImageNet's mean colour": MEAN,
         "white": torch.ones(3, 1, 1),
         "the photograph, blurred": blurred,
     }
-    steps, frames, readouts = (1, 5, 20, 100), [], []
+    steps, starts, maps, readouts = (1, 5, 20, 100, 500), [], [], []
     for baseline in baselines.values():
         start = baseline.expand_as(image).contiguous()
         difference = (model(image) - model(start))[0, label.item()].item()
+        starts.append(start[0])
         for m in steps:
             attributions = integrated_gradients(model, image, label, baseline=start, steps=m)
-            frames.append((picture(start), colored(importance(attributions))))
+            maps.append(importance(attributions)[0])
             total = attributions.sum().item()
             readouts.append(
-                f"the attributions sum to {total:.1f}; the logit differs from the baseline's by {difference:.1f}"
+                f"The attributions sum to {total:.1f}. They should sum to {difference:.1f}, by which the score of the "
+                f"photograph exceeds that of the baseline: they miss it by {abs(total - difference):.1f}."
             )
+    count = len(steps)
     return Piece(
-        [Control("baseline", list(baselines)), Control("steps M", [str(m) for m in steps])],
-        frames,
-        ["baseline", "integrated gradients"],
+        [
+            Control("Baseline", list(baselines), "choice"),
+            Control("Steps M", [str(m) for m in steps], start=2),
+        ],
+        [
+            Panel("the photograph", [[image[0]]], [(0, 0)] * len(maps)),
+            Panel("the baseline", [starts], [(0, number // count) for number in range(len(maps))]),
+            Panel("integrated gradients", [maps], [(0, number) for number in range(len(maps))]),
+        ],
         readouts,
-        len(steps) + len(steps) - 1,
-        "The baseline and the map of integrated gradients of a cup of espresso, which changes with the baseline.",
+        2,
+        "A cup of espresso, a baseline, and the map of integrated gradients, which changes with the baseline.",
     )
 
 
@@ -147,70 +266,103 @@ def beta() -> Piece:
     image, label = photograph("Egyptian cat")
     model = network.squeezenet()
     own = importance(simple_gradient(model, image, label))
-    betas, frames, readouts = [2.0**power for power in range(-5, 6)], [], []
+    betas, maps, readouts = [2.0**power for power in range(-5, 6)], [], []
     for sharpness in betas:
         with softplus(sharpness):
-            maps = importance(simple_gradient(model, image, label))
-        frames.append((colored(maps), colored(own)))
-        readouts.append(agreement(own, maps))
+            smooth = importance(simple_gradient(model, image, label))
+        maps.append(smooth[0])
+        readouts.append(f"The two maps compared: {agreement(own, smooth)}.")
     return Piece(
-        [Control("beta", [f"{sharpness:g}" for sharpness in betas])],
-        frames,
-        ["softplus surrogate", "ReLU network"],
+        [Control("Sharpness beta", [f"{sharpness:g}" for sharpness in betas], start=2)],
+        [
+            Panel("the network's own map", [[own[0]]], [(0, 0)] * len(maps)),
+            Panel("the softplus surrogate's", [maps], [(0, number) for number in range(len(maps))]),
+        ],
         readouts,
         2,
-        "The surrogate's importance map, blurred for small beta, and the ReLU network's, which it approaches.",
+        "The ReLU network's importance map, and the surrogate's, which is blurred for small beta and approaches it.",
     )
 
 
 def write(name: str, piece: Piece) -> None:
-    """Write a piece's picture and the HTML that shows it."""
-    width = sum(part.width for part in piece.frames[0])
-    height = piece.frames[0][0].height
-    columns = len(piece.controls[-1].positions)
-    sheet = Image.new("RGB", (width * columns, height * (len(piece.frames) // columns)))
-    for index, frame in enumerate(piece.frames):
-        left = index % columns * width
-        for part in frame:
-            sheet.paste(part, (left, index // columns * height))
-            left += part.width
+    """Write a piece's pictures and the HTML that shows it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    sheet.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
-    (FOLDER / f"{name}.html").write_text(_html(name, piece, width, height, columns), encoding="utf-8")
+    panels: list[dict[str, Any]] = []
+    for place, panel in enumerate(piece.panels):
+        sheets = []
+        for number, images in enumerate(panel.sheets):
+            pictures = [page.rendered(image) for image in images]
+            width, height = pictures[0].size
+            sheet = Image.new("RGB", (width * len(pictures), height))
+            for column, picture in enumerate(pictures):
+                sheet.paste(picture, (column * width, 0))
+            file = f"{name}-{place}-{number}.webp"
+            sheet.save(FOLDER / file, quality=82, method=6)
+            sheets.append({"file": file, "count": len(pictures)})
+        panels.append({"sheets": sheets, "frames": panel.frames})
+    (FOLDER / f"{name}.html").write_text(_html(name, piece, panels), encoding="utf-8")
 
 
-def _html(name: str, piece: Piece, width: int, height: int, columns: int) -> str:
-    """The picture is the background of a box; a control moves it. The box has a frame's proportions at any width."""
-    rows = len(piece.frames) // columns
-    sizes = [len(control.positions) for control in piece.controls]
-    start = [piece.start] if len(sizes) == 1 else list(divmod(piece.start, sizes[1]))
-    controls = "\n".join(
-        f"<label>{html.escape(control.name)}: <output>{html.escape(control.positions[at])}</output>"
-        f'<input type="range" min="0" max="{len(control.positions) - 1}" value="{at}" '
-        f'data-positions="{html.escape(json.dumps(list(control.positions)))}"></label>'
-        for control, at in zip(piece.controls, start, strict=True)
-    )
-    place = f"{_share(piece.start % columns, columns)} {_share(piece.start // columns, rows)}"
-    titles = "".join(f"<span>{html.escape(title)}</span>" for title in piece.titles)
-    style = (
-        f"aspect-ratio:{width}/{height};max-width:{width}px;background-image:url(../_static/play/{name}.jpg);"
-        f"background-size:{columns * 100}% {rows * 100}%;background-position:{place}"
+def _html(name: str, piece: Piece, panels: Sequence[dict[str, Any]]) -> str:
+    """Compose the markup: pictures as backgrounds of boxes, native controls, and what moves them as JSON."""
+    data = {"readouts": list(piece.readouts), "marks": list(piece.marks), "panels": panels}
+    boxes = []
+    for panel, stored in zip(piece.panels, panels, strict=True):
+        sheet, column = panel.frames[piece.still]
+        count = len(panel.sheets[sheet])
+        style = (
+            f"background-image:url(../_static/play/{stored['sheets'][sheet]['file']});background-size:{100 * count}% "
+            f"100%;background-position:{100 * column / max(1, count - 1):g}% 0"
+        )
+        over = _over(name, piece) if panel is piece.panels[-1] else ("", "", "")
+        boxes.append(
+            f'<div class="player-panel"><div>{html.escape(panel.title)}</div>{over[0]}\n'
+            f'<div class="player-frame" style="{style}">{over[1]}</div>{over[2]}</div>'
+        )
+    below = "\n".join(
+        _control(name, number, control) for number, control in enumerate(piece.controls) if control.kind != "place"
     )
     return (
-        f'<figure class="player" data-columns="{columns}" data-rows="{rows}" '
-        f'data-readouts="{html.escape(json.dumps(list(piece.readouts)))}">\n'
-        f'<div class="player-titles" style="max-width:{width}px">{titles}</div>\n'
-        f'<div class="player-frame" role="img" aria-label="{html.escape(piece.alt)}" style="{style}"></div>\n'
-        f'<div class="player-controls" hidden>\n{controls}\n</div>\n'
-        f'<figcaption aria-live="polite">{html.escape(piece.readouts[piece.start])}</figcaption>\n</figure>\n'
+        f'<figure class="player" data-folder="../_static/play/">\n'
+        f'<div class="player-panels" role="group" aria-label="{html.escape(piece.alt)}">\n' + "\n".join(boxes) + "\n"
+        f"</div>\n{below}\n"
+        f'<figcaption><output class="player-said">{html.escape(piece.readouts[piece.still])}</output></figcaption>\n'
+        f'<script type="application/json">{json.dumps(data).replace("<", chr(92) + "u003c")}</script>\n</figure>\n'
     )
 
 
-def _share(index: int, count: int) -> str:
-    return f"{100 * index / max(1, count - 1):g}%"
+def _over(name: str, piece: Piece) -> tuple[str, str, str]:
+    """What stands before, on and after the last picture: the points on it, and a control that lies over it."""
+    marks = "".join(
+        f'<span class="player-mark player-mark-{i}"></span>' for i in range(len(next(iter(piece.marks), ())))
+    )
+    for number, control in enumerate(piece.controls):
+        if control.kind == "place":
+            before, *buttons, after = _control(name, number, control).split("\n")
+            return before, "\n".join([marks, *buttons[:9]]), "\n".join([*buttons[9:], after])
+    return "", marks, ""
 
 
-PIECES: dict[str, Callable[[], Piece]] = {"epsilon": epsilon, "path": path, "beta": beta}
+def _control(name: str, number: int, control: Control) -> str:
+    """One control with its name."""
+    key, title = f"{name}-{number}", html.escape(control.name)
+    if control.kind == "range":
+        positions = html.escape(json.dumps(list(control.positions)))
+        return (
+            f'<div class="player-control"><label for="{key}">{title}:</label> '
+            f'<output for="{key}">{html.escape(control.positions[control.start])}</output>\n'
+            f'<input id="{key}" type="range" min="0" max="{len(control.positions) - 1}" value="{control.start}" '
+            f'data-positions="{positions}"></div>'
+        )
+    buttons = "\n".join(
+        f'<label><input type="radio" name="{key}"{" checked" if at == control.start else ""}>'
+        f"<span>{html.escape(position)}</span></label>"
+        for at, position in enumerate(control.positions)
+    )
+    return f'<fieldset class="player-control player-{control.kind}"><legend>{title}</legend>\n{buttons}\n</fieldset>'
+
+
+PIECES: dict[str, Callable[[], Piece]] = {"aim": aim, "budget": budget, "path": path, "beta": beta}
 
 
 def main(names: Sequence[str]) -> None:
@@ -218,7 +370,8 @@ def main(names: Sequence[str]) -> None:
     torch.set_flush_denormal(True)
     for name in names or PIECES:
         write(name, PIECES[name]())
-        print(name, (FOLDER / f"{name}.jpg").stat().st_size // 1000, "kB", flush=True)
+        size = sum(file.stat().st_size for file in FOLDER.glob(f"{name}-*.webp"))
+        print(name, size // 1000, "kB", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag
 
+import figures
+import matplotlib.pyplot as plt
 import pages
 import pytest
 import slides
+import torch
 from address import current, site_address
 from axe_playwright_python.sync_playwright import Axe
 from browser import WIDTHS, chromium, page_names, serve, settle
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
+
+from fragility.page import blink
 
 pytestmark = pytest.mark.site
 
@@ -37,17 +44,27 @@ LOOK = """() => {
         unset: texts('.math').filter(e => !e.querySelector('mjx-container')).map(e => e.textContent),
         wrong: texts('mjx-merror, [data-mjx-error]').map(e => e.textContent),
         formulas: texts('.math').length,
-        images: texts('img').map(e => [e.getAttribute('src').slice(0, 80), e.naturalWidth, e.getAttribute('alt')]),
+        images: texts('img').map(e => [e.getAttribute('src').slice(0, 80), e.naturalWidth,
+            (e.closest('[role=img]')?.ariaLabel ?? '') + e.getAttribute('alt')]),
         links: texts('a[href]').map(e => e.href),
         ids: texts('[id]').map(e => e.id),
         headings: texts('.bd-article h1').length,
         language: document.documentElement.lang,
         theme: document.documentElement.dataset.theme,
         background: getComputedStyle(document.body).backgroundColor,
-        shut: texts('.bd-article figure:not(.player) img').filter(e => !e.closest('a[href]')).map(e => e.src),
+        shut: texts('.bd-article figure:not(.blink) img').filter(e => !e.closest('a[href]')).map(e => e.src),
         asked: texts('.bd-article strong').filter(e => e.textContent === 'Predict.').length,
         marked: texts('.bd-article p.predict').length,
         filtered: texts('.bd-article img').filter(e => getComputedStyle(e).filter !== 'none').map(e => e.src),
+        cut: texts('.bd-article :is(.pst-scrollable-table-container, .output.text_html, pre)')
+            .filter(e => e.scrollWidth > e.clientWidth + 1 && !e.closest('details:not([open])'))
+            .map(e => e.innerText.slice(0, 60)),
+        small: texts('.bd-article img[data-label]').map(e => e.dataset.label * e.width / e.naturalWidth)
+            .filter(size => size < 10.9),
+        stops: texts('mjx-container[tabindex="0"]').length,
+        folded: texts('.bd-article summary').map(e => e.innerText),
+        nameless: texts('.bd-article table').filter(e => !e.ariaLabel || e.querySelector('td:first-child'))
+            .map(e => e.innerText.slice(0, 60)),
     };
 }"""
 
@@ -60,6 +77,7 @@ class Visit:
     outside: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
+    loaded: set[str] = field(default_factory=set)
 
 
 Visits = dict[tuple[str, str, str], Visit]
@@ -86,6 +104,8 @@ def watch(page: Page, address: str, visit: Visit) -> None:
     def on_request(url: str) -> None:
         if not url.startswith((address, "data:", "blob:")):
             visit.outside.append(url)
+        elif url.startswith(address):
+            visit.loaded.add(unquote(urlsplit(url).path).lstrip("/"))
 
     page.on("request", lambda request: on_request(request.url))
     page.on("requestfailed", lambda request: visit.failed.append(request.url))
@@ -118,11 +138,6 @@ def visits(site: Path, address: str, browser: Browser) -> dict[tuple[str, str, s
                 seen[name, device, scheme] = visit
                 page.close()
     return seen
-
-
-def test_the_prose_and_the_chapters_are_there(site: Path) -> None:
-    notebooks = {f"notebooks/{path.stem}" for path in Path("notebooks").glob("*.py")}
-    assert {"book/intro", "book/how_to_run", "book/glossary", "book/bibliography"} | notebooks <= set(page_names(site))
 
 
 def test_no_request_leaves_the_server(visits: Visits) -> None:
@@ -158,6 +173,41 @@ def test_predictions_stand_out(visits: Visits) -> None:
 
 def test_no_page_scrolls_sideways(visits: Visits) -> None:
     assert {key: visit.look["culprits"] for key, visit in visits.items() if visit.look["overflow"] > 0} == {}
+
+
+def test_no_table_and_no_listing_is_cut_off_on_a_desktop(visits: Visits) -> None:
+    shown = {key: visit.look["cut"] for key, visit in visits.items() if key[1:] == ("desktop", "light")}
+    assert {key: cut for key, cut in shown.items() if cut} == {}
+
+
+def test_labels_of_figures_can_be_read_on_a_phone(visits: Visits) -> None:
+    shown = {key: visit.look["small"] for key, visit in visits.items() if key[1] == "phone"}
+    assert {key: small for key, small in shown.items() if small} == {}
+
+
+def test_formulas_are_no_stops_of_the_tab_key(visits: Visits) -> None:
+    assert {key: visit.look["stops"] for key, visit in visits.items() if visit.look["stops"]} == {}
+
+
+def test_tables_their_rows_and_folded_cells_have_names_of_their_own(visits: Visits) -> None:
+    assert {key: visit.look["nameless"] for key, visit in visits.items() if visit.look["nameless"]} == {}
+    folded = {key: visit.look["folded"] for key, visit in visits.items()}
+    assert {key: names for key, names in folded.items() if len({*names}) < len(names) or not all(names)} == {}
+    assert any(folded.values())
+
+
+def weight(path: Path) -> int:
+    """What travels of a file, texts packed as servers pack them."""
+    data = path.read_bytes()
+    return len(gzip.compress(data)) if path.suffix in {".html", ".css", ".js", ".svg"} else len(data)
+
+
+def test_a_page_weighs_less_than_a_megabyte_without_its_own_pictures(visits: Visits, site: Path) -> None:
+    weights = {
+        key: sum(weight(site / name) for name in visit.loaded if not re.search("/(_images|play)/", f"/{name}"))
+        for key, visit in visits.items()
+    }
+    assert {key: size for key, size in weights.items() if not 1e5 < size < 1e6} == {}
 
 
 def test_every_page_has_one_title_and_a_language(visits: Visits) -> None:
@@ -210,28 +260,130 @@ def test_the_switch_changes_the_scheme(address: str, browser: Browser) -> None:
     assert seen == {"light", "dark"}
 
 
-def test_sliders_follow_the_keyboard(address: str, browser: Browser) -> None:
+SHOWN = "e => [...e.querySelectorAll('.player-frame')].map(f => f.style.backgroundImage + f.style.backgroundPosition)"
+
+
+def test_pieces_follow_the_keyboard(address: str, browser: Browser) -> None:
     page = browser.new_page()
     page.goto(f"{address}/book/play.html")
-    for player in page.locator("figure.player").all():
-        for control in player.locator("input").all():
-            look = "e => e.querySelector('.player-frame').style.backgroundPosition"
-            before, said = player.evaluate(look), player.locator("figcaption").inner_text()
-            control.focus()
-            page.keyboard.press("Home" if control.input_value() != "0" else "End")
-            assert player.evaluate(look) != before
-            assert player.locator("figcaption").inner_text() != said
+    for piece in page.locator("figure.player").all():
+        for control in piece.locator("input[type=range], input:checked").all():
+            ranged = control.get_attribute("type") == "range"
+            for key in ("End", "Home") if ranged else ("ArrowDown", "ArrowUp"):
+                before, said = piece.evaluate(SHOWN), piece.locator("figcaption").inner_text()
+                control.focus()
+                page.keyboard.press(key)
+                assert piece.evaluate(SHOWN) != before
+                assert not ranged or piece.locator("figcaption").inner_text() != said
+        page.wait_for_load_state("networkidle")
     page.close()
 
 
-def test_sliders_are_pictures_without_javascript(address: str, browser: Browser) -> None:
+def test_pieces_start_with_the_picture_as_it_is_and_say_what_their_controls_are(address: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/book/play.html")
+    for control in page.locator("figure.player input").all():
+        assert control.evaluate("e => e.labels[0].textContent.trim()")
+    for slider in page.get_by_label("Largest change of a pixel").all():
+        assert slider.input_value() == "0"
+    assert page.get_by_text("Nothing is changed yet").is_visible()
+    page.locator(".player-frame label").nth(8).click()
+    page.get_by_label("Largest change of a pixel").first.fill("4")
+    assert "Still" in page.locator("figcaption").first.inner_text()
+    page.close()
+
+
+def test_pieces_are_pictures_without_javascript(address: str, browser: Browser) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{address}/book/play.html")
-    assert page.locator(".player-frame").count() == 3
-    assert not page.locator(".player-controls").first.is_visible()
+    assert page.locator(".player-frame").count() == 9
+    assert not any(control.is_visible() for control in page.locator("figure.player input").all())
     assert page.locator("figure.player figcaption").first.inner_text()
     context.close()
+
+
+COMPARATOR = blink(torch.zeros(3, 9, 9), torch.ones(3, 9, 9), alt=("black", "white"))
+BARE = """<!doctype html><html lang=en><link rel=stylesheet href=/_static/custom.css>
+<script src=/_static/pieces.js></script><main class=bd-article>{}</main>"""
+
+
+@contextmanager
+def comparator(address: str, browser: Browser, **options: Any) -> Iterator[Page]:
+    """A page with a comparator and nothing else."""
+    context = browser.new_context(**options)
+    body = BARE.format(COMPARATOR.markup)
+    context.route("**/blink.html", lambda route: route.fulfill(body=body, content_type="text/html"))
+    page = context.new_page()
+    page.goto(f"{address}/blink.html")
+    try:
+        yield page
+    finally:
+        context.close()
+
+
+def other_is_shown(page: Page) -> bool:
+    before, after = (side.is_visible() for side in page.locator(".blink-side").all())
+    assert before != after
+    return after
+
+
+def test_holding_the_button_or_the_picture_shows_the_other_one(address: str, browser: Browser) -> None:
+    with comparator(address, browser, has_touch=True) as page:
+        button, picture = page.get_by_role("button"), page.locator(".blink-sides")
+        assert not other_is_shown(page)
+        for down, up in (
+            (lambda: page.keyboard.down("Space"), lambda: page.keyboard.up("Space")),
+            (lambda: (picture.hover(), page.mouse.down()), page.mouse.up),
+        ):
+            button.focus()
+            down()
+            assert other_is_shown(page)
+            assert page.get_by_role("status").inner_text() == "Shown: changed"
+            page.wait_for_timeout(400)
+            up()
+            assert not other_is_shown(page)
+
+
+def test_a_short_press_a_tap_and_a_screen_readers_click_swap_the_two(address: str, browser: Browser) -> None:
+    with comparator(address, browser, has_touch=True) as page:
+        button = page.get_by_role("button")
+        for number, press in enumerate(
+            (lambda: button.press("Enter"), button.tap, lambda: button.dispatch_event("click"), button.click)
+        ):
+            press()
+            assert other_is_shown(page) == (number % 2 == 0)
+
+
+def test_both_pictures_of_a_comparator_show_without_javascript(address: str, browser: Browser) -> None:
+    with comparator(address, browser, java_script_enabled=False) as page:
+        assert all(side.is_visible() for side in page.locator(".blink-side").all())
+        assert page.get_by_role("img").all_inner_texts() == ["", ""]
+        assert page.get_by_role("button").count() == 0
+
+
+@pytest.mark.parametrize(("scheme", "paper", "photograph"), [("light", 255, 200), ("dark", 31, 200)])
+def test_a_figures_paper_follows_the_scheme_and_its_photographs_do_not(
+    address: str, browser: Browser, tmp_path: Path, scheme: str, paper: int, photograph: int
+) -> None:
+    figure, axes = plt.subplots(figsize=(1, 1), dpi=72)
+    axes.set_position((0.5, 0, 0.5, 1))
+    axes.imshow([[200]], cmap="gray", vmin=0, vmax=255, aspect="auto")
+    axes.axis("off")
+    figure.savefig(tmp_path / "figure.svg")
+    plt.close(figure)
+    svg = figures.follow_scheme((tmp_path / "figure.svg").read_text(encoding="utf-8"))
+    with reader(
+        browser, "desktop", "light" if scheme == "dark" else "dark"
+    ) as context:  # the page's, not the machine's
+        context.route("**/figure.svg", lambda route: route.fulfill(body=svg, content_type="image/svg+xml"))
+        page = context.new_page()
+        page.goto(f"{address}/book/intro.html")
+        page.set_content(f"<html style='color-scheme: {scheme}'><img src='{address}/figure.svg'>")
+        settle(page)
+        shot = Image.open(BytesIO(page.locator("img").screenshot())).convert("L")
+    assert abs(shot.getpixel((10, 50)) - paper) <= 1
+    assert abs(shot.getpixel((80, 50)) - photograph) <= 1
 
 
 FADING = """parts => {
@@ -293,6 +445,7 @@ def test_the_tab_key_leads_through_the_page_and_shows_where_it_is(address: str, 
         found = stops(page, 60)
     assert [stop["html"] for stop in found if not stop["ring"] and stop["tag"] != "BODY"] == []
     assert sum('type="range"' in stop["html"] for stop in found) == 4
+    assert sum('type="radio"' in stop["html"] for stop in found) == 3
 
 
 def test_the_keyboard_reaches_the_search_field(address: str, browser: Browser) -> None:

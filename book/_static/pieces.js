@@ -96,7 +96,7 @@ const player = (figure) => {
 
 // A table, a listing or a figure wider than the page scrolls in its own box. Only then does the keyboard have to reach
 // it, and only then does its edge fade, to say that it goes on.
-const BOXES = ".bd-article :is(.pst-scrollable-table-container, .output.text_html, pre, a:has(> picture))";
+const BOXES = ".bd-article :is(.pst-scrollable-table-container, .output, pre, div.math, a:has(> picture))";
 const reach = () => {
   for (const box of document.querySelectorAll(BOXES)) {
     const more = box.scrollWidth > box.clientWidth + 1;

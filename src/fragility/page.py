@@ -81,9 +81,10 @@ def blink(
     As the last line of a cell::
 
         page.blink(
-            (image, map_before), (changed, map_after),
+            (image, map_before),
+            (changed, map_after),
             titles=("original", "after the attack"),
-            alt=("A cat; its map is bright on the face.", "The same cat; its map is bright in a corner."),
+            alt=("Cat, its map on the face.", "Same cat, its map in a corner."),
         )
 
     Args:
