@@ -42,9 +42,9 @@ def words(group: ElementTree.Element, kind: str) -> str:
 
 
 def panels(svg: str) -> list[Axes]:
-    parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))  # noqa: S314
+    parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
     found = []
-    for group in ElementTree.fromstring(svg, parser).iter(f"{SVG}g"):  # noqa: S314
+    for group in ElementTree.fromstring(svg, parser).iter(f"{SVG}g"):
         if group.get("id", "").startswith("axes_"):
             outline = next(group.iter(f"{SVG}path")).get("d", "")
             xs, ys = zip(*[map(float, pair) for pair in re.findall(r"[ML] (\S+) (\S+)", outline)], strict=True)
@@ -60,8 +60,9 @@ def panels(svg: str) -> list[Axes]:
 def problems(svg: str) -> list[str]:
     """What a reader of a figure is not told.
 
-    Numbers at ticks need a label, which may stand once for a column or a row of panels, or of y be the title; words at
-    ticks speak for themselves. A picture needs a title, of its own or its column's. No two plots may say the same.
+    Numbers at ticks need a label, which may stand once for a column or a row of panels; for one of the two axes the
+    title may say it. Words at ticks speak for themselves. A picture needs a title, of its own or its column's. No two
+    plots may say the same.
     """
     found: list[str] = []
     every = panels(svg)
@@ -78,11 +79,10 @@ def problems(svg: str) -> list[str]:
             if not (title or panel.labels[0]):
                 found.append(f"panel {number}: nothing says what the picture is")
             continue
-        bare = [any(ticks) and not any(NUMBER.sub("", text) for text in ticks) for ticks in panel.ticks]
-        if bare[0] and not x:
-            found.append(f"panel {number}: nothing says what x is")
-        if bare[1] and not (y or title):
-            found.append(f"panel {number}: nothing says what y is")
+        numbers = [any(ticks) and not any(NUMBER.sub("", text) for text in ticks) for ticks in panel.ticks]
+        unsaid = [name for name, bare, label in zip("xy", numbers, (x, y), strict=True) if bare and not label]
+        if len(unsaid) > bool(title):
+            found.append(f"panel {number}: nothing says what {unsaid[0]} is")
         found += [f"panels {n} and {number} say the same" for n, other in said.items() if other == (title, x, y)]
         said[number] = (title, x, y)
     return found

@@ -91,7 +91,7 @@ def test_the_repositorys_address_and_version_are_the_same_everywhere() -> None:
     assert citation["version"] == PROJECT["project"]["version"]
     chapters = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
     buttons = re.findall(r"colab\.research\.google\.com/github/([^)\s]+)", read("README.md"))
-    assert sorted(buttons) == [f"{name}/blob/main/notebooks/{chapter}" for chapter in chapters]
+    assert sorted({*buttons}) == [f"{name}/blob/main/notebooks/{chapter}" for chapter in chapters]
     project = name.split("/")[1]
     for path in ["README.md", "_config.yml", *(f"notebooks/{p.name}" for p in (ROOT / "notebooks").glob("*.*"))]:
         other = set(re.findall(rf"github(?:\.com)?/([\w.-]+/{re.escape(project)})(?![\w-])", read(path))) - {name}
@@ -104,8 +104,10 @@ def test_a_new_address_is_written_everywhere_and_nowhere_else(tmp_path: Path) ->
     (tmp_path / "pyproject.toml").write_text(f"[project]\n{old}\n", encoding="utf-8")
     (tmp_path / "a.md").write_text("git+https://github.com/grace/atlas.git grace/atlas-x\n", encoding="utf-8")
     (tmp_path / "b.md").write_text("https://github.com/amiratag/InterpretationFragility\n", encoding="utf-8")
+    (tmp_path / "c.md").write_text("https://grace.github.io/atlas/book/play.html\n", encoding="utf-8")
     subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
-    assert replace("https://github.com/ada/book/", tmp_path) == [Path("a.md"), Path("pyproject.toml")]
+    assert replace("https://github.com/ada/book/", tmp_path) == [Path("a.md"), Path("c.md"), Path("pyproject.toml")]
+    assert (tmp_path / "c.md").read_text(encoding="utf-8") == "https://ada.github.io/book/book/play.html\n"
     assert (tmp_path / "a.md").read_text(encoding="utf-8") == "git+https://github.com/ada/book.git grace/atlas-x\n"
     assert current(tmp_path) == "ada/book"
     assert replace("https://github.com/ada/book", tmp_path) == []
@@ -165,3 +167,11 @@ def test_the_packages_map_is_loaded_on_demand_and_known_to_type_checkers() -> No
     assert set(dir(fragility)) > set(fragility._HOME)
     with pytest.raises(AttributeError, match="module 'fragility' has no attribute 'deep_lift'"):
         fragility.deep_lift  # noqa: B018
+
+
+def test_the_readme_and_the_pages_call_the_chapters_by_the_same_names() -> None:
+    listed = dict(re.findall(r"\[([^\]]+)\]\(notebooks/(\w+)\.ipynb\)", read("README.md")))
+    sources = sorted((ROOT / "notebooks").glob("*.py"))
+    titles = {path.stem: re.findall("(?m)^# # (.+)$", path.read_text("utf-8"))[0] for path in sources}
+    assert {name: title for title, name in listed.items()} == titles
+    assert set(re.findall(r"\[\]\(\.\./notebooks/(\w+)\.ipynb\)", read("book/intro.md"))) == {*titles}
