@@ -14,7 +14,7 @@ from benchmarks.harness import Row
 from benchmarks.steps import AIM
 from fragility import plot
 
-FIGURE = "_static/figures/speed-steps.png"
+FIGURE = "_static/figures/speed-steps.svg"
 INTRO = """# How long an attack takes
 
 An attack of $P$ steps takes $P$ times what one step and the look at its result take, in forward passes of your network
@@ -126,5 +126,5 @@ def write(folder: Path, target: Path) -> None:
     target.write_text(compose(rows, sessions), encoding="utf-8")
     if (rows.group == "steps").any():
         (target.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
-        draw(points).savefig(target.parent / FIGURE, dpi=110, metadata={"Software": None})
+        draw(points).savefig(target.parent / FIGURE, metadata={"Date": None})
         plt.close("all")

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from address import site_address
 
 CARD = "_static/card.jpg"
-PICTURE = "_static/figures/headline.webp"
+PICTURE = "_static/figures/headline-moving.webp"
 
 
 def draw_card(target: Path, picture: Path, title: str, subtitle: str) -> None:

@@ -102,7 +102,7 @@ def grid(columns: Mapping[str, Tensor], *, rows: Sequence[str] = (), notes: Mapp
             if row == 0:
                 axes.set_title(title, fontsize=10)
             if title in notes:
-                axes.set_xlabel(notes[title][row], fontsize=8.5, labelpad=3)
+                axes.set_xlabel(notes[title][row], fontsize=9, labelpad=3)
             if column == 0 and rows:
                 axes.set_ylabel(rows[row], fontsize=9.5)
     return figure
