@@ -15,10 +15,10 @@ from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.data import datasets
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks import attack_sweep, cifar_sweep, paper_sweep, sensitivity, surrogate_fidelity
-from fragility.study.attacks.attack_sweep import METRICS, STUDY
+from fragility.study.attacks.attack_sweep import STUDY
 from fragility.study.attacks.rules import differences
 from fragility.study.attacks.setup import NETWORKS, RECIPES, Setup, prepare
-from fragility.study.attacks.sweep import ATTACKS, Sweep, SweepProfile
+from fragility.study.attacks.sweep import ATTACKS, METRICS, Sweep, SweepProfile
 from fragility.study.cifar import mixed_precision_loss
 from fragility.study.piece import Plan, Row, generator
 from fragility.surrogate import softplus, suggest_beta
