@@ -22,6 +22,7 @@ from fragility.study.attacks.sweep import ATTACKS, METRICS, Sweep, SweepProfile
 from fragility.study.cifar import mixed_precision_loss
 from fragility.study.piece import Plan, Row, generator
 from fragility.surrogate import softplus, suggest_beta
+from fragility.titles import METRICS
 
 # The mean of the training images is the baseline: a constant one would be full of ties.
 DIGITS = replace(attack_sweep.DIGITS, baseline=None)

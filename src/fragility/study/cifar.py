@@ -21,7 +21,7 @@ def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, prog
     Products are computed in bfloat16 where that is fast, weights are kept in float32.
 
     Args:
-        training: `dataset.cifar10("train")`, or part of it.
+        training: `fragility.data.datasets.cifar10("train")`, or a sample of it.
         smooth: retrain from the ReLU weights with softplus (beta = 1) in place of ReLU. Use the network inside
             `fragility.surrogate.softplus(1.0)` then.
         seed: of the initial weights and of the order of the batches.

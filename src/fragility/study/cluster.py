@@ -1,7 +1,7 @@
 """A study's pieces on the workers of a `dask.distributed` cluster: several machines, several GPUs.
 
-Each worker makes the plan once for itself, since networks and images do not travel; the pieces go out, their rows come
-back, and one process stores them. What a worker that dies was working on goes to another one.
+Each worker makes the plan once, since networks and images do not travel; pieces go out, their rows come back, and one
+process stores them. If a worker dies, its pieces go to another.
 """
 
 from collections.abc import Iterator, Sequence

@@ -22,13 +22,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Compute in full single precision and the same at every time; denormal numbers count as zero.
-
-    The process keeps, from then on, the memory that it frees.
-
-    Yields:
-        Nothing.
-    """
+    """Compute in full single precision and the same every time; denormal numbers count as zero, memory is kept."""
     torch.set_flush_denormal(True)
     keep_memory()
     try:
@@ -46,14 +40,7 @@ def keep_memory() -> None:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that PyTorch cannot use here.
-
-    Args:
-        device: `"cpu"`, `"cuda"` or another of PyTorch's.
-
-    Raises:
-        ValueError: if it cannot be used.
-    """
+    """Raise a ValueError if PyTorch cannot use the device here."""
     try:
         torch.empty(1, device=device)
     except (AssertionError, RuntimeError) as error:  # PyTorch's ways of refusing
@@ -61,14 +48,7 @@ def check_device(device: str) -> None:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Say who computes.
-
-    Args:
-        device: where.
-
-    Returns:
-        Time, code and machine, as plain data.
-    """
+    """Describe time, code and machine as plain data."""
     name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

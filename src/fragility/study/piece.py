@@ -16,7 +16,7 @@ Value = str | int | float | bool | None
 Row = dict[str, Value]
 Columns = Mapping[str, tuple[type, str]]  # name -> (str, int, float or bool; what it means)
 Piece = dict[str, Any]
-"""Plain data that holds all that determines its rows; `images` lists what the rows are about, `first` counts them."""
+"""Plain data that determines its rows; `images` names what they are about, `first` is the place of the first image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Tolerance:
     Attributes:
         within: column -> the largest difference allowed, absolute; a text of numbers is compared number by number.
         means: column -> by how much the mean of some rows may leave the stored interval of that mean, for what an
-            iterative attack ends in: rounding flips signs of gradients, and the paths part.
+            iterative attack ends in: rounding flips signs of gradients, and the paths diverge.
     """
 
     within: Mapping[str, float] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class Study:
         pieces: (profile, what is prepared) -> the pieces, in the table's order.
         rows: (piece, what is prepared) -> its rows, the same on one machine in whatever order; they may leave out
             columns that have the name of an entry of the piece.
-        cost: piece -> its work, in units of the study's choice, for the time left.
-        tolerance: for rows computed again.
-        version: to be raised with any change of what a row means; older rows then never mix with new ones.
+        cost: piece -> its work, in any unit, by which the time left is estimated.
+        tolerance: of rows that are computed again.
+        version: raised with any change of what a row means, so older rows never mix with new ones.
     """
 
     columns: Columns
@@ -62,7 +62,7 @@ class Study:
     version: int = 1
 
     def plan(self, profile: Any, device: str = "cpu") -> "Plan":
-        """Load what a profile needs and list its pieces; ValueError or OSError where that is not to be had."""
+        """Load what a profile needs and list its pieces; ValueError or OSError if something is missing."""
         ready, inputs = self.prepare(profile, device)
         pieces = [{"version": self.version, "first": 0, **piece} for piece in self.pieces(profile, ready)]
         return Plan(self, asdict(profile), inputs, pieces, ready)
@@ -120,7 +120,7 @@ def positions(data: ImageDataset, piece: Piece) -> list[int]:
 
 
 def row_per_image(piece: Piece, **columns: Any) -> list[Row]:
-    """Turn columns into rows: a tensor or a list has a value for each image of the piece, all else is common."""
+    """Turn columns into rows: a tensor or a list holds a value for each image, anything else is for all."""
     count = len(piece["images"])
     values = {name: column.tolist() if isinstance(column, Tensor) else column for name, column in columns.items()}
     listed = {name: value if isinstance(value, list) else [value] * count for name, value in values.items()}
@@ -129,12 +129,12 @@ def row_per_image(piece: Piece, **columns: Any) -> list[Row]:
 
 
 def noise(images: Tensor, piece: Piece) -> Tensor:
-    """Draw random signs, the same for an image in a batch of any size and whatever else is varied."""
+    """Move pixels by random signs, the same for an image in a batch of any size and whatever else is varied."""
     draws = [generator(piece["seed"], name) for name in piece["images"]]
     pairs = zip(torch.split(images, 1), draws, strict=True)
     return torch.cat([random_sign(image, piece["epsilon"] / 255, generator=draw) for image, draw in pairs])
 
 
 def generator(*names: object) -> torch.Generator:
-    """Make a generator seeded by names; on the processor, where every machine draws the same."""
+    """Make a generator seeded by names, on the processor: every machine draws the same."""
     return torch.Generator().manual_seed(int(train.fingerprint(*names)[:15], 16))

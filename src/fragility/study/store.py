@@ -1,10 +1,9 @@
 """Results on disk: a table of rows per study and profile (CSV), and beside it how the rows came about (JSON).
 
 The rows of a piece are written together: the whole table, which is small, is replaced in one rename after every piece,
-so a run killed at any moment leaves the table of before or of after it. Rows are kept by piece, hence never twice, and
-stand in the order of the plan, however the run went. A row ends with the name of its piece, a checksum of all that
-determines its rows, and with a checksum of the piece's rows: damage is found, and rows made with other parameters have
-other names and never mix.
+so a run killed at any moment leaves the table from before or after it. Rows are kept by piece, never twice, in the
+order of the plan, however the run went. A row ends with the name of its piece, a checksum of all that determines its
+rows, and with a checksum of the piece's rows: damage is found, and rows made with other parameters never mix.
 """
 
 import csv
@@ -197,9 +196,11 @@ def _load_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: missing, and with it how the results came about; run the study") from error
+        raise FileNotFoundError(f"{path}: missing; it says how the results came about; run the study") from error
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); bring it back, or delete it and the table beside it") from error
+        raise ValueError(
+            f"{path}: damaged ({error}); restore it, or delete it together with the table beside it"
+        ) from error
     return record
 
 

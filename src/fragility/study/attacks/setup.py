@@ -29,11 +29,11 @@ class Setup:
     Attributes:
         data: a key of `fragility.data.datasets.LOADERS`.
         data_options: arguments of that loader.
-        candidates: how many images are drawn; of those that the network gets right the first ones are used.
+        candidates: how many images are drawn; the first of those that the network gets right are used.
         network: a key of `NETWORKS` or of `RECIPES`.
         network_options: arguments of that function.
         training_epochs: of the network, on the training split of the data; None where its weights are published.
-        jpeg_quality: of the JPEG files that the images are written to and read from once more; None for as they are.
+        jpeg_quality: of a JPEG file that each image is written to and read back from; None leaves images as they are.
         k: how many pixels count as the most important.
         surrogate_beta: of the attacks' softplus, in units of 1 / pre-activation; None for what
             `fragility.surrogate.suggest_beta` says of 16 training images.
@@ -55,7 +55,7 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A set-up at hand.
+    """A network under test with its images: a set-up made ready.
 
     Attributes:
         setup: what it was made from.
@@ -65,7 +65,7 @@ class Subject:
         device: where the network is.
         baseline: the reference x0, (C, 1, 1) or (C, H, W), on the device.
         surrogate_beta: of the attacks' softplus.
-        measured: what the set-up leaves to be found on the training images, as plain data.
+        measured: what the set-up left open and the training images decided, as plain data.
     """
 
     setup: Setup
@@ -97,7 +97,7 @@ class Subject:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All but the images that determines what a piece finds."""
+        """All that determines what a piece finds, except its images."""
         settings = asdict(self.setup)
         del settings["candidates"]
         return {"weights": self.weights, **settings, **self.measured}

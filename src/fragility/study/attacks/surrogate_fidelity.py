@@ -11,9 +11,9 @@ from fragility import train
 from fragility.study.attacks import attack_sweep, cifar_sweep
 from fragility.study.attacks.attack_sweep import DEEPLIFT, GRADIENT, METHODS
 from fragility.study.attacks.setup import Setup, Subject, prepare_all
-from fragility.study.attacks.sweep import METRICS
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches
 from fragility.surrogate import surrogate_fidelity
+from fragility.titles import METRICS
 
 COLUMNS: Columns = {
     **{name: attack_sweep.COLUMNS[name] for name in ("image", "label", "setup", "method")},

@@ -17,8 +17,7 @@ from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject, prepare_all
 from fragility.study.piece import Piece, Row, batches, generator, noise, row_per_image
 from fragility.surrogate import softplus
-
-METRICS = ("top_k_intersection", "spearman", "center_shift")
+from fragility.titles import METRICS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +29,15 @@ class Sweep:
         attacks: keys of `ATTACKS`.
         methods: keys of `fragility.attribution.ATTRIBUTIONS`.
         sizes: epsilon -> alpha, the step size, or None for a single draw; both of 255.
-        images: up to which one of the set-up's images.
-        start: how many of the images are left to other sweeps.
+        images: where to stop in the set-up's images.
+        start: where to begin; what comes before is left to other sweeps.
         batch: how many images make a piece; divides `images` - `start`.
         iterations: P, the number of steps.
         schedule: of the step, see `fragility.attack.iterative`.
         attack_steps: M of integrated gradients while attacking and choosing the best iterate.
         evaluation_steps: M of integrated gradients in the metrics.
         by_metric: choose the best iterate by the top-k intersection, as the released code does, not by D.
-        rounded: judge what is left of the perturbation in a file of eight bits per channel.
+        rounded: judge what a file of eight bits per channel keeps of the perturbation.
     """
 
     setup: str
@@ -91,7 +90,7 @@ class Attack(NamedTuple):
     Attributes:
         perturb: (piece, subject, images, labels, objective=D, callback=) -> the best iterates.
         objective: k -> D, which it raises; noise raises nothing and is judged by it.
-        passes: what it costs in attributions, for every step and for its maps.
+        passes: its cost in attributions, per step and for its maps.
         blank: the columns that it does not have.
     """
 

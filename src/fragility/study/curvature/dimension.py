@@ -1,7 +1,7 @@
 """Dimension [Ghorbani2019, app. F] and the angle in two layers [Ghorbani2019, app. H], on closed-form networks.
 
-The networks are drawn, not trained, and all is computed in float64 by the library's own functions; the formulas of
-the paper stand beside as `predicted` and `misfit`.
+The networks are drawn, not trained, and everything is computed in float64 by the library's own functions; the columns
+`predicted` and `misfit` compare it with the paper's formulas.
 """
 
 import math

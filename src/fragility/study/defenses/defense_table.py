@@ -1,10 +1,10 @@
 """Every defense trained and attacked: accuracy, stability of the maps, cost; a row per defense and seed [Chen2019].
 
 All networks of a seed begin with the same weights, trained naturally; each is then trained with its own loss. The maps
-are integrated gradients of the label's logit with a black baseline, as in [Chen2019]. Attacked are images that the
-network itself classifies correctly; one that no iterate leaves with its label counts as unchanged (1, 1, 1, 0 pixels).
-Two attacks are run, one on the importance of the leading pixels as published, one on their order; of all iterates that
-keep the label the one with the lowest Kendall's tau is taken.
+are integrated gradients of the label's logit with a black baseline, as in [Chen2019]. The images
+attacked are those that the network itself classifies correctly; where no iterate keeps the label, the image counts as
+unchanged (1, 1, 1, 0 pixels). Two attacks are run, one on the importance of the leading pixels as published, one on
+their order; of all iterates that keep the label the one with the lowest Kendall's tau is taken.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,6 @@ from fragility.study.defenses.worst_case import worst_case
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions
 from fragility.surrogate import suggest_beta
 
-METRICS = (
-    "natural_accuracy", "adversarial_accuracy", "top_k_intersection", "kendall", "spearman", "center_shift",
-    "labels_kept", "cost",
-)  # fmt: skip
 LEADING = ("top_k_intersection", "kendall")
 COLUMNS: Columns = {
     "defense": (str, "how the network was trained or built, see parameters"),
@@ -113,7 +109,7 @@ PROFILES = {
 }  # fmt: skip
 
 
-class Ready(NamedTuple):
+class Material(NamedTuple):
     """Images, and how the networks are trained on them."""
 
     profile: DefenseProfile
@@ -123,7 +119,7 @@ class Ready(NamedTuple):
     device: str
 
 
-def prepare(profile: DefenseProfile, device: str) -> tuple[Ready, dict[str, Any]]:
+def prepare(profile: DefenseProfile, device: str) -> tuple[Material, dict[str, Any]]:
     """Load the images."""
     training = datasets.load(profile.data, split="train", limit=profile.training_images)
     test = datasets.load(profile.data, split="test", limit=profile.test_images)
@@ -131,11 +127,11 @@ def prepare(profile: DefenseProfile, device: str) -> tuple[Ready, dict[str, Any]
         split: {"data": data.source, "images_sha256": train.fingerprint(data.images)}
         for split, data in (("training", training), ("test", test))
     }
-    return Ready(profile, training, test, inputs, device), inputs
+    return Material(profile, training, test, inputs, device), inputs
 
 
-def pieces(profile: DefenseProfile, ready: Ready) -> Iterator[Piece]:
-    """Go through the defenses, one seed after the other, and at last with other budgets."""
+def pieces(profile: DefenseProfile, ready: Material) -> Iterator[Piece]:
+    """List every defense seed by seed, and at last the attacks with other budgets."""
     settings = asdict(profile)
     defined = settings["defenses"]
     for name in ("seeds", "defenses", "images", "doubled_images", "budgets"):
@@ -148,7 +144,7 @@ def pieces(profile: DefenseProfile, ready: Ready) -> Iterator[Piece]:
         yield from ({**shared, "images": images, "defense": name, "defined": defined[name]} for name in defined)
 
 
-def rows(piece: Piece, ready: Ready) -> list[Row]:
+def rows(piece: Piece, ready: Material) -> list[Row]:
     """Train a defense and attack it."""
     profile, training, test, _, device = ready
     name, seed, epsilon, runs = piece["defense"], piece["seed"], piece["epsilon"], _runs(piece)

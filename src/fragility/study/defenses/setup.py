@@ -47,12 +47,12 @@ class DefenseProfile:
         data: a key of `fragility.data.datasets.LOADERS` with a split, 28 or 32 pixels wide, grey.
         training_images: how many, drawn with seed 0.
         test_images: how many, drawn with seed 0, for the natural accuracy.
-        images: how many of them are attacked: the first that the network gets right, of twice as many candidates.
+        images: how many are attacked: the first that the network gets right among twice as many test images.
         seeds: of the networks.
         network: a key of `NETWORKS`.
         network_options: of that function.
-        natural_epochs: the common beginning.
-        epochs: of every defense after it.
+        natural_epochs: of the natural training with which all defenses begin.
+        epochs: of the training of each defense after that.
         batch_size: of the training.
         learning_rate: of Adam.
         epsilon: radius of the L-inf ball of the attacks, pixels from 0 to 1.

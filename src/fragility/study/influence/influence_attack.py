@@ -1,7 +1,7 @@
 """How far small changes of a test image change which training images explain it [Ghorbani2019, sec. 4, Fig. 4].
 
-The label explained is the prediction before the attack, for all test images, right or wrong; `correct` tells. A test
-image that loses its label counts as unchanged (1, 1, 1): the means are intention-to-treat.
+The label explained is the prediction before the attack, right or wrong; `correct` says which. A test image that loses
+its label counts as unchanged (1, 1, 1): the means are intention-to-treat.
 """
 
 from collections.abc import Iterator

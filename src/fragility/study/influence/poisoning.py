@@ -2,9 +2,9 @@
 
 For each correctly classified test image, one at a time, the training image is changed whose features have the largest
 gradient of influence on it. (The released code takes the norm over pixels, one backward pass for every pair of
-images.) Every sign step is as large as the ball and is followed by a training of the last layer to its minimum; a flip
-is a flip after that training. Two steps rather than the released code's 100, to stay below 12 minutes of one
-processor core at `laptop`.
+images.) Every sign step is as large as the ball and is followed by a training of the last layer to its minimum, after
+which a prediction counts as flipped or not. Two steps rather than the released code's 100 keep `laptop` below 12
+minutes on one processor core.
 """
 
 from collections.abc import Iterator
@@ -73,15 +73,15 @@ class Target(NamedTuple):
     picture: Tensor  # (1, C, H, W), in main memory
 
 
-class Ready(NamedTuple):
-    """Features, and the test images by name."""
+class Targets(NamedTuple):
+    """Features, and the test images that are attacked by name."""
 
     features: Features
     checksums: dict[str, str]
     targets: dict[str, Target]
 
 
-def prepare_targets(profile: PoisoningProfile, device: str) -> tuple[Ready, dict[str, Any]]:
+def prepare_targets(profile: PoisoningProfile, device: str) -> tuple[Targets, dict[str, Any]]:
     """Compute features and choose images; ValueError if too few are correctly classified."""
     source = profile.source
     features, inputs = prepare(source, device)
@@ -102,7 +102,7 @@ def prepare_targets(profile: PoisoningProfile, device: str) -> tuple[Ready, dict
         targets[names[test]] = Target(*own, float(confidence[test]), row, training.files[row], picture)
     checksums = {name: inputs[name] for name in ("weights", "training_sha256", "test_sha256")}
     checksums["validation_sha256"] = train.fingerprint(validation.images)
-    return Ready(features, checksums, targets), inputs
+    return Targets(features, checksums, targets), inputs
 
 
 def strongest(layer: LastLayerInfluence, test_features: Tensor, test_labels: Tensor, labels: Tensor) -> int:
@@ -123,7 +123,7 @@ def strongest(layer: LastLayerInfluence, test_features: Tensor, test_labels: Ten
     return int(slope.norm(dim=1).argmax())
 
 
-def pieces(profile: PoisoningProfile, ready: Ready) -> Iterator[Piece]:
+def pieces(profile: PoisoningProfile, ready: Targets) -> Iterator[Piece]:
     """Cut the test images into batches, for every radius."""
     names = list(ready.targets)
     shared = {**ready.checksums, "network": profile.source.network, "l2": L2, "iterations": ITERATIONS}
@@ -131,7 +131,7 @@ def pieces(profile: PoisoningProfile, ready: Ready) -> Iterator[Piece]:
         yield {**shared, "first": first, "images": names[first : first + BATCH], "epsilon": epsilon}
 
 
-def rows(piece: Piece, ready: Ready) -> list[Row]:
+def rows(piece: Piece, ready: Targets) -> list[Row]:
     """Attack the prediction of one test image after the other."""
     return [{"image": name, **_row(piece, ready.features, ready.targets[name])} for name in piece["images"]]
 

@@ -59,16 +59,16 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Images with their features, (N, P) and on the device.
+    """Images with their features (N, P), which are on the device.
 
     Attributes:
         backbone: images to features.
-        training: of the training images.
+        training: features of the training images.
         labels: of the training images.
         images: the test images, in main memory.
-        test: theirs.
-        validation: of images used for nothing else.
-        validation_labels: theirs.
+        test: features of the test images.
+        validation: features of images used for nothing else.
+        validation_labels: of these.
         inputs: where data and weights come from, with checksums.
     """
 
