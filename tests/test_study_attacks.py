@@ -186,12 +186,6 @@ def test_images_can_be_recompressed_before_anything_else(model) -> None:  # type
         assert 0 < (one - two).abs().mean() < (one - three).abs().mean() < 0.2
 
 
-def test_what_is_unset_does_not_change_a_pieces_name() -> None:
-    (piece,), (other,) = (plan(sweep(rounded=flag)).pieces for flag in (False, True))
-    assert not {"by_metric", "rounded", "jpeg_quality"} & set(piece)
-    assert other == piece | {"rounded": True}
-
-
 def test_differences_are_taken_image_by_image() -> None:
     def row(image: str, setup: str, value: float) -> Row:
         key = {"image": image, "setup": setup, "method": "deeplift", "attack": "top_k", "epsilon": 8.0}
@@ -311,14 +305,6 @@ def test_what_a_setup_leaves_open_is_found_on_the_training_images(model) -> None
     (piece,) = plan(sweep(), setup=setup).pieces
     measured = {"baseline": train.fingerprint(ready.baseline), "surrogate_beta": ready.surrogate_beta}
     assert piece | measured == piece
-
-
-def test_a_network_with_a_recipe_is_trained_on_the_training_split(model, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    seen = []
-    monkeypatch.setitem(RECIPES, "digits_recipe", lambda training: seen.append(training.files) or model)
-    ready = prepare(replace(DIGITS, network="digits_recipe", training_epochs=None), 4, 0, "cpu")
-    assert ready.model is model
-    assert seen == [datasets.digits("train").files]
 
 
 def test_the_loss_in_mixed_precision_is_the_cross_entropy() -> None:
