@@ -50,11 +50,11 @@ def test_a_wrong_request_gets_one_line_and_status_2(photograph, monkeypatch, cap
 class TestOnSqueezeNet:
     def test_what_it_writes(self, photograph, capfd):
         out = photograph.parent / "deep" / "out"
-        options = ["--method", "deeplift", "--objective", "mass_center", "--epsilon", "8/255", "--step-size", "3/255"]
-        assert main(["attack", "--image", str(photograph), "--out", str(out), "--iterations", "4", *options]) == 0
+        options = ["--method", "deeplift", "--objective", "mass_center", "--epsilon", "8/255", "--step-size", "1/255"]
+        assert main(["attack", "--image", str(photograph), "--out", str(out), "--iterations", "8", *options]) == 0
         shown = capfd.readouterr()
         assert "Egyptian cat" in shown.out
-        assert "4/4" in shown.err
+        assert "8/8" in shown.err
 
         report = json.loads((out / "report.json").read_text())
         pixels = {path.stem: np.array(Image.open(path)).astype(int) for path in out.glob("*.png")}

@@ -31,14 +31,11 @@ def attack_photograph(
     model: str,
     method: str,
     objective: str,
-    epsilon: float,
-    step_size: float,
-    iterations: int,
     label: int | None = None,
     k: int = 1000,
     path_steps: int = 25,
     surrogate_beta: float | None = None,
-    schedule: str = "constant",
+    **budget: Any,
 ) -> dict[str, Any]:
     """Attack a photograph, squashed to the network's size, and write what came of it.
 
@@ -52,14 +49,11 @@ def attack_photograph(
         model: a key of `MODELS`.
         method: a key of `fragility.attribution.ATTRIBUTIONS`.
         objective: `"top_k"`, `"mass_center"`, or `"targeted"` at the quadrant away from the centre of mass.
-        epsilon: radius of the L-inf ball, in units of the pixel range.
-        step_size: alpha, in the same unit.
-        iterations: number of steps.
         label: the class explained; None for the prediction.
         k: how many pixels count as most important.
         path_steps: points on the path of integrated gradients.
         surrogate_beta: sharpness of the softplus surrogate; None for a suggestion.
-        schedule: of the step size, as for `fragility.attack.iterative`.
+        **budget: `epsilon`, `step_size`, `iterations` and `schedule`, as for `fragility.attack.iterative`.
 
     Returns:
         The report.
@@ -78,26 +72,14 @@ def attack_photograph(
     before = importance(attribution(net, original, labels))
     beta = suggest_beta(net, original, labels) if surrogate_beta is None else surrogate_beta
     objectives = {"mass_center": mass_center(), "top_k": top_k(k), "targeted": targeted(opposite_quadrant)}
-    found = iterative(
-        net,
-        original,
-        labels,
-        attribution=attribution,
-        objective=objectives[objective],
-        epsilon=epsilon,
-        step_size=step_size,
-        iterations=iterations,
-        surrogate_beta=beta,
-        schedule=schedule,
-        progress=True,
-    )
-    level, reach = (255 * original).round(), int(255 * epsilon + 1e-6)
+    goal: dict[str, Any] = {"attribution": attribution, "objective": objectives[objective], "surrogate_beta": beta}
+    found = iterative(net, original, labels, **goal, **budget, progress=True)
+    level, reach = (255 * original).round(), int(255 * budget["epsilon"] + 1e-6)
     written = (255 * found.images).round().clamp(level - reach, level + reach) / 255
 
-    def describe(x: Tensor) -> dict[str, Any]:
+    def describe(x: Tensor, maps: Tensor) -> dict[str, Any]:
         probabilities = net(x).softmax(1)[0]
         best = int(probabilities.argmax())
-        maps = importance(attribution(net, x, labels))
         return {
             "prediction": best,
             "class": imagenet_classes()[best],
@@ -109,7 +91,7 @@ def attack_photograph(
             "center_shift": center_shift(maps, before).item(),
         }
 
-    kept = bool(found.labels_kept)
+    kept, after = bool(found.labels_kept), importance(attribution(net, written, labels))
     report = {
         "image": str(image),
         "model": model,
@@ -117,19 +99,15 @@ def attack_photograph(
         "method": method,
         **({"path_steps": path_steps} if "steps" in options else {}),
         "objective": objective,
-        "epsilon": epsilon,
-        "step_size": step_size,
-        "iterations": iterations,
-        "schedule": schedule,
+        **budget,
         "surrogate_beta": beta,
         "label_kept": kept,
         "best_iteration": int(found.iteration),
         "best_objective": found.objective.item() if kept else None,
-        "original": describe(original),
-        "perturbed": describe(found.images),
-        "perturbed_png": describe(written),
+        "original": describe(original, before),
+        "perturbed": describe(found.images, importance(attribution(net, found.images, labels))),
+        "perturbed_png": describe(written, after),
     }
-    after = importance(attribution(net, written, labels))
     white = before.flatten().quantile(0.99).clamp(min=torch.finfo(before.dtype).tiny)
     for name, tensor in {
         "original": original[0].permute(1, 2, 0),
