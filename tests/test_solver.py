@@ -238,10 +238,16 @@ def test_an_input_that_the_network_overwrites_stays_as_it_is(network, data) -> N
     assert torch.allclose(mine, plain)
 
 
+def quantised(network: nn.Module) -> nn.Module:
+    whole = nn.Sequential(*network, nn.Linear(3, 3)).float()  # type: ignore[misc]
+    return torch.ao.quantization.quantize_dynamic(whole.eval(), {nn.Linear})
+
+
 def single_logit(network: nn.Module) -> nn.Module:
     return nn.Sequential(network, nn.Linear(3, 1)).double().eval()
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -253,6 +259,7 @@ def single_logit(network: nn.Module) -> nn.Module:
         ({"test_images": torch.full((1, 1, 4, 4), torch.nan).double()}, r"test_images: expected finite .* \[0\]"),
         ({"model": single_logit}, r"a logit per class, got one in all; return torch\.cat\(\[-z / 2, z / 2\], 1\)"),
         ({"model": lambda _: nn.Flatten().eval()}, "model: expected parameters, got none"),
+        ({"model": quantised}, "model: its part '3' .Linear. has quantised weights"),
         ({"model": lambda net: net.train()}, "model: expected evaluation mode"),
         ({"model": lambda net: nn.Sequential(net, nn.Hardsigmoid()).eval()}, "model: expected .* differentiate twice"),
     ],
@@ -266,6 +273,11 @@ def test_bad_input_is_refused(network, data, change, message: str) -> None:  # t
         arguments["model"] = change["model"](network)
     with pytest.raises(ValueError, match=message):
         network_influence(**arguments)
+
+
+def test_inference_mode_is_named(network, data) -> None:  # type: ignore[no-untyped-def]
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"got torch\.inference_mode\(\)"):
+        network_influence(network, *data, data[0][:1], data[1][:1], l2=0.1, damping=1.0)
 
 
 def test_bad_settings_of_solvers_are_refused() -> None:

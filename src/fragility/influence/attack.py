@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fragility._checks import check_count, check_labels, check_model, check_positive
+from fragility._checks import check_count, check_gradients, check_labels, check_model, check_positive
 from fragility.ball import ball, frozen, sign_step
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.influence.logistic import cross_entropies, residuals
@@ -210,6 +210,7 @@ def training_attack(
 
 def _slope(backbone: nn.Module, objective: FeatureObjective, x: Tensor) -> Tensor:
     """The gradient of the objective with respect to the images, zero where it is not finite; images do not mix."""
+    check_gradients(x)
     with torch.enable_grad():
         points = x.detach().requires_grad_()
         values = objective(backbone(points.clone()))  # a backbone may overwrite its input

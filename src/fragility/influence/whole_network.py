@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from fragility._checks import check_count, check_labels, check_logits, check_model, check_positive
+from fragility._checks import check_count, check_gradients, check_labels, check_logits, check_model, check_positive
 from fragility.influence.logistic import check_memory, cross_entropies
 
 Product = Callable[[Tensor], Tensor]
@@ -269,6 +269,7 @@ def flat_parameters(model: nn.Module) -> Tensor:
 def _check_data(model: nn.Module, inputs: Tensor, labels: Tensor, prefix: str = "") -> None:
     """Refuse labels that the model has no logit for, before a loss ignores them."""
     check_model(model)
+    check_gradients(inputs)
     if len(inputs) == 0:
         raise ValueError(f"{prefix}images: expected at least one, got shape {tuple(inputs.shape)}")
     with torch.no_grad():
