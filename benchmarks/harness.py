@@ -54,7 +54,7 @@ def clock() -> float:
 def interleaved(
     functions: Mapping[str, Callable[[], object]], repeats: int, *, base: str | None = None
 ) -> dict[str, float]:
-    """Time functions in turn, so that a noisy spell meets all of them, and return the least seconds of each."""
+    """Time functions in turn, for a noisy spell to meet all of them, and return the least seconds of each."""
     # A first, warming round does not count. The base, a cheap one that the others are divided by, has more turns.
     order = [name for other in functions for name in ([other] if base in (None, other) else [str(base), other])]
     best = dict.fromkeys(functions, math.inf)

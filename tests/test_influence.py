@@ -115,8 +115,8 @@ def test_the_feature_gradient_is_that_of_finite_differences(shape: tuple[int, in
 
     step = 1e-5 * torch.eye(shape[1], dtype=torch.float64)
     columns = [(total(test + row) - total(test - row)) / 2e-5 for row in step]
-    mine = layer.feature_gradient(test, test_labels, indices, weights=weights)
-    assert relative(mine, torch.stack(columns, 1)) < 1e-8
+    ours = layer.feature_gradient(test, test_labels, indices, weights=weights)
+    assert relative(ours, torch.stack(columns, 1)) < 1e-8
     plain = layer.feature_gradient(test, test_labels, indices)
     assert relative(plain, layer.feature_gradient(test, test_labels, indices, weights=torch.ones(5, 3))) < 1e-14
 
@@ -133,8 +133,8 @@ def test_a_parameter_change_is_the_first_order_effect_of_leaving_images_out() ->
     assert relative((gradient * change[0]).sum((1, 2)), expected) < 1e-12
     # the same number from the other side: the response of a test loss to a training gradient
     response = layer.sensitivity(test, test_labels)
-    mine = torch.einsum("nk,np,tkp->tn", training_residuals(layer), pad(features, (0, 1), value=1.0), response)
-    assert relative(mine, layer.influence(test, test_labels)) < 1e-12
+    ours = torch.einsum("nk,np,tkp->tn", training_residuals(layer), pad(features, (0, 1), value=1.0), response)
+    assert relative(ours, layer.influence(test, test_labels)) < 1e-12
 
 
 def training_residuals(layer: LastLayerInfluence) -> Tensor:
@@ -222,7 +222,7 @@ def test_retraining_is_training_without_the_image() -> None:
 def test_the_regularisers_gradient_adds_a_constant_so_that_ranks_stay_and_signs_do_not() -> None:
     features, labels, test, test_labels = problem(60, 7, 2)
     layer = LastLayerInfluence(features, labels, l2=0.3, num_classes=2)
-    mine = layer.influence(test, test_labels)
+    ours = layer.influence(test, test_labels)
     # l2 theta in g_i alone; in g_t it would change the question, the test loss.
     inputs = pad(features, (0, 1), value=1.0)
 
@@ -234,11 +234,11 @@ def test_the_regularisers_gradient_adds_a_constant_so_that_ranks_stay_and_signs_
         lambda theta: cross_entropy(pad(test, (0, 1), value=1.0) @ theta.T, test_labels, reduction="none"), layer.theta
     ).flatten(1)
     shift = by_theta @ torch.linalg.solve(matrix, 0.3 * layer.theta.flatten()) / 60
-    other = mine + shift.unsqueeze(1)
-    assert spearman(mine, other).min() == pytest.approx(1)
-    assert ((mine > 0) != (other > 0)).any()
+    other = ours + shift.unsqueeze(1)
+    assert spearman(ours, other).min() == pytest.approx(1)
+    assert ((ours > 0) != (other > 0)).any()
     # With it, the training gradients sum to zero, and so do the influences.
-    assert other.sum(1).abs().max() < 1e-12 < mine.sum(1).abs().max()
+    assert other.sum(1).abs().max() < 1e-12 < ours.sum(1).abs().max()
 
 
 APART = torch.tensor([1.0, 1.2, 1.5, -1, -1.2, -1.5, 0.9, -0.8]), torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])

@@ -43,9 +43,9 @@ def test_values_and_derivatives_are_autograds() -> None:
     assert torch.allclose(residuals(logits, labels), gradient, atol=1e-15)
     share = 1 - logits.softmax(1).gather(1, labels.unsqueeze(1))
     assert torch.allclose(directions(logits, labels) * share, gradient, atol=1e-15)
-    for row, label, mine in zip(logits.detach(), labels, covariances(logits.detach()), strict=True):
+    for row, label, ours in zip(logits.detach(), labels, covariances(logits.detach()), strict=True):
         second = torch.autograd.functional.hessian(lambda z, y=label: cross_entropy(z, y), row)
-        assert torch.allclose(mine, second, atol=1e-15)
+        assert torch.allclose(ours, second, atol=1e-15)
 
 
 @pytest.mark.parametrize(("margin", "dtype"), [(20.0, torch.float32), (60.0, torch.float32), (600.0, torch.float64)])
@@ -71,8 +71,8 @@ def test_the_hessian_is_autograds() -> None:
         return (weights * entropy).mean() + 0.05 * flat.square().sum()
 
     dense = torch.autograd.functional.hessian(loss, theta.flatten())
-    mine = hessian(inputs, weights.view(-1, 1, 1) * covariances(inputs @ theta.T), 0.1)
-    assert (mine - dense).abs().max() < 1e-14
+    ours = hessian(inputs, weights.view(-1, 1, 1) * covariances(inputs @ theta.T), 0.1)
+    assert (ours - dense).abs().max() < 1e-14
 
 
 @pytest.mark.parametrize("weighted", [False, True])

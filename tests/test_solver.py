@@ -69,10 +69,10 @@ def test_solvers_solve(system, solve) -> None:  # type: ignore[no-untyped-def]
 def test_conjugate_gradients_take_the_steps_of_scipys(system) -> None:  # type: ignore[no-untyped-def]
     matrix, rhs = system
     theirs, _ = cg(matrix.numpy(), rhs[0].numpy(), rtol=0, atol=0, maxiter=7)
-    mine = conjugate_gradient(times(matrix), rhs[:1], max_iterations=7, tolerance=1e-14)
-    assert torch.allclose(mine.x[0], torch.from_numpy(theirs), rtol=1e-9)
-    assert not mine.converged
-    assert mine.iterations == 7
+    ours = conjugate_gradient(times(matrix), rhs[:1], max_iterations=7, tolerance=1e-14)
+    assert torch.allclose(ours.x[0], torch.from_numpy(theirs), rtol=1e-9)
+    assert not ours.converged
+    assert ours.iterations == 7
 
 
 def test_an_indefinite_matrix_is_refused_by_conjugate_gradients_and_solved_directly(system) -> None:  # type: ignore[no-untyped-def]
@@ -152,9 +152,9 @@ def test_products_and_influence_are_those_of_differences_and_single_losses(name:
     expected = torch.stack(changes) + 0.3 * rows
     assert (product(rows) - expected).norm() < 1e-7 * expected.norm()
 
-    mine, solution = network_influence(model, images, labels, images[:3], labels[:3], l2=0.1, damping=3.0)
+    ours, solution = network_influence(model, images, labels, images[:3], labels[:3], l2=0.1, damping=3.0)
     assert solution.converged
-    assert torch.allclose(mine, solution.x @ every.T / 30, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(ours, solution.x @ every.T / 30, rtol=1e-9, atol=1e-12)
     solved = parameter_product(model, images, labels, l2=0.1, damping=3.0)(solution.x)
     assert torch.allclose(solved, every[:3], rtol=1e-6, atol=1e-8)
 
@@ -185,10 +185,10 @@ def test_batches_are_unbiased_and_seeded(network, data) -> None:  # type: ignore
 def test_on_a_last_layer_every_solver_agrees_with_the_exact_form(solve, tolerance: float) -> None:  # type: ignore[no-untyped-def]
     layer, model, test, test_labels = last_layer_problem()
     data = (layer.features, layer.labels, test, test_labels)
-    mine, solution = network_influence(model, *data, l2=0.1, damping=0.0, solve=solve)
+    ours, solution = network_influence(model, *data, l2=0.1, damping=0.0, solve=solve)
     exact = layer.influence(test, test_labels)
     assert solution.converged
-    assert (mine - exact).abs().max() / exact.abs().max() < tolerance
+    assert (ours - exact).abs().max() / exact.abs().max() < tolerance
 
 
 def test_sampled_lissa_agrees_on_a_last_layer_to_a_few_percent() -> None:
@@ -197,10 +197,10 @@ def test_sampled_lissa_agrees_on_a_last_layer_to_a_few_percent() -> None:
     generator = torch.Generator().manual_seed(0)
     sampled = parameter_product(model, *data, l2=1.0, batch_size=20, generator=generator)
     solve = partial(lissa, scale=2.0, iterations=20, repeats=10, sampled=sampled, tolerance=0.1)
-    mine, solution = network_influence(model, *data, test, test_labels, l2=1.0, damping=0.0, solve=solve)
+    ours, solution = network_influence(model, *data, test, test_labels, l2=1.0, damping=0.0, solve=solve)
     exact = layer.influence(test, test_labels)
     assert solution.converged
-    assert 1e-6 < (mine - exact).norm() / exact.norm() < 0.05
+    assert 1e-6 < (ours - exact).norm() / exact.norm() < 0.05
 
 
 @pytest.mark.parametrize(("margin", "dtype"), [(2000.0, torch.float32), (50.0, torch.float32), (400.0, torch.float64)])
@@ -209,7 +209,7 @@ def test_influence_on_a_nearly_certain_prediction_is_small_and_right(margin: flo
     model.load_state_dict({"weight": torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "bias": torch.zeros(2)})
     images, labels = torch.tensor([[0.5, 0.0], [0.0, 1.0], [1.0, 0.0]], dtype=dtype), torch.tensor([0, 1, 1])
     test = torch.tensor([[margin, 0.0]], dtype=dtype)
-    mine, solution = network_influence(model, images, labels, test, torch.tensor([0]), l2=0.1, damping=0.2)
+    ours, solution = network_influence(model, images, labels, test, torch.tensor([0]), l2=0.1, damping=0.2)
     # In u = theta_1 - theta_0 the test image's residual is e^-margin: the rest is a solve with numbers of size 1.
     x, t = (torch.nn.functional.pad(part.double(), (0, 1), value=1.0) for part in (images, test))
     p = torch.sigmoid(images[:, 1] - images[:, 0]).double()
@@ -218,7 +218,7 @@ def test_influence_on_a_nearly_certain_prediction_is_small_and_right(margin: flo
     assert solution.converged or dtype == torch.float32
     assert solution.residual.max() < 1e-5
     scale = torch.tensor(-margin).double().exp()
-    assert torch.allclose(mine.double() / scale.clamp(min=1e-300), expected * (scale > 0), rtol=1e-4)
+    assert torch.allclose(ours.double() / scale.clamp(min=1e-300), expected * (scale > 0), rtol=1e-4)
 
 
 def test_an_input_that_the_network_overwrites_stays_as_it_is(network, data) -> None:  # type: ignore[no-untyped-def]
@@ -231,11 +231,11 @@ def test_an_input_that_the_network_overwrites_stays_as_it_is(network, data) -> N
             return network(images.sub_(0.5))  # type: ignore[no-any-return]
 
     images, labels = data[0].clone(), data[1]
-    mine, _ = network_influence(Centred().eval(), images, labels, images[:3], labels[:3], l2=0.1, damping=2.0)
+    ours, _ = network_influence(Centred().eval(), images, labels, images[:3], labels[:3], l2=0.1, damping=2.0)
     assert torch.equal(images, data[0])
     shifted = data[0] - 0.5
     plain, _ = network_influence(network, shifted, labels, shifted[:3], labels[:3], l2=0.1, damping=2.0)
-    assert torch.allclose(mine, plain)
+    assert torch.allclose(ours, plain)
 
 
 def quantised(network: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ def mean_interval(samples: Any, *, level: float = 0.95, draws: int = 10_000, see
 
     Args:
         samples: (..., n), one value per image in the last dimension. The draws are paired: every row sees the same
-            images, so that the difference of two rows' intervals can be had as the interval of their difference.
+            images, and the interval of a difference is that of the rows' differences.
         level: the share of bootstrap means inside.
         draws: how many bootstrap samples.
         seed: of the draws.
@@ -31,7 +31,7 @@ def mean_interval(samples: Any, *, level: float = 0.95, draws: int = 10_000, see
         Mean, low and high end, each float64 (...).
 
     Raises:
-        TypeError: if `samples` is no tensor of real numbers or `draws` no integer.
+        TypeError: if `samples` is not a tensor of real numbers or `draws` not an integer.
         ValueError: if there are fewer than two samples, a value is NaN, or `level` is not inside (0, 1).
     """
     check_count("draws", draws)

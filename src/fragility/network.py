@@ -122,8 +122,8 @@ def cifar_cnn(*, seed: int = 0) -> nn.Module:
 
     3 x 3 convolutions with 96, 96, 96 (stride 2), 192, 192 and 192 (stride 2) channels, a hidden layer of
     1024 units and 10 logits; ReLU after every layer but the last. The paper says nothing of padding, initial
-    weights and the scaling of pixels: here one pixel of zeros on every side, so that maps are 32, 16 and 8
-    pixels wide; PyTorch's default; and the mean and standard deviation of CIFAR-10's channels.
+    weights and the scaling of pixels: here one pixel of zeros on every side, which makes maps of 32, 16 and 8
+    pixels; PyTorch's default; and the mean and standard deviation of CIFAR-10's channels.
 
     Args:
         seed: Seed of the initial weights; the global random state is left alone.
@@ -317,10 +317,10 @@ def feature_extractor(network: str | nn.Module, *, layer: str | None = None) -> 
 
 
 def load_caffe(network: nn.Module, dump: bytes) -> None:
-    """Fill a SqueezeNet v1.1 with Caffe's weights, folded so that it takes RGB images in [0, 1].
+    """Fill a SqueezeNet v1.1 with Caffe's weights, folded to take RGB images in [0, 1].
 
     The Caffe network takes BGR pixels in [0, 255] minus (104, 117, 123). Its first convolution pads nothing,
-    hence W (255 flip(x) - m) + b = (255 flip(W)) x + (b - sum W m) without an error at the border.
+    and therefore W (255 flip(x) - m) + b = (255 flip(W)) x + (b - sum W m) without an error at the border.
 
     Args:
         network: torchvision's `squeezenet1_1`, of any floating-point type.

@@ -112,8 +112,8 @@ def fit(
     """Train a network in place; it comes back in evaluation mode with its parameters frozen.
 
     All randomness (batch order, dropout, random starts in the loss) is a function of `seed` and the epoch's
-    number alone, so that on one CPU with one number of threads two runs agree bit by bit, and so does a run
-    that was killed and resumed from its checkpoint. The caller's random state is left as it was. On a GPU
+    number alone: on one CPU with one number of threads two runs agree bit by bit, and so does a run that was
+    killed and resumed from its checkpoint. The caller's random state is left as it was. On a GPU
     exact repetition needs `torch.use_deterministic_algorithms(True)` as well.
 
     Args:
@@ -124,7 +124,7 @@ def fit(
         epochs: Passes over the loader.
         learning_rate: The optimizer's step size.
         optimizer: Called as `optimizer(parameters, lr=learning_rate)`; a `functools.partial` sets the rest.
-        seed: Seed of all randomness in training (the initial weights are the network's own affair).
+        seed: Seed of all randomness in training; the initial weights are those the network comes with.
         checkpoint: File that is atomically replaced after every epoch and from which a killed run with the
             same arguments resumes. When training is complete it holds the result, and `fit` only loads it.
         progress: Show a progress bar.
@@ -134,7 +134,7 @@ def fit(
 
     Raises:
         TypeError: The loader can be read only once.
-        ValueError: An argument is out of range, the loader is empty, the loss is no finite scalar, or the
+        ValueError: An argument is out of range, the loader is empty, the loss is not a finite scalar, or the
             checkpoint is damaged or belongs to another run.
     """
     if isinstance(loader, Iterator):

@@ -34,7 +34,7 @@ from fragility.data.sources import (
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Images with labels and the story of where they come from.
+    """Images with labels, and where they come from.
 
     Attributes:
         name: the name in `SOURCES`.
@@ -298,7 +298,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def sample(dataset: ImageDataset, n: int, *, seed: int) -> ImageDataset:
-    """Draw images at random so that each class keeps its share.
+    """Draw images at random; each class keeps its share.
 
     The beginning of a sample is itself a sample: `sample(d, 8, seed=s)` begins `sample(d, 16, seed=s)`.
 

@@ -168,7 +168,7 @@ def training_attack(
     step_size: float,
     iterations: int,
 ) -> Poisoning:
-    """Change one training image so that the last layer trained on it gets a test image wrong [Koh2017, sec. 5.2].
+    """Change one training image until the last layer trained on it gets a test image wrong [Koh2017, sec. 5.2].
 
     Every step follows the sign of -grad_x (g_t^T H^-1 g_i(x)), the perturbation influence, and trains the layer again.
     It stops at the first flip.

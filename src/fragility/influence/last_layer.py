@@ -34,7 +34,7 @@ class LastLayerInfluence:
 
     Everything is computed by one Cholesky factor of the Hessian. Where there are fewer training images than features
     the problem is first written in an orthonormal basis of the training features' span, the dual form: gradients of
-    training images have no other component, so that nothing is lost and n unknowns per class remain of p.
+    training images have no other component, so nothing is lost and n unknowns per class remain of p.
 
     Attributes:
         features: (N, P), as fitted.
@@ -184,7 +184,7 @@ class LastLayerInfluence:
             (T, K, P + 1).
 
         Raises:
-            TypeError: if the indices are no int64 tensor.
+            TypeError: if the indices are not an int64 tensor.
             ValueError: if they are out of range or of the wrong shape.
         """
         check_labels(train_indices.flatten(), train_indices.numel(), len(self.labels), name="train_indices")

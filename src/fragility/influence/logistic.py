@@ -254,7 +254,7 @@ def check_features(features: Tensor, name: str, width: int | None = None) -> Non
         width: P, if it is known already.
 
     Raises:
-        TypeError: if it is no floating-point tensor.
+        TypeError: if it is not a floating-point tensor.
         ValueError: if the shape is wrong, the batch is empty or a number is not finite.
     """
     if not isinstance(features, Tensor) or not features.is_floating_point():

@@ -1,8 +1,8 @@
 """Influence for whole networks: H^-1 v by iterations that only need Hessian-vector products [Koh2017, sec. 3].
 
 H is the Hessian of (1/n) sum_i CE(f(x_i), y_i) + l2/2 |theta|^2 with respect to all parameters. It need not be positive
-definite away from a minimum, hence the explicit damping: H + damping I is what is inverted, and a solver that does not
-get there says so.
+definite away from a minimum, so there is an explicit damping: H + damping I is inverted, and a solver that does not get
+there says so.
 """
 
 from collections.abc import Callable, Iterator
