@@ -262,6 +262,7 @@ def single_logit(network: nn.Module) -> nn.Module:
         ({"model": quantised}, "model: its part '3' .Linear. has quantised weights"),
         ({"model": lambda net: net.train()}, "model: expected evaluation mode"),
         ({"model": lambda net: nn.Sequential(net, nn.Hardsigmoid()).eval()}, "model: expected .* differentiate twice"),
+        ({"model": lambda net: nn.DataParallel(net).eval()}, "model: expected the module itself, .* got DataParallel"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -269,6 +269,10 @@ def flat_parameters(model: nn.Module) -> Tensor:
 def _check_data(model: nn.Module, inputs: Tensor, labels: Tensor, prefix: str = "") -> None:
     """Refuse labels that the model has no logit for, before a loss ignores them."""
     check_model(model)
+    if isinstance(model, (torch.jit.ScriptModule, nn.DataParallel)):
+        raise ValueError(
+            f"model: expected the module itself, whose parameters can be varied, got {type(model).__name__}"
+        )
     check_gradients(inputs)
     if len(inputs) == 0:
         raise ValueError(f"{prefix}images: expected at least one, got shape {tuple(inputs.shape)}")
