@@ -163,6 +163,8 @@ def _zeros(maps: Tensor) -> Tensor:
 _digits = partial(Sweep, setup="digits", iterations=6, batch=4, sizes={51.0: 10.0})
 _net = partial(Sweep, setup="squeezenet", methods=GRADIENT, images=64, batch=8, iterations=300)
 _noise = partial(_net, attacks=NOISE, iterations=1)
+# One attack for all three methods, which is what comparing them takes.
+_same = partial(_net, attacks=BOTH, sizes={8.0: 1.0}, iterations=40, attack_steps=10)
 _paper = partial(Sweep, setup="squeezenet", methods=METHODS, sizes=PAPER_STEPS, images=512, batch=32)
 _EIGHT, _TWO, _REST = {8.0: 0.5}, {2.0: 0.5}, {4.0: 0.5, 1.0: 0.5}
 PROFILES = {
@@ -173,16 +175,19 @@ PROFILES = {
             _digits(attacks=BOTH, methods=DEEPLIFT + INTEGRATED, images=4, attack_steps=5, evaluation_steps=10),
         ),
     ),
-    # Two cores, in the background: about a minute for every eight images of noise, six for eight of an attack.
+    # Two cores, in the background. For eight images: a minute for noise, six for an attack on the simple gradient.
     "laptop": SweepProfile(
         setups={"squeezenet": attack_sweep.SQUEEZENET},
         sweeps=(
             _net(attacks=BOTH, sizes=_EIGHT, images=16),
             _noise(sizes=_EIGHT | _TWO),
-            _net(attacks=WALK, sizes=_EIGHT | _TWO),
+            _same(methods=METHODS, images=16),
             _net(attacks=BOTH, sizes=_EIGHT, start=16),
+            _same(methods=METHODS, start=16),
+            _net(attacks=WALK, sizes=_EIGHT | _TWO),
             _net(attacks=BOTH, sizes=_TWO),
             _net(attacks=BOTH, sizes=_EIGHT, images=8, iterations=600),
+            _net(attacks=BOTH, sizes=_EIGHT, images=16, iterations=100, methods=DEEPLIFT + INTEGRATED, attack_steps=10),
             _net(attacks=BOTH + WALK, sizes=_REST),
             _noise(sizes=_REST),
         ),
