@@ -154,28 +154,31 @@ def tables(cell: NotebookNode) -> list[str]:
     return [text for text in printed if text]
 
 
-def fitted(text: str, taken: int) -> list[str]:
-    """Cut a table into parts that fit on a slide each, with its head.
+def fitted(text: str) -> list[str]:
+    """Cut words and tables into parts that fit on a slide each; a table that is cut keeps its head.
 
     Args:
-        text: Markdown; what is no table stays whole.
-        taken: letters that stand on the first slide already.
+        text: Markdown, its blocks apart by an empty line.
 
     Returns:
         The parts.
     """
-    lines = text.splitlines()
-    if len(lines) < 3 or not lines[1].startswith("|"):
-        return [text]
-    head, parts, room = lines[:2], [list[str]()], LETTERS - taken
-    for row in lines[2:]:
-        cost = max(ROW, len(NOT_SHOWN.sub(r"\1", row)))
-        if parts[-1] and cost > room:
-            parts.append([])
-            room = LETTERS
-        parts[-1].append(row)
-        room -= cost
-    return ["\n".join(head + part) for part in parts]
+    parts, room = [""], LETTERS
+    for block in filter(None, text.split("\n\n")):
+        lines = block.splitlines()
+        table = len(lines) > 2 and lines[1].startswith("|")
+        head = "\n".join(lines[:2]) if table else ""
+        for at, row in enumerate(lines[2:] if table else [block]):
+            letters = len(NOT_SHOWN.sub(r"\1", row))
+            cost = max(ROW, letters) if table else letters
+            if parts[-1] and cost > room:
+                parts.append("")
+                room = LETTERS
+            if at == 0 or not parts[-1]:
+                parts[-1] += f"\n\n{head}"
+            parts[-1] += f"\n{row}"
+            room -= cost
+    return parts
 
 
 def chapter(page: NotebookNode, name: str) -> list[Slide]:
@@ -194,22 +197,16 @@ def chapter(page: NotebookNode, name: str) -> list[Slide]:
     goals = re.search(r"(?ms)^\*\*After this chapter.*?(?:\n\n|\n)((?:- |  ).*?)(?=\n\n|\Z)", prose)
     about = f"**After this chapter you can**\n\n{goals[1]}" if goals else rest.split("\n\n")[0]
     slides = [Slide(title, render(about), "title", name)]
-    heading, words = title, ""  # words: of the slide before, to which a table is added
+    heading, summary = title, ""
     for cell in page.cells[1:]:
         if cell.cell_type == "markdown":
-            parts = re.split(r"(?m)^## +(.+)$", cell.source)
-            for at in range(1, len(parts), 2):
-                heading = parts[at]
-                if SUMMARIES.match(heading) and (words := parts[at + 1].strip()):
-                    slides.append(Slide(heading, render(words)))
+            _, *parts = re.split(r"(?m)^## +(.+)$", cell.source)
+            for later, words in zip(parts[::2], parts[1::2], strict=True):
+                slides += [Slide(heading, render(part)) for part in fitted(summary) if part]
+                heading, summary = later, words.partition("**To run it.**")[0] if SUMMARIES.match(later) else ""
         else:
             slides += [Slide(heading, figure, "picture") for figure in figures(cell)]
-            for text in tables(cell) if SUMMARIES.match(heading) else []:
-                bodies = [render(part) for part in fitted(text, len(words))]
-                if words:
-                    slides[-1] = Slide(heading, slides[-1].body + bodies.pop(0))
-                slides += [Slide(heading, body) for body in bodies]
-                words = ""
+            summary += "".join(f"\n\n{text}" for text in tables(cell) if SUMMARIES.match(heading))
     return slides
 
 
@@ -220,7 +217,7 @@ def opening(chapters: list[tuple[str, str]]) -> list[Slide]:
     found = re.search(r"(?ms)^```\{figure\} (\S+)\n:alt: (.+?)\n.*?\n\n(.*?)\n```", intro)
     if found is None:
         raise ValueError("book/intro.md: expected a figure with an alternative text, got none")
-    shown = picture("image/png", (ROOT / "book" / found[1]).read_bytes(), found[2], found[3])
+    shown = picture("image/svg+xml", (ROOT / "book" / found[1]).read_bytes(), found[2], found[3])
     contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in chapters)
     return [
         Slide(config["title"], f"<ol>{contents}</ol>", "title", "contents"),
