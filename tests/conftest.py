@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +116,14 @@ def labels() -> Tensor:
 @pytest.fixture
 def baseline() -> Tensor:
     return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """The place of a data folder that is not there yet; only tests marked slow see the real data."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
 
 
 @pytest.fixture

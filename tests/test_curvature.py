@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import scipy.linalg
-import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fragility.curvature import (
     MODES,
@@ -23,7 +20,7 @@ from fragility.curvature import (
 )
 from fragility.surrogate import softplus
 
-LABELS = torch.tensor([0, 2, 3])
+LABELS, ONES = torch.tensor([0, 2, 3]), torch.ones(2)
 
 
 class Neuron(nn.Module):
@@ -36,17 +33,6 @@ class Neuron(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         z = images.flatten(1) @ self.weights
         return torch.stack([self.g(z), 3 * z], 1)
-
-
-class TwoLayers(nn.Module):
-    """sum_j v_j g(w_j . x), with the w_j in the columns."""
-
-    def __init__(self, weights: Tensor, v: Tensor) -> None:
-        super().__init__()
-        self.weights, self.v = weights, v
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (torch.tanh(images.flatten(1) @ self.weights) @ self.v).unsqueeze(1)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -88,22 +74,13 @@ def test_products_are_differences_of_gradients(every_relu: nn.Module) -> None:
         x = x.requires_grad_()
         return torch.autograd.grad(every_relu(x)[range(2), labels].sum(), x)[0]
 
-    with softplus(3.0):
-        differences = (gradient(images + step * vectors) - gradient(images - step * vectors)) / (2 * step)
-        for mode in MODES:
-            torch.testing.assert_close(
-                input_hvp(every_relu, images, labels, vectors, mode=mode), differences, rtol=1e-6, atol=1e-8
-            )
-
-
-def test_both_modes_agree_to_rounding_through_the_surrogate_with_pools(every_relu: nn.Module) -> None:
-    images, vectors = draw(3, 3, 9, 9), draw(3, 3, 9, 9, seed=3)
     for parameter in every_relu.parameters():
         parameter.requires_grad_()
-    with softplus(2.0):
-        backward, forward = (input_hvp(every_relu, images, LABELS, vectors, mode=mode) for mode in MODES)
+    with softplus(3.0):
+        differences = (gradient(images + step * vectors) - gradient(images - step * vectors)) / (2 * step)
+        backward, forward = (input_hvp(every_relu, images, labels, vectors, mode=mode) for mode in MODES)
+    torch.testing.assert_close(backward, differences, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(backward, forward, rtol=1e-11, atol=1e-12)
-    assert backward.abs().max() > 1e-3
     assert all(parameter.grad is None for parameter in every_relu.parameters())
 
 
@@ -138,8 +115,6 @@ def test_directions_are_scipys(mode: str, stacked, images: Tensor) -> None:  # t
         )
         top = np.abs(values[order])
         np.testing.assert_allclose(found.gap[index], (top[0] - top[1]) / top[0], rtol=1e-7)
-        krylov = scipy.sparse.linalg.eigsh(matrix, k=1, which="LM", return_eigenvectors=False)
-        np.testing.assert_allclose(found.values[index, 0], krylov[0], rtol=1e-9)
     assert found.residual.max() < 1e-8
     values, directions = top_direction(model, images, LABELS, steps=120, mode=mode)
     torch.testing.assert_close(values, found.values[:, 0])
@@ -175,45 +150,19 @@ def test_nearly_opposite_ends_of_the_spectrum_do_not_stall_it() -> None:
     torch.testing.assert_close(everything.values[0].sort().values, scales.sort().values, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("g", "second"),
-    [
-        (torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (1 - 2 * torch.sigmoid(z))),
-        (functional.softplus, lambda z: torch.sigmoid(z) * torch.sigmoid(-z)),
-        (torch.exp, torch.exp),
-    ],
-)
-def test_one_neuron_has_one_fragile_direction(
-    g: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]
-) -> None:
+def test_one_neuron_has_one_fragile_direction() -> None:
     weights = draw(48, seed=4) - 0.5
     images = draw(2, 3, 4, 4)
-    model = Neuron(weights, g).eval()
+    model = Neuron(weights, torch.sigmoid).eval()
     found = top_directions(model, images, torch.zeros(2, dtype=torch.int64), steps=6)
     z = images.flatten(1) @ weights
-    torch.testing.assert_close(found.values[:, 0], second(z) * weights.square().sum(), rtol=1e-10, atol=0)
+    second = torch.sigmoid(z) * torch.sigmoid(-z) * (1 - 2 * torch.sigmoid(z))
+    torch.testing.assert_close(found.values[:, 0], second * weights.square().sum(), rtol=1e-10, atol=0)
     expected = (weights / weights.norm()).view(1, 3, 4, 4).expand_as(images)
     assert angle(found.directions[:, 0], expected).max() < 1e-6
     torch.testing.assert_close(found.gap, torch.ones(2, dtype=torch.float64))
     assert found.residual.max() < 1e-12
     assert input_hvp(model, images, torch.ones(2, dtype=torch.int64), images).abs().max() == 0  # the linear score
-
-
-def test_two_layers_with_orthogonal_weights_have_the_papers_directions() -> None:
-    # H = sum_j v_j g''(w_j . x) w_j w_j^T: with orthogonal w_j they are its eigenvectors (appendix H).
-    basis, _ = torch.linalg.qr(torch.randn(64, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
-    lengths = torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5], dtype=torch.float64)
-    v = torch.tensor([3.0, -2.0, 1.0, 0.5, -0.3], dtype=torch.float64)
-    model, images = TwoLayers(basis * lengths, v).eval(), draw(2, 1, 8, 8)
-    found = top_directions(model, images, torch.zeros(2, dtype=torch.int64), count=5, steps=10)
-    z = images.flatten(1) @ (basis * lengths)
-    bends = v * -2 * torch.tanh(z) * (1 - torch.tanh(z).square()) * lengths.square()
-    order = bends.abs().argsort(1, descending=True)
-    torch.testing.assert_close(found.values, bends.gather(1, order), rtol=1e-9, atol=1e-13)
-    for row in range(2):
-        torch.testing.assert_close(
-            (found.directions[row].flatten(1) * basis.T[order[row]]).sum(1).abs(), torch.ones(5, dtype=torch.float64)
-        )
 
 
 def test_an_infinite_curvature_is_refused() -> None:
@@ -253,38 +202,6 @@ def test_angles_are_those_of_lines(degrees: float) -> None:
     torch.testing.assert_close(angle(b, a), angle(a, b), rtol=0, atol=1e-12)
 
 
-def chain(sizes: list[int], beta: float, seed: int, *, linear_end: bool) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for index, (size, following) in enumerate(pairwise(sizes)):
-        layer = nn.Linear(size, following)
-        layer.weight.data = torch.randn(following, size, generator=generator, dtype=torch.float64) / size**0.5
-        layer.bias.data = 0.3 * torch.randn(following, generator=generator, dtype=torch.float64)
-        last = index == len(sizes) - 2
-        layers += [layer] if last and linear_end else [layer, nn.Softplus(beta, threshold=1000)]
-    return nn.Sequential(*layers).eval()
-
-
-def constants(model: nn.Module, beta: float, *, linear_end: bool) -> tuple[Tensor, Tensor, Tensor]:
-    weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
-    norms = torch.stack([torch.linalg.svdvals(weight.detach())[0] for weight in weights])
-    bends = torch.full_like(norms, beta / 4)
-    if linear_end:
-        bends[-1] = 0
-    return norms, torch.ones_like(norms), bends
-
-
-@pytest.mark.parametrize("linear_end", [True, False])
-@pytest.mark.parametrize("sizes", [[16, 1], [16, 8, 1], [16, 12, 8, 1], [16, 8, 8, 8, 1]])
-def test_the_corrected_bound_holds_on_random_chains(sizes: list[int], linear_end: bool) -> None:
-    for seed in range(30):
-        model = chain(sizes, 1.0 + seed % 3, seed, linear_end=linear_end)
-        bound = saliency_lipschitz_bound(*constants(model, 1.0 + seed % 3, linear_end=linear_end))
-        images = draw(2, 1, 4, 4, seed=seed)
-        curvature = torch.linalg.matrix_norm(input_hessian(model, images, torch.zeros(2, dtype=torch.int64)), 2).max()
-        assert curvature <= bound * (1 + 1e-12)
-
-
 def test_the_bound_is_reached_by_one_unit_and_is_the_formula_by_hand() -> None:
     one = torch.ones(1, dtype=torch.float64)
     assert saliency_lipschitz_bound(3 * one, one, one / 4) == 9 / 4  # max |S''| of softplus(3 x), at x = 0
@@ -301,17 +218,9 @@ def test_the_bound_is_reached_by_one_unit_and_is_the_formula_by_hand() -> None:
     [
         (lambda m, x: input_hvp(m, x, LABELS, x[:2]), ValueError, r"vectors: expected the shape of images, \(3, 3, 8"),
         (lambda m, x: input_hvp(m, x, LABELS, x.float()), TypeError, "vectors: expected a tensor of torch.float64"),
-        (
-            lambda m, x: input_hvp(m, x, LABELS, x, mode="fast"),
-            ValueError,
-            "mode: expected one of double_backward, for",
-        ),
+        (lambda m, x: input_hvp(m, x, LABELS, x, mode="fast"), ValueError, "mode: expected one of double_backward, f"),
         (lambda m, x: input_hvp(m, x, LABELS + 9, x), ValueError, r"labels: expected classes in \[0, 4\)"),
-        (
-            lambda m, x: input_hvp(m, x, LABELS + 9, x, mode="forward_over_reverse"),
-            ValueError,
-            r"labels: expected classes in \[0, 4\)",
-        ),
+        (lambda m, x: input_hvp(m, x, LABELS + 9, x, mode=MODES[1]), ValueError, r"labels: expected classes in \[0, 4"),
         (lambda m, x: input_hvp(m.train(), x, LABELS, x), ValueError, "model: expected evaluation mode"),
         (lambda m, x: input_hessian(m, x, LABELS[:2]), ValueError, r"labels: expected shape \(3,\)"),
         (lambda m, x: top_direction(m, 2 * x, LABELS), ValueError, r"images: expected pixels in \[0, 1\]"),
@@ -320,16 +229,8 @@ def test_the_bound_is_reached_by_one_unit_and_is_the_formula_by_hand() -> None:
         (lambda m, x: angle(x, x[:2]), ValueError, "b: expected shape"),
         (lambda m, x: angle(x, 0 * x), ValueError, r"b: expected finite vectors that are not zero; rows \[0, 1, 2\]"),
         (lambda m, x: angle(LABELS, LABELS), TypeError, "a: expected a floating-point tensor"),
-        (
-            lambda m, x: saliency_lipschitz_bound(torch.ones(2), torch.ones(3), torch.ones(2)),
-            ValueError,
-            "slopes: expected one number per layer",
-        ),
-        (
-            lambda m, x: saliency_lipschitz_bound(torch.ones(2), torch.ones(2), -torch.ones(2)),
-            ValueError,
-            "bends: expected numbers >= 0",
-        ),
+        (lambda m, x: saliency_lipschitz_bound(ONES, ONES[:1], ONES), ValueError, "slopes: expected one number per"),
+        (lambda m, x: saliency_lipschitz_bound(ONES, ONES, -ONES), ValueError, "bends: expected numbers >= 0"),
     ],
 )
 def test_bad_input_is_named(  # type: ignore[no-untyped-def]

@@ -4,12 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot, pad
 
 from fragility.influence.last_layer import LastLayerInfluence
-from fragility.similarity import spearman
 
 SHAPES = [(60, 7, 2), (60, 7, 4), (12, 20, 2), (12, 20, 3)]  # n, p, K
 
@@ -55,42 +53,19 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_influence_is_that_of_the_dense_hessian(shape: tuple[int, int, int], form: str | None) -> None:
     features, labels, test, test_labels = problem(*shape)
     layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=shape[2], form=form)
-    assert layer.form == form or form is None
+    assert layer.form == (form or ("dual" if shape[0] < shape[1] else "primal"))
     assert relative(layer.influence(test, test_labels), dense(layer, test, test_labels)) < 1e-10
     assert layer.theta.sum(0).abs().max() < 1e-12
 
 
-def test_the_dual_form_is_chosen_where_it_is_cheaper_and_agrees_with_the_textbooks_gram_matrices() -> None:
-    features, labels, test, test_labels = problem(12, 20, 2)
-    layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=2)
-    assert layer.form == "dual"
-    assert LastLayerInfluence(*problem(60, 7, 2)[:2], l2=0.03, num_classes=2).form == "primal"
-    # Binary, in u = theta_1 - theta_0: H^-1 by Woodbury's identity, from inner products of features alone.
-    x, t = (pad(part, (0, 1), value=1.0) for part in (features, test))
-    p, q = layer.logits(features).softmax(1)[:, 1], layer.logits(test).softmax(1)[:, 1]
-    gram, mixed, weight = x @ x.T, t @ x.T, (p * (1 - p)).sqrt()
-    half = 12 * layer.l2 / 2  # |theta|^2 = |u|^2 / 2
-    inner = half * torch.eye(12).double() + weight.outer(weight) * gram
-    projected = torch.linalg.solve(inner, weight.unsqueeze(1) * gram)
-    expected = (q - test_labels).outer(p - labels) * (mixed - mixed * weight @ projected) / half
-    assert relative(layer.influence(test, test_labels), expected) < 1e-10
-
-
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_layer_is_scipys_minimum(shape: tuple[int, int, int]) -> None:
+def test_at_the_layer_the_gradient_of_its_strictly_convex_loss_vanishes(shape: tuple[int, int, int]) -> None:
     features, labels, _, _ = problem(*shape)
     layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=shape[2])
     inputs = pad(features, (0, 1), value=1.0)
-
-    def loss(flat):  # type: ignore[no-untyped-def]
-        theta = torch.from_numpy(flat).view_as(layer.theta).requires_grad_()
-        value = cross_entropy(inputs @ theta.T, labels) + 0.015 * theta.square().sum()
-        value.backward()
-        return value.item(), theta.grad.numpy().ravel()
-
-    found = minimize(loss, layer.theta.numpy().ravel() + 0.1, jac=True, options={"gtol": 1e-9})
-    assert abs(found.fun - loss(layer.theta.numpy().ravel())[0]) < 1e-12
-    assert torch.allclose(torch.from_numpy(found.x).view_as(layer.theta), layer.theta, atol=1e-6)
+    theta = layer.theta.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(inputs @ theta.T, labels) + 0.015 * theta.square().sum(), theta)
+    assert gradient.abs().max() < 1e-14
 
 
 def test_the_number_of_test_images_does_not_matter() -> None:
@@ -190,26 +165,6 @@ def test_corrected_influence_is_one_newton_step_of_the_problem_without_the_image
     assert relative(layer.influence(test, test_labels, corrected=True)[:, without], expected) < 1e-10
 
 
-@pytest.mark.parametrize(("n", "p", "classes"), [(300, 10, 2), (300, 10, 3), (100, 200, 2)])
-def test_influence_predicts_retraining_with_slope_one_once_corrected(n: int, p: int, classes: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(classes, p, generator=generator, dtype=torch.float64) / 2
-    labels = torch.arange(n + 20) % classes
-    features = centres[labels] + torch.randn(n + 20, p, generator=generator, dtype=torch.float64)
-    layer = LastLayerInfluence(features[:n], labels[:n], l2=0.01, num_classes=classes)
-    test, test_labels, indices = features[n:], labels[n:], torch.arange(0, n, 2)
-    truth = layer.leave_one_out(test, test_labels, indices)
-    slopes = {}
-    for corrected in (False, True):
-        predicted = layer.influence(test, test_labels, corrected=corrected)[:, indices]
-        slopes[corrected] = float((truth * predicted).sum() / predicted.square().sum())
-        assert torch.corrcoef(torch.stack([truth.flatten(), predicted.flatten()]))[0, 1] > 0.86
-    assert 0.95 < slopes[True] < 1.05
-    assert slopes[False] > slopes[True]
-    if n < p:
-        assert slopes[False] > 1.5  # the first-order estimate's order is right, its size is not
-
-
 def test_retraining_is_training_without_the_image() -> None:
     features, labels, _, _ = problem(60, 7, 3)
     layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
@@ -217,28 +172,6 @@ def test_retraining_is_training_without_the_image() -> None:
     # 59 images of weight 1/60: the penalty counts 60/59 times as much where the mean is over 59.
     fresh = LastLayerInfluence(features[rest], labels[rest], l2=0.03 * 60 / 59, num_classes=3)
     assert relative(layer.retrained(17), fresh.theta) < 1e-11
-
-
-def test_the_regularisers_gradient_adds_a_constant_so_that_ranks_stay_and_signs_do_not() -> None:
-    features, labels, test, test_labels = problem(60, 7, 2)
-    layer = LastLayerInfluence(features, labels, l2=0.3, num_classes=2)
-    ours = layer.influence(test, test_labels)
-    # l2 theta in g_i alone; in g_t it would change the question, the test loss.
-    inputs = pad(features, (0, 1), value=1.0)
-
-    def loss(flat: Tensor) -> Tensor:
-        return cross_entropy(inputs @ flat.view(2, 8).T, labels) + 0.15 * flat.square().sum()
-
-    matrix = torch.autograd.functional.hessian(loss, layer.theta.flatten())
-    by_theta = torch.autograd.functional.jacobian(
-        lambda theta: cross_entropy(pad(test, (0, 1), value=1.0) @ theta.T, test_labels, reduction="none"), layer.theta
-    ).flatten(1)
-    shift = by_theta @ torch.linalg.solve(matrix, 0.3 * layer.theta.flatten()) / 60
-    other = ours + shift.unsqueeze(1)
-    assert spearman(ours, other).min() == pytest.approx(1)
-    assert ((ours > 0) != (other > 0)).any()
-    # With it, the training gradients sum to zero, and so do the influences.
-    assert other.sum(1).abs().max() < 1e-12 < ours.sum(1).abs().max()
 
 
 APART = torch.tensor([1.0, 1.2, 1.5, -1, -1.2, -1.5, 0.9, -0.8]), torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])

