@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; `value` is NaN where it was not made, and `note` says why; `target` is such as "<= 4.0"."""
+    """One measurement, also of an earlier commit; NaN where it was not made; `target` is such as "<= 4.0"."""
 
     group: str
     name: str
@@ -21,6 +21,7 @@ class Row:
     unit: str
     target: str = ""
     note: str = ""
+    before: float = math.nan
 
     @property
     def verdict(self) -> str:
@@ -32,18 +33,6 @@ class Row:
         bound, limit = self.target.split()
         met = self.value <= float(limit) if bound == "<=" else self.value >= float(limit)
         return "met" if met else "missed"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of a curve: `figure` and `series` say which, `x_name` and `y_name` what the numbers are."""
-
-    figure: str
-    series: str
-    x_name: str
-    y_name: str
-    x: float
-    y: float
 
 
 def clock() -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conftest import EveryRelu, randomise
 from fragility import network
-from fragility.attack import SCHEDULES, Perturbation, iterative, random_sign, random_walk
+from fragility.attack import SCHEDULES, Perturbation, annealed, iterative, random_sign, random_walk
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
 from fragility.ball import ball
 from fragility.data import datasets
@@ -319,6 +319,13 @@ class TestAlgorithm:
             x = (x + 0.1 * slope.sign()).clamp(0, 1)
             torch.testing.assert_close(seen.images, x, rtol=0, atol=1e-12)
 
+    def test_the_annealed_attack_is_the_one_of_its_parts(self, attack):
+        parts = {"step_size": 0.05, "iterations": 7, "schedule": "linear", "surrogate_beta": (0.5, 2.0)}
+        assert same(attack(epsilon=0.4, **annealed(0.4, 2.0, 7)), attack(epsilon=0.4, **parts))
+        for wrong, message in (((0.0, 1.0), "epsilon"), ((0.1, -1.0), "beta"), ((0.1, 1.0, 0), "iterations")):
+            with pytest.raises(ValueError, match=f"{message}: expected"):
+                annealed(*wrong)
+
     def test_an_unknown_schedule_and_a_negative_number_of_restarts_are_refused(self, attack):
         with pytest.raises(ValueError, match="schedule: expected one of constant, linear, adaptive, got 'cosine'"):
             attack(schedule="cosine")
@@ -578,6 +585,20 @@ def test_example_on_a_network_never_seen(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 9
     assert all("2/2" in line for line in lines[2:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", [top_k(300), mass_center()], ids=["top-k", "mass centre"])
+def test_forty_annealed_steps_gain_what_three_hundred_do(objective):
+    """On a free photograph of half the usual size, nine tenths at least; 40 steps of the 300 gain two thirds."""
+    torch.set_flush_denormal(True)
+    model, x = network.squeezenet(), datasets.photographs(size=115).images[:1]
+    labels, goal = model(x).argmax(1), {"attribution": simple_gradient, "objective": objective, "epsilon": 8 / 255}
+    maps = importance(simple_gradient(model, x, labels))
+    algorithm_1 = {"step_size": 0.5 / 255, "iterations": 300, "surrogate_beta": 1.0}
+    few, many = (iterative(model, x, labels, **goal, **budget) for budget in (annealed(8 / 255, 1.0), algorithm_1))
+    start = objective(maps, maps)
+    assert (few.objective - start).item() >= 0.9 * (many.objective - start).item()
 
 
 PUBLISHED = {"top-k": (0.007, 0.285, 22.6), "mass centre": (0.031, 0.288, 74.3)}  # 512 images, digitised

@@ -5,6 +5,7 @@ import sys
 from dataclasses import astuple
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -12,11 +13,11 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import floor, harness, page, peers, run, steps  # noqa: E402
-from benchmarks.harness import Point, Row  # noqa: E402
+from benchmarks import floor, harness, page, peers, run  # noqa: E402
+from benchmarks.harness import Row  # noqa: E402
 
 from fragility.attribution import importance, simple_gradient  # noqa: E402
-from fragility.objective import mass_center, top_k  # noqa: E402
+from fragility.objective import top_k  # noqa: E402
 from fragility.surrogate import softplus  # noqa: E402
 
 SESSION = {
@@ -66,19 +67,6 @@ def test_peers_are_compared_by_their_numbers() -> None:
     assert difference.verdict == "missed"
 
 
-def test_a_climb_starts_from_the_original_and_never_falls() -> None:
-    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
-    found = steps.climb(steps.Setting(model, images, mass_center(), 0.2, 2.0, 5), 0.25, 6, "constant")
-    assert len(found.gains) == len(found.seconds) == 6
-    assert found.gains == sorted(found.gains)
-    assert found.gains[-1] > 0
-    assert (found.images - images).abs().max() <= 0.2 + 1e-6
-    assert steps.first_reaching([0.1, 0.5, 0.9], 0.5) == 2
-    assert steps.first_reaching([0.1], 0.5) == math.inf
-
-
 def test_the_attack_step_is_the_derivative_of_the_surrogates_objective(every_relu: nn.Module) -> None:
     x = torch.rand(1, 3, 40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     labels, reference = torch.tensor([1]), torch.rand(1, 40, 40, dtype=torch.float64)
@@ -97,27 +85,57 @@ def test_the_attack_step_is_the_derivative_of_the_surrogates_objective(every_rel
 
 def test_groups_are_stored_apart_and_make_the_page(tmp_path: Path) -> None:
     first = [
-        Row("floor", "step, slow", 5.25, "forwards", "<= 4.0", "note, with comma"),
+        Row("floor", "step, slow", 5.25, "forwards", "<= 4.0", "note, with comma", 7.5),
         Row("floor", "no", math.nan, "s"),
     ]
-    aim = [Row("steps", "decaying: gain", 1.0, "", ">= 0.95"), Row("steps", "decaying: steps", math.inf, "steps")]
-    curve = [Point(f"{x}s: digits", "paper", x, "gain", float(n), 2.0 * n) for x in ("step", "second") for n in (1, 2)]
-    run.store(tmp_path, "steps", aim, curve, SESSION | {"seconds": {"steps": 1.0}})
+    run.store(tmp_path, "peers", [Row("peers", "theirs", 1.5, "x", ">= 1.0")], SESSION | {"seconds": {"peers": 1.0}})
     for seconds in (2.0, 3.0):
-        run.store(tmp_path, "floor", first, [], SESSION | {"seconds": {"floor": seconds}})
-    rows, points, sessions = page.read(tmp_path)
-    assert rows.name.tolist() == ["step, slow", "no", "decaying: gain", "decaying: steps"]
-    assert tuple(rows.iloc[0])[:6] == astuple(first[0])
-    assert rows.value.isna().tolist() == [False, True, False, False]
-    assert [Point(*line) for line in points.to_numpy()] == curve
-    assert [part["seconds"] for part in sessions] == [{"floor": 3.0}, {"steps": 1.0}]
+        run.store(tmp_path, "floor", first, SESSION | {"seconds": {"floor": seconds}})
+    rows, sessions = page.read(tmp_path)
+    assert rows.name.tolist() == ["step, slow", "no", "theirs"]
+    assert tuple(rows.iloc[0])[:7] == astuple(first[0])
+    assert rows.value.isna().tolist() == [False, True, False]
+    assert [part["seconds"] for part in sessions] == [{"floor": 3.0}, {"peers": 1.0}]
 
     page.write(tmp_path, tmp_path / "speed.md")
     text = (tmp_path / "speed.md").read_text(encoding="utf-8")
-    assert "| step, slow | 5.25 forwards | <= 4.0 | missed | note, with comma |" in text
-    assert "- decaying: gain: 1.00 (asked for: >= 0.95; met)." in text
+    assert "| step, slow | 5.25 forwards | 7.50 | <= 4.0 | missed | note, with comma |" in text
+    assert "| theirs | 1.50 x | >= 1.0 | met | - |" in text
     assert "2026-01-02, cpu (some), 1 thread(s)" in text
-    assert "Beside other packages" not in text
+    assert "Which schedule" not in text
+
+
+def course(attack: str, schedule: str, iterations: int, gain: float, **columns: object) -> dict[str, object]:
+    """A row of a table of attacks, of which 40 steps did half, and none of the first ten kept a label."""
+    steps = {"course_steps": f"10 40 {iterations}", "course_objective": f"nan {gain / 2 - 1} {gain - 1}"}
+    fixed = {"method": "simple_gradient", "attack": attack, "epsilon": 8, "objective": gain - 1, "gain": gain}
+    return fixed | steps | {"schedule": schedule, "iterations": iterations} | columns
+
+
+def test_gains_are_shares_of_what_the_papers_steps_gain_on_the_same_image(tmp_path: Path) -> None:
+    paper, ours = [], []
+    for image, size in enumerate((1.0, 2.0, 4.0)):
+        paper.append(course("top_k", "constant", 300, 10 * size, image=image, step_size=0.5))
+        beta = {"image": image, "step_size": 1.0, "first_beta": 0.25, "last_beta": 1.0}
+        ours.append(course("top_k", "linear", 100, 12 * size, **beta))
+        ours.append(course("top_k", "linear", 100, 99 * size, **(beta | {"step_size": 2.0})))  # not the chosen one
+    paper.append(course("top_k", "constant", 300, 5.0, image=9, step_size=0.5))  # an image of the other table alone
+    for study, rows in (("paper_sweep", paper), ("few_steps", ours)):
+        pd.DataFrame(rows).to_csv(tmp_path / f"{study}-laptop.csv")
+    shares = page.courses(tmp_path)
+    means = shares.groupby(["schedule", "step"]).share.agg(["mean", "min", "max"])
+    assert means.index.tolist() == [("Algorithm 1", n) for n in (10, 40, 300)] + [
+        ("annealed, 100", n) for n in (10, 40, 100)
+    ]
+    assert means["mean"].tolist() == pytest.approx([0, 0.5, 1, 0, 0.6, 1.2])
+    assert means["min"].tolist() == pytest.approx(means["max"].tolist())
+    (line,) = page.summary(shares)
+    assert line == (
+        "- simple gradient, top-k, 8/255, 3 images: 100 steps, annealed: 1.20 [1.20, 1.20]; "
+        "40 steps, Algorithm 1: 0.50 [0.50, 0.50]."
+    )
+    page.write(tmp_path, tmp_path / "speed.md")
+    assert line in (tmp_path / "speed.md").read_text(encoding="utf-8")
     assert (tmp_path / page.FIGURE).stat().st_size > 1000
 
 
@@ -130,6 +148,7 @@ def test_numbers(value: float, text: str) -> None:
 
 
 def test_the_committed_page_shows_the_stored_rows() -> None:
-    rows, _, sessions = page.read(ROOT / "results")
-    assert (ROOT / "book" / "speed.md").read_text(encoding="utf-8") == page.compose(rows, sessions)
-    assert set(page.SECTIONS) == set(run.GROUPS) <= {group for part in sessions for group in part["seconds"]}
+    rows, sessions = page.read(ROOT / "results")
+    shown = page.compose(rows, sessions, page.courses(ROOT / "results"))
+    assert (ROOT / "book" / "speed.md").read_text(encoding="utf-8") == shown
+    assert set(run.GROUPS) <= {group for part in sessions for group in part["seconds"]}

@@ -14,7 +14,7 @@ from fragility.attack import iterative, random_walk
 from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.data import datasets
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.study.attacks import attack_sweep, cifar_sweep, paper_sweep, sensitivity, surrogate_fidelity
+from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
 from fragility.study.attacks.attack_sweep import STUDY
 from fragility.study.attacks.rules import differences
 from fragility.study.attacks.setup import NETWORKS, RECIPES, Setup, prepare
@@ -264,7 +264,9 @@ def test_a_later_sweep_continues_an_earlier_one() -> None:
 
 
 def test_a_plan_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"once per image, got \('top_k', .* 51.0, 2, 'digits', 1\) twice"):
+    with pytest.raises(
+        ValueError, match=r"once per image, got \('top_k', .* \(51.0, 10.0\), 2, 'digits', 1, None\) twice"
+    ):
         plan(sweep(), sweep(images=8, start=2, batch=2))
     with pytest.raises(ValueError, match="expected 400 correctly classified images among 24, got"):
         plan(sweep(images=400))
@@ -275,8 +277,9 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
 
 AT_SCALE = {
     f"{module.__name__.rpartition('.')[2]}-{name}": module.PROFILES[name]
-    for module in (attack_sweep, cifar_sweep, paper_sweep, sensitivity)
+    for module in (attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity)
     for name in ("laptop", "paper")
+    if name in module.PROFILES
 }
 
 

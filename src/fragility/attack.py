@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fragility._checks import check_alone, check_count, check_model, check_positive, trusting
+from fragility._checks import check_alone, check_count, check_epsilon, check_model, check_positive, trusting
 from fragility._reach import check_smooth
 from fragility._softplus import softplus
 from fragility.ball import ball, frozen, sign_step, uniform
@@ -19,6 +19,39 @@ from fragility.objective import Objective
 Callback = Callable[[Iterate], None]
 
 SCHEDULES = ("constant", "linear", "adaptive")
+
+
+class Budget(TypedDict):
+    """Options of `iterative` that belong together: how many steps, of what size, on which surrogate."""
+
+    step_size: float
+    iterations: int
+    schedule: str
+    surrogate_beta: tuple[float, float]
+
+
+def annealed(epsilon: float, beta: float, iterations: int = 40) -> Budget:
+    """Choose steps of which few gain much: how much beside Algorithm 1, the page on speed tells (book/speed.md).
+
+    The step falls linearly from epsilon / 8, beta rises geometrically from a quarter of its value: on a smooth
+    surrogate a gradient stays right over long steps, and as they shrink the surrogate becomes the network.
+
+    Args:
+        epsilon: radius of the L-inf ball, as for `iterative`.
+        beta: sharpness of the surrogate at the end, from `fragility.surrogate.suggest_beta`.
+        iterations: P, the number of steps.
+
+    Returns:
+        Options: `iterative(..., epsilon=epsilon, **annealed(epsilon, beta))`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range.
+    """
+    check_epsilon(epsilon)
+    check_positive("beta", beta)
+    check_count("iterations", iterations)
+    return Budget(step_size=epsilon / 8, iterations=iterations, schedule="linear", surrogate_beta=(beta / 4, beta))
 
 
 def random_sign(images: Tensor, epsilon: float, *, generator: torch.Generator | None = None) -> Tensor:
@@ -133,8 +166,8 @@ def iterative(
         selection: the function (maps, reference) -> (B,) by which the best iterate is chosen; None for D. The released
             code selects by the metric, for example `lambda maps, reference: -top_k_intersection(maps, reference, k)`.
         min_confidence: least softmax probability of the original prediction that a kept iterate must have.
-        schedule: of the step. `"constant"` is Algorithm 1. `"linear"` lets it fall, alpha (1 - (p - 1) / P): with
-            alpha = epsilon some twenty steps do what hundreds of small ones do. `"adaptive"` keeps a quarter of the
+        schedule: of the step. `"constant"` is Algorithm 1. `"linear"` lets it fall, alpha (1 - (p - 1) / P), see
+            `annealed`. `"adaptive"` keeps a quarter of the
             last move as momentum, and where an image has made no progress over a tenth of the run halves its step and
             goes back to its best iterate: Auto-PGD [Croce2020] with a simpler clock; alpha is best epsilon then.
         restarts: number of further runs, from random points of the ball; the best iterate of all runs is returned.

@@ -158,7 +158,7 @@ def _pixel_amount(text: str | float) -> float:
     return amount
 
 
-def _amount(name: str, default: str, help_text: str) -> Callable[..., Any]:
+def _amount(name: str, default: str | None, help_text: str) -> Callable[..., Any]:
     return click.option(name, type=_pixel_amount, metavar="E", default=default, show_default=True, help=help_text)
 
 
@@ -173,13 +173,15 @@ def _choice(name: str, help_text: str, *values: str) -> Callable[..., Any]:
 @_choice("--method", "What the map shows.", "simple_gradient", "integrated_gradients", "deeplift")
 @_choice("--objective", "Targeted: into the quadrant away from the centre.", "top_k", "mass_center", "targeted")
 @_amount("--epsilon", "8/255", "Radius of the L-inf ball.")
-@_amount("--step-size", "1/255", "Size of a step.")
-@click.option("--iterations", default=60, show_default=True, metavar="P", help="Number of steps.")
-@_choice("--schedule", "How the step changes; not constant: begin with 8/255.", "constant", "linear", "adaptive")
+@_choice("--schedule", "Annealed: of step and surrogate together.", "annealed", "constant", "linear", "adaptive")
+@_amount("--step-size", None, "The first step (default: epsilon / 8 if annealed, else 1/255).")
+@click.option("--iterations", default=40, show_default=True, metavar="P", help="Number of steps.")
 @click.option("--label", type=int, metavar="N", help="The class explained (default: the prediction).")
 @click.option("--k", default=1000, show_default=True, help="Pixels that count as most important.")
 @click.option("--path-steps", default=25, show_default=True, metavar="M", help="Points on integrated gradients' path.")
-@click.option("--surrogate-beta", type=float, metavar="B", help="Sharpness of the surrogate (default: a suggestion).")
+@click.option(
+    "--surrogate-beta", type=float, metavar="B", help="Sharpness of the surrogate at the end (default: a suggestion)."
+)
 def attack(out: Path, **options: Any) -> None:
     """Change the importance map of a photograph of yours.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fragility import network
 from fragility._checks import check_count
-from fragility.attack import iterative
+from fragility.attack import annealed, iterative
 from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.data.datasets import imagenet_classes
 from fragility.data.download import read_image
@@ -35,7 +35,10 @@ def attack_photograph(
     k: int = 1000,
     path_steps: int = 25,
     surrogate_beta: float | None = None,
-    **budget: Any,
+    epsilon: float,
+    step_size: float | None = None,
+    iterations: int,
+    schedule: str = "annealed",
 ) -> dict[str, Any]:
     """Attack a photograph, squashed to the network's size, and write what came of it.
 
@@ -53,7 +56,10 @@ def attack_photograph(
         k: how many pixels count as most important.
         path_steps: points on the path of integrated gradients.
         surrogate_beta: sharpness of the softplus surrogate; None for a suggestion.
-        **budget: `epsilon`, `step_size`, `iterations` and `schedule`, as for `fragility.attack.iterative`.
+        epsilon: radius of the L-inf ball, in units of the pixel range (8 / 255).
+        step_size: alpha, the first step, in the same unit; None for that of `annealed`, and for 1 / 255 else.
+        iterations: P, the number of steps.
+        schedule: `"annealed"`, see `fragility.attack.annealed`, or a schedule of `fragility.attack.iterative`.
 
     Returns:
         The report.
@@ -72,9 +78,14 @@ def attack_photograph(
     before = importance(attribution(net, original, labels))
     beta = suggest_beta(net, original, labels) if surrogate_beta is None else surrogate_beta
     objectives = {"mass_center": mass_center(), "top_k": top_k(k), "targeted": targeted(opposite_quadrant)}
-    goal: dict[str, Any] = {"attribution": attribution, "objective": objectives[objective], "surrogate_beta": beta}
+    budget = annealed(epsilon, beta, iterations)
+    if schedule != "annealed":
+        budget |= {"step_size": 1 / 255, "schedule": schedule, "surrogate_beta": (beta, beta)}
+    if step_size is not None:
+        budget["step_size"] = step_size
+    goal: dict[str, Any] = {"attribution": attribution, "objective": objectives[objective], "epsilon": epsilon}
     found = iterative(net, original, labels, **goal, **budget, progress=True)
-    level, reach = (255 * original).round(), int(255 * budget["epsilon"] + 1e-6)
+    level, reach = (255 * original).round(), int(255 * epsilon + 1e-6)
     written = (255 * found.images).round().clamp(level - reach, level + reach) / 255
 
     def describe(x: Tensor, maps: Tensor) -> dict[str, Any]:
@@ -99,8 +110,8 @@ def attack_photograph(
         "method": method,
         **({"path_steps": path_steps} if "steps" in options else {}),
         "objective": objective,
+        "epsilon": epsilon,
         **budget,
-        "surrogate_beta": beta,
         "label_kept": kept,
         "best_iteration": int(found.iteration),
         "best_objective": found.objective.item() if kept else None,

@@ -1,6 +1,6 @@
 """All studies by name: the only module of the machinery that knows any."""
 
-from fragility.study.attacks import attack_sweep, cifar_sweep, paper_sweep, sensitivity, surrogate_fidelity
+from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
 from fragility.study.curvature import angles, dimension, influence_angles
 from fragility.study.defenses import defense_table, fashion_table
 from fragility.study.influence import depth, influence_attack, leave_one_out, mislabel, poisoning
@@ -9,7 +9,7 @@ from fragility.study.piece import Study
 STUDIES: dict[str, Study] = {
     module.__name__.rpartition(".")[2]: module.STUDY
     for module in (
-        attack_sweep, cifar_sweep, paper_sweep, sensitivity, surrogate_fidelity,
+        attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity,
         angles, dimension, influence_angles,
         influence_attack, leave_one_out, mislabel, poisoning, depth,
         defense_table, fashion_table,

@@ -34,6 +34,7 @@ class Sweep:
         batch: how many images make a piece; divides `images` - `start`.
         iterations: P, the number of steps.
         schedule: of the step, see `fragility.attack.iterative`.
+        betas: the first and the last sharpness of the surrogate, in units of the set-up's; None for that throughout.
         attack_steps: M of integrated gradients while attacking and choosing the best iterate.
         evaluation_steps: M of integrated gradients in the metrics.
         by_metric: choose the best iterate by the top-k intersection, as the released code does, not by D.
@@ -49,6 +50,7 @@ class Sweep:
     batch: int
     iterations: int = 1
     schedule: str = "constant"
+    betas: tuple[float, float] | None = None
     attack_steps: int = 100
     evaluation_steps: int = 100
     by_metric: bool = False
@@ -77,8 +79,8 @@ class SweepProfile:
     def __post_init__(self) -> None:
         seen = set()
         for sweep in self.sweeps:
-            images, fixed = range(sweep.start, sweep.images), ([sweep.setup], [sweep.iterations])
-            for condition in product(sweep.attacks, sweep.methods, sweep.sizes, images, *fixed):
+            images, fixed = range(sweep.start, sweep.images), ([sweep.setup], [sweep.iterations], [sweep.betas])
+            for condition in product(sweep.attacks, sweep.methods, sweep.sizes.items(), images, *fixed):
                 if condition in seen:
                     raise ValueError(f"sweeps: expected every condition once per image, got {condition} twice")
                 seen.add(condition)
@@ -115,7 +117,8 @@ def _climb(piece: Piece, subject: Subject, images: Tensor, labels: Tensor, **sea
     if piece.get("by_metric"):
         search["selection"] = lambda maps, reference: -top_k_intersection(maps, reference, piece["k"])
     schedule = "adaptive" if piece.get("adaptive") else piece.get("schedule", "constant")
-    options = {"surrogate_beta": subject.surrogate_beta, "schedule": schedule, **_budget(piece, subject), **search}
+    beta = (piece["first_beta"], piece["last_beta"]) if "first_beta" in piece else subject.surrogate_beta
+    options = {"surrogate_beta": beta, "schedule": schedule, **_budget(piece, subject), **search}
     found = iterative(subject.model, images, labels, **options)
     if not piece.get("rounded"):
         return found
@@ -199,6 +202,9 @@ def conditions(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterat
         subject = subjects[sweep.setup]
         copied = ("setup", "iterations", "attack_steps", "evaluation_steps")
         shared = {"seed": profile.seed, **{name: getattr(sweep, name) for name in copied}, **subject.facts}
+        if sweep.betas is not None:
+            first, last = (share * subject.surrogate_beta for share in sweep.betas)
+            shared |= {"first_beta": first, "last_beta": last}
         listed = list(batches(subject.data, sweep.batch, start=sweep.start, stop=sweep.images))
         for (epsilon, step), attack, method in product(sweep.sizes.items(), sweep.attacks, sweep.methods):
             condition = {"attack": attack, "method": method, "epsilon": epsilon, "step_size": step}

@@ -1,0 +1,43 @@
+"""How far few steps get, by the course of the step and of beta; what 300 of the paper's gain is in `paper_sweep`.
+
+The courses were compared on photographs 72 to 79 of the draw, and the best was then tried on the first ones.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from fragility.study.attacks import paper_sweep
+from fragility.study.attacks.attack_sweep import BOTH, GRADIENT, SQUEEZENET
+from fragility.study.attacks.sweep import Sweep, SweepProfile
+from fragility.study.piece import Columns
+
+COLUMNS: Columns = {
+    **paper_sweep.COLUMNS,
+    "first_beta": (float, "sharpness of the attack's softplus at the first step"),
+    "last_beta": (float, "at the last step"),
+}
+
+_linear = partial(Sweep, attacks=BOTH, methods=GRADIENT, schedule="linear", iterations=40, betas=(1 / 4, 1.0))
+_choice = partial(_linear, setup="squeezenet", start=72, images=80, batch=8)
+_EIGHT = {share: {8.0: 8.0 * share} for share in (1 / 2, 1 / 4, 1 / 8, 1 / 16)}
+_TWO = {share: {2.0: 2.0 * share} for share in (1 / 4, 1 / 8)}
+PROFILES = {
+    "fast": SweepProfile(
+        setups=paper_sweep.PROFILES["fast"].setups,
+        sweeps=(_linear(setup="digits", sizes={51.0: 51.0 / 8}, iterations=6, images=4, batch=4),),
+    ),
+    "laptop": SweepProfile(
+        setups={"squeezenet": SQUEEZENET},
+        sweeps=(
+            _choice(sizes=_EIGHT[1 / 4]),
+            _choice(sizes=_EIGHT[1 / 2]),
+            _choice(sizes=_EIGHT[1 / 4], betas=(1 / 8, 1.0)),
+            _choice(sizes=_EIGHT[1 / 8]),
+            _choice(sizes=_EIGHT[1 / 8], betas=(1 / 8, 1.0)),
+            _choice(sizes=_TWO[1 / 8]),
+            _choice(sizes=_TWO[1 / 4]),
+            _choice(sizes=_EIGHT[1 / 16]),
+        ),
+    ),
+}
+STUDY = replace(paper_sweep.STUDY, columns=COLUMNS, profiles=PROFILES)
