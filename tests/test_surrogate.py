@@ -1,10 +1,14 @@
 """How faithful the surrogate is: its limits, its scale, and what cannot be asked."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
+from fragility.attack import iterative
 from fragility.attribution import deeplift, importance, simple_gradient
+from fragility.objective import top_k
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.surrogate import softplus, suggest_beta, surrogate_fidelity
 
@@ -48,9 +52,38 @@ def test_beta_is_measured_in_units_of_one_over_pre_activation(every_relu, images
     assert suggest_beta(every_relu, images, labels) == beta / scale
 
 
-def test_a_network_without_relu_needs_none(stacked, images, labels):
-    with pytest.raises(ValueError, match="softplus changes nothing"):
-        suggest_beta(stacked(nn.Tanh()), images, labels)
+@pytest.mark.parametrize(
+    ("activation", "advice"), [(nn.Tanh(), "leave surrogate_beta=None"), (nn.Identity(), "cannot be moved")]
+)
+def test_a_network_without_kinks(stacked, images, labels, activation, advice):
+    """What is said agrees with what an attack does."""
+    model = stacked(activation)
+    with pytest.raises(ValueError, match=f"softplus changes nothing in it: .*{advice}"):
+        suggest_beta(model, images, labels)
+    options = {"epsilon": 0.05, "step_size": 0.02, "iterations": 1}
+    attack = partial(iterative, model, images, labels, attribution=simple_gradient, objective=top_k(6), **options)
+    if "None" in advice:
+        assert attack().attackable.all()
+    else:
+        with pytest.raises(ValueError, match="zero up to rounding"):
+            attack()
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU(init=0.1), nn.Hardswish(), nn.Threshold(0, 0), nn.SELU()])
+def test_every_kink_counts(stacked, images, labels, activation):
+    model = stacked(activation)
+    beta = suggest_beta(model, images, labels, fidelity=0.9)
+    assert surrogate_fidelity(model, images, labels, betas=[beta]).spearman.mean() >= 0.9
+
+
+def test_a_kink_out_of_reach_is_named(stacked, images, labels):
+    class Hidden(nn.Module):
+        def forward(self, z):
+            return torch.stack([z, 0 * z]).amax(0)
+
+    for call in (suggest_beta, partial(surrogate_fidelity, betas=[2.0])):
+        with pytest.raises(ValueError, match="its graph shows Amax"):
+            call(stacked(Hidden()), images, labels)
 
 
 def test_nothing_is_faithful_enough(every_relu, images, labels):

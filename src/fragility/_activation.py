@@ -104,6 +104,7 @@ SMOOTH: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "gelu": (functional.gelu, _gelu_slope),
     "softplus": (functional.softplus, _softplus_slope),
 }
+SMOOTH["special_expit"] = SMOOTH["sigmoid"]
 
 
 # Three Gauss-Legendre nodes on [0, 1] with their weights, and up to which distance between z0 and z they are used.

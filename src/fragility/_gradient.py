@@ -22,24 +22,31 @@ from fragility._softplus import active_beta, check_substitutable
 Model = Callable[[Tensor], Tensor]
 
 
-def check_call(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Refuse what nothing can be explained with; the model is looked at in an attack only once."""
+def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int = 1) -> None:
+    """Refuse what nothing can be explained with; the model is looked at in an attack only once.
+
+    Args:
+        model: it has to be a function of one image.
+        images: of which `copies` each go through the model at a time.
+        labels: one per image.
+        copies: points on a path, or noisy ones.
+    """
     check_images(images)
     check_labels(labels, len(images))
     check_gradients(images)
-    if not is_trusted(model):
-        check_model(model)
-        if active_beta() is not None:
-            check_substitutable(model)
+    if is_trusted(model):
+        return
+    check_model(model)
+    if active_beta() is not None:
+        check_substitutable(model)
+    if copies * len(images) > 1:
+        check_alone(model, images)
 
 
 def scores_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The labels' logits, (B,), of a model that is a function of one image and, inside `softplus`, has no kink left."""
-    logits = logits_of(model, images)
-    scores = pick(logits, labels)
+    """The labels' logits, (B,), of a model that has no kink left inside `softplus`."""
+    scores = pick(logits_of(model, images), labels)
     if not is_trusted(model):
-        if len(images) > 1:
-            check_alone(model, images)
         check_reached(model, images, labels, scores)
     return scores
 

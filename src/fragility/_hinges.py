@@ -292,8 +292,8 @@ _SPELLED: dict[str, Callable[..., Activation | None]] = {
     "clamp_max": lambda z, max: _clamp(z, max=max),
     "where": _where,
     "masked_fill": lambda z, mask, value: _where(mask, value, z),
-    "mul": _product,
-    "abs": lambda z: Activation(z, _slopes(-1.0, 1.0)),
+    **dict.fromkeys(("mul", "multiply"), _product),
+    **dict.fromkeys(("abs", "absolute"), lambda z: Activation(z, _slopes(-1.0, 1.0))),
     **dict.fromkeys(("maximum", "max", "fmax"), partial(_extreme, max)),
     **dict.fromkeys(("minimum", "min", "fmin"), partial(_extreme, min)),
 }

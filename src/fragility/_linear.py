@@ -17,7 +17,8 @@ _JOINTLY = set(
     "AsStrided Expand Squeeze Unsqueeze Transpose T Permute Select Slice Split SplitWithSizes Unbind Diagonal Repeat "
     "Tril Triu Flip Roll Rot90 Unfold Im2Col Col2Im PixelShuffle PixelUnshuffle ChannelShuffle ConstantPadNd "
     "ReflectionPad ReplicationPad AvgPool AdaptiveAvgPool UpsampleNearest UpsampleNearestExact UpsampleLinear "
-    "UpsampleBilinear UpsampleBilinear2DAa UpsampleTrilinear UpsampleBicubic UpsampleBicubic2DAa IndexAdd".split()
+    "UpsampleBilinear UpsampleBilinear2DAa UpsampleTrilinear UpsampleBicubic UpsampleBicubic2DAa IndexAdd "
+    "Zero Fill".split()
 )
 # Linear as long as what they choose is the same for all images: which index, which side of a condition.
 CHOOSING = set("Where MaskedFill Index IndexSelect IndexPut IndexCopy Gather Scatter ScatterAdd".split())
@@ -84,7 +85,7 @@ class Dependence:
             kind = kind_of(node)
             if not _is_linear(node, kind, carrying, own):
                 raise ValueError(
-                    f"model: DeepLIFT's Rescale rule has no rule for {_spell(node, kind, carrying)}; simple_gradient "
+                    f"model: DeepLIFT's Rescale rule has no rule for {_spell(node, kind)}; simple_gradient "
                     "and integrated_gradients need none"
                 )
             seen.add(node)
@@ -96,10 +97,10 @@ class Dependence:
         """Refuse a call that writes into a view, unless it is linear: the graph does not show which function it was."""
         if not (_IN_PLACE.fullmatch(str(getattr(func, "__name__", ""))) or kwargs.get("inplace")):
             return
-        target, *others = tensors_in((args, kwargs))
-        if not target._is_view() or not any(self.of(tensor) for tensor in (target, *others)):
+        tensors = list(tensors_in((args, kwargs)))
+        if not any(self.of(tensor) for tensor in tensors) or not tensors[0]._is_view():
             return
-        scales = short_name(func) in _SCALINGS and not any(self.of(other) for other in others)
+        scales = short_name(func) in _SCALINGS and not any(self.of(other) for other in tensors[1:])
         if not scales and short_name(func) not in _INTO_VIEWS:
             raise ValueError(f"model: DeepLIFT's Rescale rule has no rule for {full_name(func)} on a view, in place")
 
@@ -130,7 +131,7 @@ def _is_linear(node: Any, kind: str, carrying: list[int], own: tuple[type, ...])
     return kind in _JOINTLY or kind in CHOOSING
 
 
-def _spell(node: Any, kind: str, carrying: list[int]) -> str:
+def _spell(node: Any, kind: str) -> str:
     """Name an operation as a user knows it."""
     if is_custom(node):
         return f"{node._forward_cls.__name__}, a custom autograd function"
@@ -138,5 +139,5 @@ def _spell(node: Any, kind: str, carrying: list[int]) -> str:
     if kind in _PRODUCTS:
         return f"{name}, a product of two tensors that both depend on the images"
     if kind in _ACTIVATIONS:
-        return f"{name}, an activation where no substitution reaches: in a thread, torch.vmap or compiled code"
+        return f"{name}, an activation out of reach: in another function of PyTorch, a thread, vmap or compiled code"
     return "a function that has no derivative, such as floor_divide" if kind == "NotImplemented" else name

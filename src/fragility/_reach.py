@@ -178,7 +178,7 @@ class _Probe(TorchFunctionMode):
                 return pooled
             indices = next(self.replay)
             return args[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape)
-        if name in ("elu", "celu"):  # their second derivative jumps; any smooth function of this width does
+        if name in ("elu", "celu", "selu"):  # their second derivative jumps; any smooth function of this width does
             return functional.silu(args[0] if args else kwargs["input"])
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):

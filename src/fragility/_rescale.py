@@ -152,7 +152,7 @@ def record(model: Model, x0: Tensor, *, copy: bool = False) -> Reference:
 
 def multiply(model: Model, images: Tensor, labels: Tensor, reference: Reference, *, create_graph: bool) -> Multipliers:
     """Passes 2 and 3: the gradient of the labels' scores along secants."""
-    secants = _secants(model, images, reference) if create_graph else []
+    secants, expected = _secants(model, images, reference) if create_graph else ([], None)
     t = images.detach().requires_grad_()
     depends, met, finished = Dependence(t), 0, False
 
@@ -174,13 +174,18 @@ def multiply(model: Model, images: Tensor, labels: Tensor, reference: Reference,
         logits = logits_of(model, t)
         finished = True
         _check_count(reference, met)
+        if expected is not None and not torch.allclose(logits, expected, atol=1e-5 * float(expected.abs().max())):
+            raise ValueError(
+                "model: expected the same logits when it is called again: does it draw random numbers (dropout?), or "
+                "count its calls?"
+            )
         kinds = depends.linear(logits, own=(_Follow, _Overwrite))
         values = gradient(pick(logits, labels), t, create_graph=create_graph)
     return Multipliers(values, logits.detach(), kinds)
 
 
-def _secants(model: Model, images: Tensor, reference: Reference) -> list[_Secant]:
-    """Pass 2: the secants as functions of the images."""
+def _secants(model: Model, images: Tensor, reference: Reference) -> tuple[list[_Secant], Tensor]:
+    """Pass 2: the secants as functions of the images, and the logits."""
     secants = list[_Secant]()
 
     def meet(call: _Call) -> Tensor:
@@ -190,9 +195,9 @@ def _secants(model: Model, images: Tensor, reference: Reference) -> list[_Secant
         return _deliver(call, y)
 
     with deferred(), _Intercept(meet):
-        logits_of(model, images)
+        logits = logits_of(model, images).detach()
     _check_count(reference, len(secants))
-    return secants
+    return secants, logits
 
 
 def _value(call: _Call) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fragility._checks import check_count
+from fragility._checks import check_count, rounding
 from fragility._convolution import twice_differentiable
 from fragility._gradient import check_call, gradient, logits_of, pick, scores_of
 from fragility._linear import CHOOSING
@@ -104,10 +104,11 @@ def integrated_gradients(
         ValueError: if pixels, labels, baseline, the model's mode or its output are wrong; in the backward pass, if the
             model has changed since.
     """
-    check_call(model, images, labels)
     check_count("steps", steps)
-    chunk = max(1, 8 // images.shape[0]) if chunk is None else chunk
-    check_count("chunk", chunk)
+    if chunk is not None:
+        check_count("chunk", chunk)
+    check_call(model, images, labels, copies=min(steps, chunk or 8))
+    chunk = chunk or max(1, 8 // len(images))
     precision = torch.promote_types(images.dtype, torch.float32)
     reference = _reference(baseline, images).to(precision)
     points = images if images.requires_grad else images.detach()
@@ -227,7 +228,7 @@ def _check_sum(model: nn.Module, attributions: Tensor, scores: Tensor, reference
     parts = attributions.flatten(1)
     difference = scores - reference
     miss = (parts.sum(1) - difference).abs()
-    allowed = 64 * torch.finfo(parts.dtype).eps * (parts.abs().sum(1) + scores.abs() + reference.abs())
+    allowed = 64 * rounding(parts) * (parts.abs().sum(1) + scores.abs() + reference.abs())
     wrong = ~(miss <= allowed)  # also true of NaN
     if not wrong.any():
         return
@@ -238,7 +239,7 @@ def _check_sum(model: nn.Module, attributions: Tensor, scores: Tensor, reference
     causes += [
         "a value computed under no_grad, detached or taken through NumPy",
         "images that depend on one another in the batch",
-        "half precision inside the model",
+        "half precision in the model",
     ]
     raise ValueError(
         f"model: expected DeepLIFT's attributions of image {row} to sum to S(x) - S(x0) = {difference[row]:.6g}, got "

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fragility._convolution import twice_differentiable
+from fragility._reach import check_smooth
 from fragility._softplus import SoftplusNetwork as SoftplusNetwork
 from fragility._softplus import softplus as softplus
 from fragility.attribution import importance, simple_gradient
@@ -56,7 +58,7 @@ def surrogate_fidelity(
         One row per beta, in the order given.
 
     Raises:
-        ValueError: if there is none, or one is not positive.
+        ValueError: if there is none, or one is not positive, or if softplus does not reach an activation.
     """
     if len(betas) == 0:
         raise ValueError("betas: expected one value or more, got none")
@@ -66,6 +68,8 @@ def surrogate_fidelity(
     rows = []
     for beta in betas:
         with softplus(beta):
+            if beta == betas[0]:
+                check_smooth(model, images, labels)
             maps = importance(attribution(model, images, labels)).detach()
         rows.append((spearman(maps, reference), top_k_intersection(maps, reference, k), center_shift(maps, reference)))
     return Fidelity(torch.tensor(betas), *(torch.stack(column) for column in zip(*rows, strict=True)))
@@ -99,15 +103,27 @@ def suggest_beta(
         The first of `betas` that is faithful enough.
 
     Raises:
-        ValueError: if `fidelity` is out of range, softplus changes nothing in the network, or no candidate is faithful
-            enough.
+        ValueError: if `fidelity` is out of range, softplus changes nothing in the network or does not reach all of its
+            activations, or no candidate is faithful enough.
     """
     if not 0 < fidelity < 1:
         raise ValueError(f"fidelity: expected a number between 0 and 1, got {fidelity}")
     for beta in betas:
         found = surrogate_fidelity(model, images, labels, betas=[beta], attribution=attribution)
         if beta == betas[0] and (found.center_shift < 1e-4).all() and (found.intersection == 1).all():
-            raise ValueError("model: softplus changes nothing in it, so that an attack needs no surrogate")
+            raise ValueError(f"model: softplus changes nothing in it: {_without_kinks(model, images, labels)}")
         if found.spearman.mean() >= fidelity:
             return beta
     raise ValueError(f"fidelity: expected what one of {len(betas)} betas reaches, got {fidelity}; pass larger betas")
+
+
+def _without_kinks(model: nn.Module, images: Tensor, labels: Tensor) -> str:
+    """What an attack can do with a network in which softplus changes nothing."""
+    points = images.detach().requires_grad_()
+    gradient = simple_gradient(model, points, labels)
+    if gradient.requires_grad:
+        with twice_differentiable():
+            (bend,) = torch.autograd.grad(gradient.square().sum(), points, materialize_grads=True)
+        if bend.any():
+            return "it has second derivatives of its own, so leave surrogate_beta=None"
+    return "it is linear, or linear in pieces, and its gradient cannot be moved by small steps"

@@ -65,8 +65,8 @@ def uniform_gradient(
 
 
 def _averaged(model: nn.Module, images: Tensor, labels: Tensor, draw: Draw, samples: int, seed: int) -> Tensor:
-    check_call(model, images, labels)
     check_count("samples", samples)
+    check_call(model, images, labels, copies=samples)
     generator = torch.Generator().manual_seed(seed)
     noise = draw(torch.Size((samples, 1, *images.shape[1:])), generator, images.dtype).to(images.device)
     with torch.enable_grad(), twice_differentiable() if images.requires_grad else nullcontext():

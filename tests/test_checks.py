@@ -1,0 +1,272 @@
+"""Models that are not functions of one image, and arguments in the wrong unit: refused, with what to do about it."""
+
+import warnings
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conftest import randomise
+from fragility._checks import check_alone, check_model, is_trusted, trusting
+from fragility.attack import iterative, random_sign, random_walk
+from fragility.attribution import deeplift, integrated_gradients, simple_gradient
+from fragility.curvature import input_hvp, top_direction
+from fragility.defense import smooth_gradient
+from fragility.defense.loss_attribution import loss_attributions
+from fragility.defense.training import adversarial_loss, curvature_loss, ig_norm_loss, input_gradient_loss
+from fragility.objective import top_k
+from fragility.surrogate import softplus
+
+STEPS = {"epsilon": 0.05, "step_size": 0.02, "iterations": 2}
+EXPLANATIONS = {
+    "simple gradient": simple_gradient,
+    "integrated gradients": partial(integrated_gradients, steps=6),
+    "DeepLIFT": deeplift,
+    "SmoothGrad": partial(smooth_gradient, sigma=0.1, samples=4),
+    "Hessian": lambda model, images, labels: input_hvp(model, images, labels, images),
+    "direction": lambda model, images, labels: top_direction(model, images, labels, mode="forward_over_reverse")[1],
+    "attack": partial(iterative, attribution=simple_gradient, objective=top_k(5), surrogate_beta=3.0, **STEPS),
+    "walk": partial(random_walk, attribution=simple_gradient, objective=top_k(5), **STEPS),
+}
+
+
+class Around(nn.Module):
+    """A usual network around a function of the network itself and the images."""
+
+    def __init__(self, function, *extra: nn.Module, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(3, 6, 3), activation or nn.Tanh(), *extra, nn.Flatten(), nn.Linear(216, 4)]
+        self.net, self.function = nn.Sequential(*layers), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.net, x)
+
+
+def around(function=lambda net, x: net(x), *extra: nn.Module, **options) -> nn.Module:
+    return randomise(Around(function, *extra, **options))
+
+
+def part_in_training_mode(kind: type[nn.Module], *arguments) -> nn.Module:
+    model = around(lambda net, x: net(x), kind(*arguments))
+    model.net[2].train()
+    return model
+
+
+def quantised() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(around().float(), {nn.Linear})
+
+
+class Own(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, training=self.training)
+
+
+# How a model depends on more than the image, and what the error says.
+DEPENDENT = {
+    "dropout": (part_in_training_mode(nn.Dropout, 0.5), r"training mode in its part 'net.2' \(Dropout\)"),
+    "batch norm": (part_in_training_mode(nn.BatchNorm2d, 6), r"training mode in its part 'net.2' \(BatchNorm2d\)"),
+    "a module of one's own": (part_in_training_mode(Own), r"training mode in its part 'net.2' \(Own\)"),
+    "no running statistics": (
+        around(lambda net, x: net(x), nn.BatchNorm2d(6, track_running_stats=False)),
+        r"'net.2' \(BatchNorm2d\) has no running statistics",
+    ),
+    "batch norm by function": (
+        around(lambda net, x: net(F.batch_norm(x, None, None, training=True))),
+        "depend on one image each",
+    ),
+    "mean of the batch": (around(lambda net, x: net(x - x.mean())), "depend on one image each"),
+    "largest of the batch": (around(lambda net, x: net(x / x.amax())), "depend on one image each"),
+    "reversed": (around(lambda net, x: net(x.flip(0))), "depend on one image each"),
+    "softmax over the batch": (around(lambda net, x: net(x).softmax(0)), "depend on one image each"),
+    "chance": (around(lambda net, x: net(F.dropout(x, training=True))), "or by chance|draws random numbers"),
+    "quantised weights": (quantised(), "'net.3' .* has quantised weights"),
+}
+
+
+@pytest.mark.parametrize("explanation", EXPLANATIONS)
+@pytest.mark.parametrize("kind", DEPENDENT)
+def test_models_of_more_than_one_image(kind, explanation, images, labels):
+    model, message = DEPENDENT[kind]
+    x = images.to(next(model.parameters()).dtype)
+    with pytest.raises(ValueError, match=message):
+        EXPLANATIONS[explanation](model, x, labels)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, message) in DEPENDENT.items() if "one image" in message])
+def test_an_attack_on_a_single_image_is_refused_too(kind, images, labels):
+    with pytest.raises(ValueError, match="depend on one image each"):
+        EXPLANATIONS["attack"](DEPENDENT[kind][0], images[:1], labels[:1])
+
+
+SOUND = {
+    "layer norm": around(lambda net, x: net(x), nn.LayerNorm([6, 6])),
+    "instance norm": around(lambda net, x: net(x), nn.InstanceNorm2d(6)),
+    "batch norm": around(lambda net, x: net(x), nn.BatchNorm2d(6)),
+    "idle parts in training mode": around(),
+    "batches of two": around(lambda net, x: net(x.view(2, 3, 8, 8))),
+}
+SOUND["idle parts in training mode"].net[1].train()
+
+
+@pytest.mark.parametrize("kind", SOUND)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_functions_of_one_image_are_accepted(kind, dtype, images):
+    model = SOUND[kind].to(dtype)
+    check_model(model)
+    check_alone(model, images.to(dtype))
+    check_alone(model, images.repeat(3, 1, 1, 1).to(dtype)[:2])
+
+
+def test_a_model_is_checked_once_in_an_attack(images):
+    model, passes = around(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    with trusting(model):
+        assert is_trusted(model)
+        assert not is_trusted(SOUND["batch norm"])
+        simple_gradient(model, images, torch.tensor([0, 1]))
+    assert len(passes) == 1
+    assert not is_trusted(model)
+
+
+def test_an_exported_network_needs_no_eval(images, labels):
+    model = around(activation=nn.ReLU())
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(simple_gradient(exported, images, labels), simple_gradient(model, images, labels))
+
+
+@pytest.mark.parametrize("explanation", EXPLANATIONS)
+def test_a_model_that_overwrites_its_input_gets_a_copy(explanation, images, labels):
+    model = around(lambda net, x: net(x.sub_(0.5).div_(0.25)), activation=nn.ReLU())
+    plain = around(lambda net, x: net((x - 0.5) / 0.25), activation=nn.ReLU())
+    before = images.clone()
+    results = []
+    for network in (model, plain):
+        torch.manual_seed(0)  # of the walk
+        with softplus(3.0) if explanation in ("Hessian", "direction") else nullcontext():
+            result = EXPLANATIONS[explanation](network, images, labels)
+        results.append(getattr(result, "images", result))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("explanation", ["attack", "walk"])
+def test_one_logit(explanation, images):
+    model, zeros = around(lambda net, x: net(x)[:, :1]), torch.tensor([0, 0])
+    with pytest.raises(ValueError, match=r"two logits or more, got one.*torch.cat"):
+        EXPLANATIONS[explanation](model, images, zeros)
+    two = around(lambda net, x: torch.cat([-net(x)[:, :1], net(x)[:, :1]], 1) / 2)
+    torch.testing.assert_close(two(images).softmax(1)[:, 1], model(images)[:, 0].sigmoid())
+    assert EXPLANATIONS[explanation](two, images, zeros).images.shape == images.shape
+
+
+class TestTraining:
+    """Losses that differentiate a loss with respect to an image."""
+
+    LOSSES = (
+        partial(ig_norm_loss, steps=2, **STEPS),
+        partial(input_gradient_loss, weight=1.0),
+        partial(curvature_loss, weight=1.0),
+        lambda model, images, labels: loss_attributions(model, images, images / 2, labels),
+    )
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_batch_norm_is_refused_until_it_is_frozen(self, loss, images, labels):
+        model = around(lambda net, x: net(x), nn.BatchNorm2d(6)).train()
+        with pytest.raises(ValueError, match=r"batch norm in training mode in its part 'net.2'.*call eval\(\)"):
+            loss(model, images, labels)
+        model.net[2].eval()
+        before = model.net[2].running_mean.clone()
+        assert loss(model, images, labels).isfinite().all()
+        assert torch.equal(model.net[2].running_mean, before)
+
+    def test_dropout_is_another_network_at_every_point_of_a_path(self, images, labels):
+        model = around(lambda net, x: net(x), nn.Dropout(0.5)).train()
+        with pytest.raises(ValueError, match=r"dropout in training mode in its part 'net.2'"):
+            loss_attributions(model, images, images / 2, labels)
+        assert input_gradient_loss(model, images, labels, weight=1.0).isfinite()
+
+    def test_adversarial_training_takes_no_attributions(self, images, labels):
+        model = around(lambda net, x: net(x), nn.BatchNorm2d(6)).train()
+        assert adversarial_loss(model, images, labels, **STEPS).isfinite()
+
+
+class TestBadImages:
+    """One image with nothing to follow does not cost the others of the batch."""
+
+    @pytest.mark.parametrize("attribution", [partial(integrated_gradients, steps=4), deeplift])
+    def test_a_black_one(self, attribution, every_relu, images):
+        black = torch.cat([images, torch.zeros_like(images[:1])])
+        labels = every_relu(black).argmax(1)
+        options = {"objective": top_k(6), "surrogate_beta": 2.0, "attribution": attribution, **STEPS}
+        found, alone = (iterative(every_relu, black[:n], labels[:n], **options) for n in (3, 2))
+        assert found.attackable.tolist() == [True, True, False]
+        assert not found.labels_kept[2]
+        assert found.objective[2].isnan()
+        assert torch.equal(found.images[2], black[2])
+        torch.testing.assert_close(found.images[:2], alone.images, rtol=0, atol=1e-12)
+        with pytest.raises(ValueError, match="not all zero"):
+            iterative(every_relu, black[2:], labels[2:], **options)
+
+    @pytest.mark.parametrize("when", [0.0, 0.03])
+    def test_an_infinite_gradient_at_first_or_midway(self, when, every_relu, images):
+        """The second image's score bends infinitely as soon as its first pixel has moved by so much."""
+
+        class Edge(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                logits = every_relu(x)
+                if len(x) != 2 or (x[1, 0, 0, 0] - images[1, 0, 0, 0]).abs() < when:
+                    return logits
+                pole = (x[1:] - x[1:].detach()).abs().pow(1.5).sum()  # 0 with slope 0
+                return logits + torch.stack([0 * pole.detach(), pole])[:, None]
+
+        labels = every_relu(images).argmax(1)
+        options = {"objective": top_k(6), "attribution": simple_gradient, **STEPS, "iterations": 4}
+        found = iterative(Edge().eval(), images, labels, surrogate_beta=2.0, **options)
+        alone = iterative(every_relu, images[:1], labels[:1], surrogate_beta=2.0, **options)
+        assert found.attackable.tolist() == [True, False]
+        torch.testing.assert_close(found.images[:1], alone.images, rtol=0, atol=1e-12)
+        assert found.images.isfinite().all()
+        assert bool(found.labels_kept[1]) == (when > 0)
+
+
+class TestMessages:
+    def test_numpy_integers_are_integers(self, images, labels):
+        assert top_k(np.int64(5))(torch.rand(1, 4, 4), torch.rand(1, 4, 4)).shape == (1,)
+        exact, numpy = (integrated_gradients(around(), images, labels, steps=n) for n in (3, np.int32(3)))
+        assert torch.equal(exact, numpy)
+        with pytest.raises(TypeError, match="k: expected an integer, got float64"):
+            top_k(np.float64(5))
+        with pytest.raises(TypeError, match="k: expected an integer, got bool"):
+            top_k(True)
+
+    @pytest.mark.parametrize(("epsilon", "hint"), [(8, "8 / 255 for 8 of 255"), (1000.0, "8 / 255, say")])
+    def test_epsilon_in_grey_levels(self, epsilon, hint, images, labels):
+        for call in (
+            lambda: random_sign(images, epsilon),
+            lambda: EXPLANATIONS["attack"](around(), images, labels, epsilon=epsilon),
+            lambda: adversarial_loss(around(), images, labels, **STEPS | {"epsilon": epsilon}),
+        ):
+            with pytest.raises(ValueError, match=rf"epsilon: expected at most 1.*pass {hint}"):
+                call()
+
+    def test_inference_mode(self, images, labels):
+        with torch.inference_mode():
+            made = images.clone()
+            with pytest.raises(ValueError, match=r"got torch.inference_mode\(\); torch.no_grad\(\) is allowed"):
+                simple_gradient(around(), images, labels)
+        with pytest.raises(ValueError, match=r"images: .* made in torch.inference_mode\(\); clone\(\) it"):
+            simple_gradient(around(), made, labels)
+        with torch.no_grad():
+            assert simple_gradient(around(), images, labels).isfinite().all()
+
+    @pytest.mark.parametrize("pixel", [1 + 1e-7, -1e-9])
+    def test_a_pixel_just_outside(self, pixel, images, labels):
+        images[0, 0, 0, 0] = pixel
+        with pytest.raises(ValueError, match=str(pixel)):
+            simple_gradient(around(), images, labels)
