@@ -266,7 +266,8 @@ def test_students_predict_without_the_answer_and_without_a_gap() -> None:
         assert len(gaps) >= 3, source.name
 
 
-WRITTEN_ANEW = ("01_methods", "02_attacks")  # chapters whose visible code is the lesson; the others follow
+# Chapters whose visible code is the lesson; the others follow.
+WRITTEN_ANEW = ("01_methods", "02_attacks", "04_hessian")
 SVG = "{http://www.w3.org/2000/svg}"
 CLOSING = (
     "## What follows, and what does not",
@@ -335,7 +336,7 @@ def results(text: str) -> set[str]:
     return {number.lstrip("0") + unit.strip() for number, unit in found if "." in number or unit}
 
 
-@pytest.mark.parametrize("name", ["01_methods"])
+@pytest.mark.parametrize("name", ["01_methods", "04_hessian"])
 def test_every_result_in_prose_stands_in_an_output_of_the_page(name: str) -> None:
     cells = nbformat.read(pages.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
