@@ -75,22 +75,27 @@ def courses(folder: Path) -> pd.DataFrame:
     if not all(table.exists() for table in tables):
         return pd.DataFrame()
     rows = pd.concat([pd.read_csv(table) for table in tables], ignore_index=True)
-    paper = rows.query("schedule == 'constant' and iterations == 300 and step_size == 0.5 and attack != 'random_walk'")
+    paper = rows.query("schedule == 'constant' and iterations <= 300 and step_size == 0.5")
+    paper = paper.sort_values("iterations", ascending=False, kind="stable").drop_duplicates(CONDITION)
     ours = rows.query("schedule == 'linear' and step_size == epsilon / 8 and first_beta == last_beta / 4")
     ours = ours.assign(schedule="annealed, " + ours.iterations.astype(str))
-    paper, both = paper.drop_duplicates(CONDITION).assign(schedule="Algorithm 1"), ours[CONDITION].drop_duplicates()
-    found = pd.concat([paper, ours]).merge(paper[[*CONDITION, "gain"]], on=CONDITION, suffixes=("", "_paper"))
-    found = found.merge(both, on=CONDITION).assign(original=lambda row: row.objective - row.gain)
+    paper = paper.assign(schedule="Algorithm 1")
+    found = pd.concat([paper, ours]).merge(
+        paper[[*CONDITION, "gain", "iterations"]], on=CONDITION, suffixes=("", "_paper")
+    )
+    found = found.merge(ours[CONDITION].drop_duplicates(), on=CONDITION).assign(
+        original=lambda row: row.objective - row.gain
+    )
     found = found.assign(step=found.course_steps.str.split(), best=found.course_objective.str.split())
     found = found.explode(["step", "best"], ignore_index=True).astype({"step": int, "best": float})
     found["share"] = ((found.best - found.original) / found.gain_paper).fillna(0.0)  # nan: no label was kept by then
-    return found[[*CONDITION, "schedule", "step", "share"]]
+    return found[[*CONDITION, "schedule", "step", "share", "iterations_paper"]]
 
 
 def summary(shares: pd.DataFrame) -> list[str]:
     """Say for every condition what 40 steps of either schedule gain, and 100 annealed ones."""
     lines = []
-    for (method, attack, epsilon), group in shares.groupby(CONDITION[1:], sort=False):
+    for (method, attack, epsilon, full), group in shares.groupby([*CONDITION[1:], "iterations_paper"], sort=False):
         found = []
         for (schedule, step), target in AIMS.items():
             values = group[(group.schedule == schedule) & (group.step == step)].share
@@ -100,7 +105,7 @@ def summary(shares: pd.DataFrame) -> list[str]:
                 verdict = f" (lower end >= {target}: {'met' if low >= target else 'missed'})" if aimed else ""
                 share = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
                 found.append(f"{step} steps, {schedule.partition(',')[0]}: {share}{verdict}")
-        name = f"{TITLES[method]}, {TITLES[attack]}, {epsilon:g}/255, {group.image.nunique()} images"
+        name = f"{TITLES[method]}, {TITLES[attack]}, {epsilon:g}/255, of {full} steps, {group.image.nunique()} images"
         lines.append(f"- {name}: {'; '.join(found)}.")
     return lines
 

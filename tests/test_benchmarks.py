@@ -131,7 +131,7 @@ def test_gains_are_shares_of_what_the_papers_steps_gain_on_the_same_image(tmp_pa
     assert means["min"].tolist() == pytest.approx(means["max"].tolist())
     (line,) = page.summary(shares)
     assert line == (
-        "- simple gradient, top-k, 8/255, 3 images: 100 steps, annealed: 1.20 [1.20, 1.20]; "
+        "- simple gradient, top-k, 8/255, of 300 steps, 3 images: 100 steps, annealed: 1.20 [1.20, 1.20]; "
         "40 steps, Algorithm 1: 0.50 [0.50, 0.50]."
     )
     page.write(tmp_path, tmp_path / "speed.md")
