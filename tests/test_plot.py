@@ -94,14 +94,17 @@ def test_points_stand_on_a_line_for_each_condition(rows):
         np.testing.assert_allclose(line.get_xdata(), means[attack][["simple_gradient", "deeplift"]])
 
 
-def test_a_region_is_outlined():
-    figure = grid({"map": torch.rand(1, 4, 4)})
-    region = torch.zeros(4, 4)
-    region[1:3, 1:3] = 1
-    outline(figure.axes[0], region)
-    (path,) = figure.axes[0].collections[0].get_paths()
-    assert path.contains_point((1.5, 1.5))
-    assert not path.contains_point((3, 3))
+def test_a_region_is_outlined_on_all_sides():
+    for first, last, inside, outside in ((1, 3, (1.5, 1.5), (3, 3)), (0, 2, (0.5, 0.5), (2, 2))):
+        figure = grid({"map": torch.rand(1, 4, 4)})
+        region = torch.zeros(4, 4)
+        region[first:last, first:last] = 1
+        outline(figure.axes[0], region)
+        (path,) = figure.axes[0].collections[0].get_paths()
+        assert path.contains_point(inside)
+        assert not path.contains_point(outside)
+        np.testing.assert_array_equal(path.vertices[0], path.vertices[-1])  # closed, where the map ends too
+        assert figure.axes[0].get_xlim() == (-0.5, 3.5)
 
 
 def test_a_change_is_drawn_around_grey_and_all_five_columns_have_their_place():

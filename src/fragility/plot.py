@@ -9,6 +9,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fragility.attribution import ATTRIBUTIONS
 from fragility.interval import mean_interval
@@ -70,7 +71,11 @@ def outline(axes: Axes, region: Tensor) -> None:
         axes: of the map.
         region: (H, W), 1 inside and 0 outside.
     """
-    axes.contour(region.detach().cpu().float().numpy(), levels=[0.5], colors="white", linewidths=1.2)
+    height, width = region.shape
+    around = pad(region.detach().cpu().float(), (1, 1, 1, 1)).numpy()  # a border that lies on the map's own, too
+    axes.autoscale(False)
+    lines = axes.contour(range(-1, width + 1), range(-1, height + 1), around, [0.5], colors="white", linewidths=1.2)
+    lines.set_clip_on(False)
 
 
 def grid(columns: Mapping[str, Tensor], *, rows: Sequence[str] = (), notes: Mapping[str, Sequence[str]] = {}) -> Figure:
