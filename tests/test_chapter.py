@@ -10,7 +10,8 @@ from fragility.chapter import Table, interval, ledger, means, start
 from fragility.interval import mean_interval
 from fragility.study import store
 from fragility.study.claims import LEDGER
-from fragility.study.ledger import judge, shown
+from fragility.study.claims_page import sentence
+from fragility.study.ledger import as_markdown, judge, shown
 
 
 def test_table_is_markdown():
@@ -83,19 +84,19 @@ def test_shares_are_written_as_the_paper_writes_them():
 
 
 def test_the_table_that_closes_a_chapter_is_the_ledgers():
-    table, by_id = ledger("H1", "I3"), {claim.id: claim for claim in LEDGER}
-    for row, name in zip(table.rows, ("H1", "I3"), strict=True):
+    table, by_id = ledger("H1", "I3b"), {claim.id: claim for claim in LEDGER}
+    for row, name in zip(table.rows, ("H1", "I3b"), strict=True):
         found = judge(claim := by_id[name])
-        section = f"{claim.id} {found.verdict}".lower().replace(" ", "-")  # the heading, as MyST and GitHub slug it
+        section = f"{claim.id} {found.verdict.text}".lower().replace(" ", "-")  # as MyST and GitHub slug the heading
         assert row[0].startswith(f"[{claim.id}](../book/claims.md#{section}): ")
-        assert row[3] == f"*{found.verdict}*"
-    failing = [measure for measure in found.finding.measures if not measure.holds]
-    decisive = next((measure for measure in failing if measure.refuted), failing[0])
-    assert f"{decisive.name}: {shown(decisive)} (misses {decisive.threshold})" in table.rows[1][2]
+        assert row[2].startswith(sentence(found))
+        assert row[3] == as_markdown(found.verdict)
+    (decisive,) = found.finding.refuted()
+    assert f"{decisive.name}: {shown(decisive)} (misses {decisive.threshold}); another network" in table.rows[1][2]
 
 
 def test_the_closing_table_follows_the_results(tmp_path):
-    assert ledger("I4", folder=tmp_path).rows[0][2:] == ["nothing stored yet", "*not yet tested*"]
+    assert ledger("I4", folder=tmp_path).rows[0][2:] == ["Nothing is stored yet.", "*not yet tested*"]
     for end in ("csv", "json"):
         shutil.copy(store.results_folder() / f"mislabel-laptop.{end}", tmp_path)
     assert ledger("I4", folder=tmp_path).rows == ledger("I4").rows

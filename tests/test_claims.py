@@ -1,25 +1,45 @@
 """The claims: every rule on rows that satisfy it and on rows that do not, and the page against the stored results."""
 
+import json
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from forge import forge
 from fragility.cli import main
-from fragility.study.claims import LEDGER, chapters, judge_all
-from fragility.study.ledger import decide, page
+from fragility.study.claims import LEDGER, as_json, chapters, judge_all
+from fragility.study.claims_page import distance, page, picture, sentence
+from fragility.study.ledger import Claim, decide
 from fragility.study.piece import Row
 from fragility.study.store import results_folder, stored
-from fragility.study.verdict import VERDICTS, Equality, Finding, at_least, at_most, exact, paired, positive, verdict
+from fragility.study.verdict import (
+    EFFORT,
+    KINDS,
+    VERDICTS,
+    Equality,
+    Finding,
+    Measure,
+    Verdict,
+    at_least,
+    at_most,
+    equivalent,
+    exact,
+    largest_gap,
+    paired,
+    positive,
+    verdict,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
 IDS = (
-    "M1 A1 A2 A3 A4 A5 A6 A7 A8 I1 I2 I3 I4 I5 I6 H1 H2 H3 O1 O2 O3 D1 D2 D3 D4 D5 D6"  # the ledger
+    "M1 A1 A2 A3 A4 A5 A6 A7 A8 I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6"  # the ledger
 ).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
@@ -28,13 +48,13 @@ THEIRS = stored("published")
 PUBLISHED = THEIRS.set_index(["method", "attack", "epsilon", "metric"])["value"].to_dict()
 
 
-def found(name: str, **made: list[Row]) -> tuple[Finding, str]:
+def found(name: str, **made: list[Row]) -> tuple[Finding, Verdict]:
     tables = {study: pd.DataFrame(rows) for study, rows in made.items()}
     return decide(BY_ID[name], tables | {"published": THEIRS})
 
 
 def outcome(name: str, **made: list[Row]) -> str:
-    return found(name, **made)[1]
+    return found(name, **made)[1].text
 
 
 def jitter(n: int, size: float = 0.01) -> list[float]:
@@ -42,8 +62,10 @@ def jitter(n: int, size: float = 0.01) -> list[float]:
     return [size * (2 * i / (n - 1) - 1) for i in range(n)]
 
 
-def sweep(n: int = 64, *, setup: str = "squeezenet", k: int = 1000, **change: Callable[[Row], float]) -> list[Row]:
-    """What an experiment would store whose means are the published ones."""
+def sweep(
+    n: int = 64, *, setup: str = "squeezenet", k: int = 1000, steps: int = 300, **change: Callable[[Row], float]
+) -> list[Row]:
+    """What an experiment would store whose means are the published ones, noise being a walk."""
     rows: list[Row] = []
     for method, attack, epsilon in product(METHODS, ("top_k", "mass_center", "random", "random_walk"), EPSILONS):
         cell = (method, "random" if attack == "random_walk" else attack, epsilon)
@@ -52,6 +74,7 @@ def sweep(n: int = 64, *, setup: str = "squeezenet", k: int = 1000, **change: Ca
             row |= {"labels_kept": True, "k": k, **{name: PUBLISHED[*cell, name] + shift for name in METRICS}}
             row |= {"gain": 0.4 + shift if attack != "random_walk" else 0.1, "surrogate_gain": 0.5}
             row |= {"target_before": float("nan"), "target_after": float("nan")}
+            row |= {"iterations": steps if attack != "random" else 1, "step_size": 0.5, "attack_steps": 100}
             rows.append(row | {name: function(row) for name, function in change.items()})
     return rows
 
@@ -60,36 +83,102 @@ def only(rows: list[Row], **where: Any) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in where.items())]
 
 
+GOOD, BAD, WRONG = (at_least("x", np.array(jitter(64, size)) + mean, 0) for size, mean in ((1, 1), (1, 0), (1, -1)))
+
+
 class TestVerdict:
-    def test_every_way(self) -> None:
-        good = at_least("x", torch.tensor(jitter(64)) + 1, 0.5)
-        bad, wrong = at_least("x", torch.tensor(jitter(64, 2.0)), 0), at_least("x", torch.tensor(jitter(64)), 0.5)
-        assert (good.holds, bad.holds, bad.refuted, wrong.refuted) == (True, False, False, True)
-        assert verdict(Finding([good], Equality(8, 10)), 64) == "reproduced"
-        assert verdict(Finding([good]), 64) == "reproduced"
-        assert verdict(Finding([good], Equality(7, 10)), 64) == "direction only"
-        assert verdict(Finding([good], Equality(0, 0)), 64) == "direction only"
-        assert verdict(Finding([good], doubts=["kept"]), 64) == "direction only"
-        assert verdict(Finding([good, bad]), 64) == "not reproduced"
-        assert verdict(Finding([good, bad, wrong]), 64) == "refuted"
-        assert verdict(Finding([wrong]), 65) == "not yet tested"
-        assert verdict(Finding(), 1) == "not yet tested"
-        assert verdict(Finding([exact("e", 1e-12, 1e-10)], exact=True), 1) == "reproduced"
-        assert verdict(Finding([exact("e", 1e-9, 1e-10)], exact=True), 1) == "refuted"
-        assert verdict(Finding([exact("e", float("nan"), 1e-10)], exact=True), 1) == "refuted"
+    @pytest.mark.parametrize(
+        ("finding", "expected"),
+        [
+            (Finding([GOOD], Equality(8, 10)), "reproduced"),
+            (Finding([GOOD]), "reproduced"),
+            (Finding([GOOD], Equality(7, 10)), "direction only"),
+            (Finding([GOOD], Equality(0, 0)), "direction only"),
+            (Finding([GOOD], doubts=["kept"]), "direction only"),
+            (Finding([GOOD, BAD]), "not reproduced"),
+            (Finding([GOOD, BAD, WRONG]), "refuted"),
+            (Finding(), "not yet tested"),
+            (Finding([at_least("x", jitter(63), -1)]), "not yet tested"),
+            (Finding([exact("e", 1e-12, 1e-10)], exact=True), "reproduced"),
+            (Finding([exact("e", 1e-9, 1e-10)], exact=True), "refuted"),
+            (Finding([exact("e", float("nan"), 1e-10)], exact=True), "refuted"),
+        ],
+    )
+    def test_every_way(self, finding: Finding, expected: str) -> None:
+        found = verdict(finding, needed=64, kind="identity", setting={})
+        assert (found.text, found.parts, found.gap) == (expected, {}, "")
+        assert found.n == min((measure.n for measure in finding.measures), default=0)
+
+    @pytest.mark.parametrize(
+        ("kind", "bad", "good"),
+        [
+            ("identity", "refuted", "reproduced"),
+            ("exists", "not reproduced", "reproduced"),  # what less effort finds is there
+            ("resists", "refuted", "direction only"),  # and so does not resist
+            ("match", "not reproduced", "direction only"),
+            ("training", "not reproduced", "reproduced"),
+        ],
+    )
+    def test_less_effort_than_the_papers(self, kind: str, bad: str, good: str) -> None:
+        theirs = {"P": 300, "M": 100, "epsilon": [2, 8], "network": "another"}
+        less: dict[str, Any] = {"P": [40, 60], "M": 80, "epsilon": 2, "network": "ours"}
+        for measure, expected, whole in ((WRONG, bad, "refuted"), (GOOD, good, "reproduced")):
+            found = verdict(Finding([measure], setting=less), needed=1, kind=kind, setting=theirs)
+            assert (found.text, found.gap) == (expected, "P 40 of 300")
+            for enough in (Finding([measure], setting=theirs), Finding([measure], setting=less, enough=True)):
+                found = verdict(enough, needed=1, kind=kind, setting=theirs)
+                assert (found.text, found.gap) == (whole, "")
+        assert str(verdict(Finding([BAD], setting=less), needed=1, kind=kind, setting=theirs)) == (
+            "not reproduced (P 40 of 300)"
+        )
+
+    def test_sizes_are_judged_one_by_one(self) -> None:
+        def sizes(*measures: Measure) -> tuple[str, list[str]]:
+            parts = [measure._replace(part=f"{2**i}/255") for i, measure in enumerate(measures)]
+            found = verdict(Finding(parts), needed=64, kind="identity", setting={})
+            return found.text, list(found.parts.values())
+
+        assert sizes(GOOD, WRONG) == ("not reproduced", ["reproduced", "refuted"])
+        assert sizes(WRONG, WRONG) == ("refuted", ["refuted", "refuted"])
+        assert sizes(GOOD, GOOD) == ("reproduced", ["reproduced", "reproduced"])
+        few = at_least("x", jitter(9), -1)
+        assert sizes(few, few) == ("not yet tested", ["not yet tested", "not yet tested"])
+        # What is not tested yet leaves the others their say, named.
+        assert sizes(GOOD, few) == ("direction only", ["reproduced", "not yet tested"])
+        assert sizes(few, WRONG) == ("refuted", ["not yet tested", "refuted"])
+        parts = [measure._replace(part=size) for measure, size in ((few, "2/255"), (GOOD, "8/255"))]
+        found = verdict(Finding(parts), needed=64, kind="match", setting={})
+        assert (str(found), found.n) == ("direction only (only 8/255)", 64)
 
     def test_thresholds_are_for_the_whole_interval(self) -> None:
-        values = torch.tensor(jitter(64, 1.0))
-        for threshold, expected in ((-0.5, (True, False)), (0.0, (False, False)), (0.5, (False, True))):
-            measure = at_least("x", values, threshold)
-            assert (measure.holds, measure.refuted) == expected
-            measure = at_most("x", -values, -threshold)
-            assert (measure.holds, measure.refuted) == expected
-        none = positive("x", torch.zeros(64))
-        assert (none.holds, none.refuted) == (False, False)
-        assert positive("x", torch.tensor([0.0] * 60 + [1.0] * 30)).holds
-        few = at_least("x", torch.tensor([3.0]), 0)
-        assert (few.n, few.holds, few.refuted) == (1, False, False)
+        values = np.array(jitter(64, 1.0))
+        for threshold, expected in ((-0.5, (True, 0)), (0.0, (False, 0)), (0.5, (False, 1))):
+            for measure in (at_least("x", values, threshold), at_most("x", -values, -threshold)):
+                assert (measure.holds, len(Finding([measure]).refuted())) == expected
+            low, high = (getattr(at_most("x", -values, -threshold), end) for end in ("low", "high"))
+            assert (-high, -low) == pytest.approx((at_least("x", values, 0).low, at_least("x", values, 0).high))
+        assert positive("x", np.zeros(64, dtype=bool)).holds is False
+        assert positive("x", np.arange(90) < 30).holds
+        alone = at_least("x", [3.0], 0)
+        assert (alone.n, alone.holds, alone.chance) == (1, False, 1)
+
+    def test_refuted_is_what_misses_by_more_than_a_margin_and_by_more_than_chance(self) -> None:
+        below = [at_least("x", np.array(jitter(64)) - miss, 0) for miss in (0.01, 0.03)]
+        assert Finding(below).refuted() == [below[1]]
+        assert Finding([at_least("x", np.array(jitter(64)) - 0.03, 0, margin=0.05)]).refuted() == []
+        narrow = GOOD._replace(holds=False, chance=0.01)  # alone it refutes; one of three such is to be expected
+        assert len(Finding([narrow]).refuted()) == len(Finding([narrow] * 2).refuted()) / 2 == 1
+        assert Finding([narrow, *[GOOD._replace(chance=0.9)] * 2]).refuted() == []
+
+    def test_agreement_is_an_interval_within_a_margin(self) -> None:
+        values = np.array(jitter(64, 0.1))
+        assert [equivalent(values, published, 0.05) for published in (-0.05, 0.0, 0.03, 0.05)] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+        assert not equivalent(values[::8], 0.0, 0.05)  # the same spread, and too few
 
 
 def test_conditions_are_paired_image_by_image() -> None:
@@ -106,15 +195,85 @@ class TestSweepRules:
     def test_the_published_means_against_the_rules(self) -> None:
         """The paper's own table: two of its claims fail by their rules, for one method each."""
         rows = sweep()
-        verdicts = {name: outcome(name, attack_sweep=rows) for name in ("A1", "A2", "A3", "A4", "A5", "A8")}
-        assert verdicts.pop("A2") == verdicts.pop("A3") == "refuted"
+        verdicts = {name: outcome(name, attack_sweep=rows) for name in ("A1", "A4", "A5", "A8")}
         assert set(verdicts.values()) == {"reproduced"}
-        for name, guilty in (("A2", "integrated gradients"), ("A3", "DeepLIFT")):
-            finding, _ = found(name, attack_sweep=rows)
-            assert all(guilty in measure.name for measure in finding.measures if measure.refuted)
+        finding, alike = found("A2", attack_sweep=rows)
+        assert alike.parts == {"2/255": "reproduced", "8/255": "refuted"}
+        assert all("integrated gradients" in measure.name for measure in finding.refuted())
+        finding, enough = found("A3", attack_sweep=rows)
+        assert enough.text == "refuted"
+        assert all("DeepLIFT" in measure.name for measure in finding.refuted())
         gradient = only(rows, method="simple_gradient")
         for name in ("A2", "A3", "A5"):
             assert outcome(name, attack_sweep=gradient) == "direction only"
+
+    def test_fewer_steps_refute_no_match_but_they_refute_a_bound(self) -> None:
+        def flat(steps: int) -> list[Row]:
+            return sweep(steps=steps, top_k_intersection=lambda row: 0.1, spearman=lambda row: 0.1)
+
+        def fragile(steps: int) -> list[Row]:
+            fall = {"integrated_gradients": 0.3}
+            return sweep(steps=steps, **{name: lambda row: fall.get(str(row["method"]), 0.3) for name in METRICS[:2]})
+
+        for name, rows, expected in (("A2", flat, "not reproduced"), ("A4", fragile, "refuted")):
+            assert outcome(name, attack_sweep=rows(300)) == "refuted"
+            assert outcome(name, attack_sweep=rows(40)) == expected
+        _, less = found("A2", attack_sweep=flat(40))
+        assert str(less) == "not reproduced (P 40 of 300)"
+        # Unless more steps were shown to change nothing.
+        for step, expected in ((0.005, "refuted"), (0.02, "not reproduced")):
+            doubled = [
+                row | {"setup": "steps doubled", "spearman": 0.1 + step, "iterations": 80}
+                for row in only(flat(40), method="simple_gradient", epsilon=8.0)
+            ]
+            assert outcome("A2", attack_sweep=flat(40), sensitivity=doubled) == expected
+
+    def test_the_papers_budget_counts_where_it_is_stored(self) -> None:
+        def chosen(rows: list[Row]) -> list[Row]:
+            """By D far stronger than published, by the released code's choice as published."""
+            release = [row | {f"release_{name}": row[name] for name in METRICS} for row in rows]
+            return [
+                row | {"center_shift": (3 if row["attack"] == "mass_center" else 1) * float(row["center_shift"] or 0)}
+                for row in release
+            ]
+
+        less = sweep(steps=40, center_shift=lambda row: 2.0)
+        finding, centre = found("A5", attack_sweep=less, paper_sweep=chosen(sweep()))
+        assert (centre.text, centre.gap, finding.setting["P"]) == ("reproduced", "", [300])
+        assert any("by the released code's choice" in note for note in finding.notes)
+        assert finding.equality == Equality(12, 12)
+        _, centre = found("A5", attack_sweep=less, paper_sweep=chosen(sweep(16)))
+        assert (centre.text, centre.gap) == ("not reproduced", "P 40 of 300")
+
+    def test_attacks_that_are_compared_have_one_budget(self) -> None:
+        """Top-k with 300 steps is not compared with a mass-centre attack of 40."""
+        less, more = sweep(steps=40), [row for row in sweep() if row["attack"] != "mass_center" or row["epsilon"] == 2]
+        finding, alike = found("A2", attack_sweep=less, paper_sweep=more)
+        assert (finding.setting["P"], alike.gap) == ([40, 300], "P 40 of 300")
+        counts = {
+            (row["epsilon"], row["attack"]): [note for note in finding.notes if note.startswith(name)]
+            for row in more
+            for name in [f"simple gradient, {row['attack']}".replace("top_k", "top-k")]
+        }
+        assert all("P = 300" in note for note in counts[2.0, "top_k"] if "2/255" in note)
+        assert all("P = 40" in note for note in counts[8.0, "top_k"] if "8/255" in note)
+        # Nor is one with a table in which all three methods are attacked alike with one where they are not.
+        same = [row | {"iterations": 40} for row in only(sweep(), epsilon=8.0)]
+        uneven = [row | {"iterations": 300} for row in only(sweep(), method="simple_gradient", epsilon=8.0)]
+        finding, _ = found("A4", attack_sweep=sweep(4, steps=20), paper_sweep=[*same, *uneven])
+        assert finding.setting["P"] == [40]
+        assert {measure.part: measure.n for measure in finding.measures} == {"2/255": 4, "8/255": 64}
+
+    def test_more_steps_on_integrated_gradients_than_on_the_others_refute_nothing(self) -> None:
+        def rows(steps: int) -> list[Row]:
+            level = sweep(spearman=lambda row: 0.3, top_k_intersection=lambda row: 0.1, center_shift=lambda row: 20.0)
+            return [
+                row | {"iterations": steps if row["method"] == "integrated_gradients" else 40}
+                for row in level
+                if row["attack"] in {"top_k", "mass_center"}
+            ]
+
+        assert [outcome("A4", attack_sweep=rows(steps)) for steps in (20, 300)] == ["refuted", "not reproduced"]
 
     @pytest.mark.parametrize("name", ["A1", "A2", "A3", "A4", "A5", "A7", "A8"])
     def test_too_few_images_and_none(self, name: str) -> None:
@@ -125,28 +284,36 @@ class TestSweepRules:
         assert outcome("A1", attack_sweep=sweep(spearman=lambda row: row["spearman"] - 0.3)) == "direction only"
         one_variant = [row for row in sweep() if row["attack"] != "random_walk"]
         assert outcome("A1", attack_sweep=one_variant) == "not yet tested"
+        # What one draw does agrees with no published curve: theirs are the walk's.
+        still = sweep(spearman=lambda row: row["spearman"] - (0.3 if row["attack"] == "random" else 0))
+        assert outcome("A1", attack_sweep=still) == "reproduced"
 
     def test_the_other_pooling_and_lost_labels_make_a_verdict_doubtful(self) -> None:
         ceil = sweep(16, setup="squeezenet-ceil", spearman=lambda row: 0.9)
         assert outcome("A1", attack_sweep=[*sweep(), *ceil]) == "direction only"
-        lost = sweep(labels_kept=lambda row: int(row["image"]) % 3 > 0)
-        assert outcome("A1", attack_sweep=lost) == "direction only"
+        finding, lost = found("A1", attack_sweep=sweep(labels_kept=lambda row: int(row["image"]) % 3 > 0))
+        assert lost.text == "direction only"
+        assert all("with kept labels only (n = 42)" in note for note in finding.notes)
 
-    def test_alike_enough_and_three_times(self) -> None:
-        flat = sweep(top_k_intersection=lambda row: 0.1, spearman=lambda row: 0.1)
-        assert outcome("A2", attack_sweep=flat) == "refuted"
+    def test_three_times_and_a_lead(self) -> None:
         still = sweep(center_shift=lambda row: 2.0)
         assert outcome("A5", attack_sweep=still) == "refuted"
-        fragile = sweep(spearman=lambda row: 0.2 if row["method"] == "integrated_gradients" else 0.3)
-        assert outcome("A4", attack_sweep=fragile) == "refuted"
+        level = sweep(spearman=lambda row: 0.31 if row["method"] == "integrated_gradients" else 0.3)
+        assert outcome("A4", attack_sweep=level) == "refuted"  # a lead of .01 is none
 
     def test_cifar(self) -> None:
         photographs = sweep()
         sturdy = sweep(setup="cifar-k20", k=20, top_k_intersection=lambda row: 0.5, center_shift=lambda row: 1.0)
         assert outcome("A6", attack_sweep=photographs, cifar_sweep=sturdy) == "reproduced"
         fragile = sweep(setup="cifar-k20", k=20, top_k_intersection=lambda row: 0.0, center_shift=lambda row: 16.0)
-        assert outcome("A6", attack_sweep=photographs, cifar_sweep=fragile) == "refuted"
+        finding, found_so = found("A6", attack_sweep=photographs, cifar_sweep=fragile)
+        assert found_so.text == "refuted"
         assert outcome("A6", attack_sweep=photographs) == "not yet tested"
+        # Where neither keeps anything there is nothing to compare.
+        floored = [note for note in finding.notes if "both at their floor" in note]
+        starts = ["top-k attack, 2/255:", "top-k attack, 8/255:", "mass-centre attack, 8/255:"]
+        assert [note[: len(start)] for note, start in zip(floored, starts, strict=True)] == starts
+        assert not any(measure.name.startswith("top-k attack") for measure in finding.measures)
 
     def test_targeted(self) -> None:
         def rows(share: float) -> list[Row]:
@@ -171,9 +338,9 @@ class TestSweepRules:
 OVERLAP = {"random": 1.0, "eq2": 0.2, "confidence": 0.5}
 
 
-def influence(**spearman: float) -> list[Row]:
+def influence(*, epsilon: float = 8.0, **spearman: float) -> list[Row]:
     return [
-        {"image": f"{i}", "condition": name, "l2": 1e-2, "epsilon": 8.0, "labels_kept": True}
+        {"image": f"{i}", "condition": name, "l2": 1e-2, "epsilon": epsilon, "labels_kept": True, "network": "one"}
         | {"top5_overlap": OVERLAP[name], "spearman": value + shift, "spearman_float32": value + shift + 1e-6}
         for name, value in spearman.items()
         for i, shift in enumerate(jitter(200, 0.02))
@@ -185,7 +352,7 @@ class TestOtherRules:
         rows = influence(random=0.98, eq2=0.3, confidence=0.5)
         assert outcome("I1", influence_attack=rows) == "reproduced"
         assert outcome("I2", influence_attack=rows) == "not reproduced"
-        rows = influence(random=0.98, eq2=0.3, confidence=0.2)
+        rows = influence(random=0.9, eq2=0.3, confidence=0.2)
         assert outcome("I1", influence_attack=rows) == "refuted"
         some = [
             row | ({"spearman": -0.8, "spearman_float32": -0.8} if int(str(row["image"])) < 30 else {}) for row in rows
@@ -193,24 +360,34 @@ class TestOtherRules:
         assert outcome("I2", influence_attack=some) == "reproduced"
         apart = [row | {"spearman_float32": 0.0} for row in some]
         assert outcome("I2", influence_attack=apart) == "refuted"
+        assert outcome("I2", influence_attack=[row | {"labels_kept": False} for row in some]) == "not yet tested"
         assert outcome("I1", influence_attack=rows[:300]) == "not yet tested"
+        gentle = influence(epsilon=1.0, random=0.98, eq2=0.3, confidence=0.5)
+        _, by_size = found("I1", influence_attack=[*rows, *gentle])
+        assert (by_size.text, by_size.parts) == ("not reproduced", {"1/255": "reproduced", "8/255": "refuted"})
 
     @pytest.mark.parametrize(
-        ("r", "slope", "expected"),
-        [(0.9, 1.0, "reproduced"), (0.9, 5.0, "direction only"), (0.5, 1.0, "refuted")],
+        ("r", "slope", "expected", "size"),
+        [
+            (0.9, 1.0, "reproduced", "reproduced"),
+            (0.8, 5.0, "reproduced", "refuted"),
+            (0.98, 1.0, "direction only", "reproduced"),  # more than .10 above the published one
+            (0.5, 0.91, "refuted", "not reproduced"),
+        ],
     )
-    def test_leave_one_out(self, r: float, slope: float, expected: str) -> None:
+    def test_leave_one_out(self, r: float, slope: float, expected: str, size: str) -> None:
         rows: list[Row] = [
-            {"r": r + shift, "slope": slope + shift, "r_corrected": 0.99, "slope_corrected": 1.0}
-            for shift in jitter(30)
+            {"image": f"{i}", "network": "one", "r": r + shift / 5, "slope": slope + 5 * shift}
+            | {"r_corrected": 0.99, "slope_corrected": 1.0 + shift}
+            for i, shift in enumerate(jitter(30))
         ]
-        assert outcome("I3", leave_one_out=rows) == expected
+        assert (outcome("I3", leave_one_out=rows), outcome("I3b", leave_one_out=rows)) == (expected, size)
 
     @pytest.mark.parametrize(
         ("influence", "loss", "draws", "expected"),
         [
             (0.9, 0.8, 10, "reproduced"),
-            (0.8, 0.8, 10, "not reproduced"),
+            (0.8, 0.795, 10, "not reproduced"),  # better by less than .01
             (0.8, 0.9, 10, "refuted"),
             (0.4, 0.3, 10, "refuted"),  # worse than chance
             (0.9, 0.8, 9, "not yet tested"),
@@ -220,7 +397,7 @@ class TestOtherRules:
         areas = {"self_influence": influence, "loss": loss, "random": 0.5, "leverage": 0.6}
         signs = {"self_influence": 1, "loss": -1, "random": 1, "leverage": 1}
         rows: list[Row] = [
-            {"order": order, "l2": 1e-2, "image": f"{i}", "auc": area + signs[order] * shift}
+            {"order": order, "l2": 1e-2, "image": f"{i}", "network": "one", "auc": area + signs[order] * shift}
             for order, area in areas.items()
             for i, shift in enumerate(jitter(draws))
         ]
@@ -233,14 +410,21 @@ class TestOtherRules:
             (114, 200, "reproduced"),
             (60, 200, "direction only"),
             (190, 200, "direction only"),
-            (0, 200, "not reproduced"),
+            (0, 200, "not reproduced"),  # a share of zero refutes nothing
             (114, 199, "not yet tested"),
         ],
     )
     def test_flipped_predictions(self, flips: int, images: int, expected: str) -> None:
         small: list[Row] = [
-            {"image": f"{i}", "l2": 1e-2, "epsilon": 0.5, "flipped": i < flips}
-            | {"confidence_before": 0.9, "confidence_after": 0.4 if i < flips else 0.8}
+            {
+                "image": f"{i}",
+                "l2": 1e-2,
+                "epsilon": 0.5,
+                "flipped": i < flips,
+                "network": "one",
+                "most_iterations": 100,
+            }
+            | {"confidence_before": 0.9, "confidence_after": 0.4 if i < flips else 0.8, "training_image": "a"}
             for i in range(images)
         ]
         large = [row | {"epsilon": 8.0, "flipped": True} for row in small]
@@ -283,17 +467,23 @@ class TestOtherRules:
         assert outcome("H2", dimension=only(rows, image="1")) == "not yet tested"
 
     @pytest.mark.parametrize(
-        ("angle", "own", "expected"),
-        [(89.0, 0.0, "reproduced"), (89.0, 0.5, "direction only"), (60.0, 0.0, "refuted")],
+        ("angle", "own", "expected", "beyond"),
+        [
+            (89.0, 0.0, "reproduced", "reproduced"),
+            (89.0, 0.5, "reproduced", "refuted"),
+            (89.0, 0.195, "reproduced", "not reproduced"),
+            (60.0, 0.0, "refuted", "reproduced"),
+        ],
     )
-    def test_orthogonal(self, angle: float, own: float, expected: str) -> None:
+    def test_orthogonal(self, angle: float, own: float, expected: str, beyond: str) -> None:
         others = [0.1 + 0.01 * j for j in range(20)]
         rows: list[Row] = [
-            {"setup": "cifar10", "angle": angle + shift, "block": f"{i // 20}"}
+            {"setup": "cifar10", "angle": angle + shift, "block": f"{i // 20}", "dimension": 3072, "image": f"{i}"}
             | {"cos2_block": " ".join(f"{own if j == i % 20 else other:g}" for j, other in enumerate(others))}
             for i, shift in enumerate(jitter(200))
         ]
         assert outcome("O1", angles=rows) == outcome("O2", influence_angles=rows) == expected
+        assert outcome("O1b", angles=rows) == beyond
         assert outcome("O1", angles=[row | {"setup": "digits"} for row in rows]) == "not yet tested"
 
     @pytest.mark.parametrize(
@@ -312,7 +502,14 @@ class TestOtherRules:
             scores = {"natural": 0.3, "adversarial": 0.5, "ig_norm": robust, "ig_sum_norm": robust}
             scores |= {"discretized": robust, "softplus": robust}
             return [
-                {"defense": name, "seed": seed, "budget": 1, "images": images, "kendall": score + shift}
+                {
+                    "defense": name,
+                    "seed": seed,
+                    "budget": 1,
+                    "images": images,
+                    "kendall": score + shift,
+                    "iterations": 100,
+                }
                 | {"natural_accuracy": accuracy if score == robust else 0.98, "top_k_intersection": score + 2 * shift}
                 for name, score in scores.items()
                 for seed, shift in enumerate(jitter(seeds) if seeds > 1 else [0.0])
@@ -332,11 +529,59 @@ class TestOtherRules:
             assert outcome(name, defense_table=rows(0.7, 0.97, seeds=4)) == "not yet tested"
             assert outcome(name, defense_table=rows(0.7, 0.97, images=499)) == "not yet tested"
             # Every data set counts that has enough seeds, and no other.
-            both = {"defense_table": rows(0.7, 0.97) + ladder(0.005), "fashion_table": rows(0.7, 0.9)}
+            both = {"defense_table": rows(0.7, 0.97) + ladder(0.005), "fashion_table": rows(0.7, 0.8)}
             assert outcome(name, **both) == "refuted"
-            both["fashion_table"] = rows(0.7, 0.9, seeds=4)
+            both["fashion_table"] = rows(0.7, 0.8, seeds=4)
             assert outcome(name, **both) == "reproduced"
-        assert outcome("D2", defense_table=rows(0.4, 0.97)) == "refuted"
+        # What the paper's own training costs is allowed: .0573 on Fashion-MNIST, and .0043 on MNIST, and .02 more.
+        costly = {"fashion_table": rows(0.7, 0.91) + ladder(0.005)}
+        assert outcome("D2", **costly) == "reproduced"
+        assert outcome("D6", **costly) == "refuted"
+        assert outcome("D2", defense_table=rows(0.7, 0.91) + ladder(0.005)) == "refuted"
+        level = rows(0.5, 0.97) + ladder(0.005)
+        assert outcome("D2", defense_table=level) == "reproduced"
+        assert outcome("D2b", defense_table=level) == "not reproduced"
+        assert outcome("D2b", defense_table=rows(0.4, 0.97)) == "refuted"
+
+    def test_the_published_costs_are_allowed(self) -> None:
+        """D2's rule on the accuracies of the paper itself [Chen2019], which its first edition failed."""
+        published = {
+            "defense_table": {"natural": 0.9917, "ig_norm": 0.9874, "ig_sum_norm": 0.9834},
+            "fashion_table": {"natural": 0.9086, "ig_norm": 0.8513, "ig_sum_norm": 0.8544},
+        }
+        tables: dict[str, list[Row]] = {}
+        for study, accuracies in published.items():
+            whole: list[Row] = [
+                {
+                    "defense": name,
+                    "seed": seed,
+                    "budget": 1,
+                    "images": 500,
+                    "iterations": 100,
+                    "kendall": robust + shift,
+                }
+                | {"natural_accuracy": accuracy + shift, "top_k_intersection": robust - shift}
+                for name, accuracy in accuracies.items()
+                for robust in [0.3 if name == "natural" else 0.6]
+                for seed, shift in enumerate(jitter(5, 0.001))
+            ]
+            few = [row | {"images": 100} for row in only(whole, seed=0)]
+            tables[study] = [*whole, *few, *(row | {"budget": 2} for row in few)]
+        assert outcome("D2", **tables) == "reproduced"
+
+    def test_a_smaller_training_refutes_nothing(self) -> None:
+        rows = pd.DataFrame(
+            [
+                {"defense": name, "seed": seed, "budget": 1, "images": 500, "iterations": 100, "kendall": 0.3 + shift}
+                | {"natural_accuracy": 0.98, "top_k_intersection": 0.3 - shift}
+                for name in ("natural", "adversarial", "ig_norm", "ig_sum_norm")
+                for seed, shift in enumerate(jitter(5, 0.001))
+            ]
+        )
+        rows.loc[rows.defense.str.startswith("ig"), ["kendall", "top_k_intersection"]] -= 0.1
+        for images, expected in ((60_000, "refuted"), (10_000, "not reproduced (training images 10000 of 60000)")):
+            rows.attrs["parameters"] = {"training_images": images}
+            assert str(decide(BY_ID["D2"], {"defense_table": rows})[1]) == expected
 
 
 class TestLedger:
@@ -345,10 +590,15 @@ class TestLedger:
         for claim in LEDGER:
             assert claim.rule.__doc__
             assert claim.rule.__doc__.split(":")[0] == claim.id
+            assert claim.kind in KINDS
+            assert claim.short
+            assert {change[name] for change in claim.changed for name in ("was", "now")} <= set(VERDICTS)
+            dates = [f"{day:%Y-%m-%d}" for day in (claim.written, *(change["on"] for change in claim.changed))]
+            assert dates == sorted(dates)
 
     def test_identities_hold_and_the_printed_bound_does_not(self) -> None:
         exact_ones = {one.claim.id: one for one in judge_all(ROOT / "nowhere") if one.finding.exact}
-        assert {name: one.verdict for name, one in exact_ones.items()} == dict.fromkeys(
+        assert {name: one.verdict.text for name, one in exact_ones.items()} == dict.fromkeys(
             ("M1", "H1", "H3", "D1", "D3", "D4", "D5"), "reproduced"
         ) | {"D1": "refuted"}
         assert "no violation" in exact_ones["D1"].finding.notes[0]
@@ -356,7 +606,59 @@ class TestLedger:
 
     def test_without_results_nothing_else_is_tested(self, tmp_path: Path) -> None:
         rest = [one for one in judge_all(tmp_path) if not one.finding.exact]
-        assert {one.verdict for one in rest} == {"not yet tested"}
+        assert {one.verdict.text for one in rest} == {"not yet tested"}
+
+
+class TestWholeLedger:
+    @pytest.mark.parametrize("claim", LEDGER, ids=IDS)
+    def test_less_effort_refutes_what_its_kind_allows_and_nothing_else(self, claim: Claim) -> None:
+        """Every claim, with a condition that clearly fails: half of the effort of the paper, and all of it."""
+        effort = {name: claim.setting[name] for name in EFFORT if name in claim.setting}
+        half = {name: value / 2 for name, value in effort.items()}
+        texts = [
+            verdict(Finding([WRONG], setting=setting), needed=1, kind=claim.kind, setting=claim.setting).text
+            for setting in (half, effort)
+        ]
+        allowed = not effort or claim.kind in {"identity", "resists"}
+        assert texts == ["refuted" if allowed else "not reproduced", "refuted"]
+
+    def test_what_is_stored(self) -> None:
+        for one in judge_all():
+            if one.verdict.text == "refuted":
+                assert not largest_gap(one.claim.setting, one.finding.setting) or one.claim.kind == "resists"
+            assert sentence(one)[0].isupper()
+            assert "nan" not in sentence(one)
+            if one.verdict.gap:
+                assert one.verdict.gap in distance(one)
+
+    def test_the_data_beside_the_page(self) -> None:
+        schema = json.loads((ROOT / "book" / "_static" / "claims.schema.json").read_text(encoding="utf-8"))
+        validator = jsonschema.Draft202012Validator(schema)
+        validator.check_schema(schema)
+        judged = judge_all()
+        text = (ROOT / "book" / "_static" / "claims.json").read_text(encoding="utf-8")
+        assert text == as_json(judged)  # if not: run `fragility claims --write`
+        data = json.loads(text)
+        validator.validate(data)
+        assert [claim["id"] for claim in data["claims"]] == IDS
+        assert data["claims"][2]["setting"]["theirs"]["P"] == 300
+        data["claims"][0]["verdict"] = "proved"
+        with pytest.raises(jsonschema.ValidationError, match="proved"):
+            validator.validate(data)
+
+    def test_the_picture_has_a_line_for_every_claim(self) -> None:
+        judged = judge_all(ROOT / "nowhere")
+        text = picture(judged)
+        rows = re.findall(r'<tr><th scope="row"><a href="#(\w+)">.*?</tr>', text)
+        assert rows == [name.lower() for name in IDS]
+        assert text.count("<svg role") == sum(one.finding.exact for one in judged)
+        good = GOOD._replace(name="a < b", side=-1, value=1.0, low=0.0, high=4.0, limit=2.0)
+        one = judged[0]._replace(finding=Finding([good]))
+        drawn = picture([one])
+        # From -2 to 2 on the claim's side, of which 46 % of the width are 2.
+        assert 'x1="96.0%" x2="4.0%"' in drawn or 'x1="4.0%" x2="96.0%"' in drawn
+        assert 'cx="73.0%"' in drawn
+        assert "a &lt; b: 1 [0, 4]" in drawn
 
 
 @pytest.fixture
@@ -370,7 +672,8 @@ def test_a_changed_table_changes_the_verdict(copied: Path, capsys: pytest.Captur
     def verdicts() -> dict[str, str]:
         assert main(["claims", "--results", str(copied)]) == 0
         lines = capsys.readouterr().out.splitlines()
-        return {line[:2]: line[4:19].strip() for line in lines if line[:2] in IDS}
+        found = [re.match(rf"(\w+) +({'|'.join(VERDICTS)})", line) for line in lines]
+        return {match[1]: match[2] for match in found if match and match[1] in IDS}
 
     before = verdicts()
     assert list(before) == IDS
@@ -392,5 +695,5 @@ def test_the_page_is_what_the_results_say() -> None:
     # If this fails the results or the chapters have changed since: run `fragility claims --write`.
     assert text == page(judged, chapters(ROOT))
     for one in judged:
-        assert f"## {one.claim.id}: {one.verdict}" in text
-        assert one.verdict in VERDICTS
+        assert f"## {one.claim.id}: {one.verdict.text}" in text
+        assert one.verdict.text in VERDICTS

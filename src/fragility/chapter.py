@@ -14,7 +14,8 @@ import torch
 from fragility.interval import mean_interval
 from fragility.plot import use_style
 from fragility.study.claims import LEDGER
-from fragility.study.ledger import Judged, judge, shown
+from fragility.study.claims_page import distance, sentence
+from fragility.study.ledger import Judged, as_markdown, judge, shown
 from fragility.titles import METRICS, TITLES, in_order
 
 PROFILES = ("fast", "laptop", "paper")
@@ -173,8 +174,8 @@ def ledger(*ids: str, folder: Path | None = None) -> Table:
         folder: where the results lie; None for `fragility.study.store.results_folder`.
 
     Returns:
-        One row per claim, which links to its section of the ledger, with one condition: the first that refutes
-        it, else the first that fails, else the first.
+        One row per claim, which links to its section of the ledger: a sentence with its numbers, how many conditions
+        hold, the one that decides against it if one does, and how far our setting is from the paper's.
 
     Raises:
         ValueError: if there is no such claim.
@@ -185,27 +186,25 @@ def ledger(*ids: str, folder: Path | None = None) -> Table:
     rows = []
     for one in (judge(by_id[name], folder) for name in ids):
         claim = one.claim
-        section = f"../book/claims.md#{claim.id}-{one.verdict}".replace(" ", "-").lower()
+        section = f"../book/claims.md#{claim.id}-{one.verdict.text}".replace(" ", "-").lower()
         text = f"[{claim.id}]({section}): {claim.text}"
-        rows.append([text, claim.published, _measured(one), f"*{one.verdict}*"])
+        rows.append([text, claim.published, _measured(one), as_markdown(one.verdict)])
     return Table(["claimed", "published", "measured", "verdict"], rows)
 
 
 def _measured(one: Judged) -> str:
-    """One line; the book's ledger has every condition."""
+    """What was found in a sentence, and what decided; the book's ledger has every condition."""
     finding = one.finding
-    if not finding.measures:
-        return "nothing stored yet"
-    if one.verdict == "not yet tested":
-        return f"n = {finding.n} of the {one.claim.needed} that the rule asks for"
-    failing = [measure for measure in finding.measures if not measure.holds]
-    refuted = [measure for measure in failing if measure.refuted]
-    count, first = len(finding.measures), (refuted or failing or finding.measures)[0]
-    parts = [f"{count - len(failing)} of {count} {'identities' if finding.exact else 'conditions'} hold"]
-    if failing or not finding.exact:
-        side = "asked" if first.holds else "misses"
-        parts.append(f"for one, {first.name}: {shown(first, finding.exact)} ({side} {first.threshold})")
+    if not finding.measures or one.verdict.text == "not yet tested":
+        return sentence(one)
+    holding, count, decisive = sum(m.holds for m in finding.measures), len(finding.measures), finding.decisive()
+    parts = [f"{holding} of {count} {'identities' if finding.exact else 'conditions'} hold"]
+    if not decisive.holds:
+        parts.append(f"{decisive.name}: {shown(decisive, finding.exact)} (misses {decisive.threshold})")
+    if one.verdict.parts:
+        parts.append(", ".join(f"{size} {text}" for size, text in one.verdict.parts.items()))
     if finding.equality is not None:
         parts.append(f"{finding.equality.inside} of {finding.equality.total} published means matched")
-    parts += finding.doubts
-    return "; ".join(parts).replace("|", "\\|") + ("" if finding.exact else f" (n = {finding.n})")
+    parts += [*finding.doubts, distance(one)]
+    n = "" if finding.exact else f" (n = {one.verdict.n})"
+    return f"{sentence(one)} {'; '.join(filter(None, parts))}".replace("|", "\\|") + n

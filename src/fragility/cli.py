@@ -133,14 +133,18 @@ def verify(studies: Sequence[str], profile: str | None, **options: Any) -> None:
 def claims(write: bool, results: Path | None) -> None:
     """Say what the stored results say about every claim.
 
-    By rules fixed beforehand.
+    By rules whose dates and changes stand on the book's page.
     """
     from fragility.study import claims as ledger
+    from fragility.study.claims_page import sentence
     from fragility.study.ledger import shown
 
-    for claim, finding, verdict, _ in ledger.judge_all(results):
-        n = "exact" if finding.exact else f"n = {finding.n}"
-        print(f"{claim.id}  {verdict:<15}{n:<9} {claim.text}")
+    for one in ledger.judge_all(results):
+        finding, verdict = one.finding, one.verdict
+        n = "exact" if finding.exact else f"n = {verdict.n}"
+        print(f"{one.claim.id:<4}{verdict!s:<15} {n:<9} {one.claim.text}\n      {sentence(one)}")
+        if verdict.parts:
+            print(f"      {', '.join(f'{part} {text}' for part, text in verdict.parts.items())}")
         for measure in finding.measures:
             print(f"      {measure.name}: {shown(measure, finding.exact)}, {measure.threshold}")
     if write:

@@ -1,11 +1,13 @@
 """The ledger of claims (`claims.toml`), judged from the stored results: `fragility claims`."""
 
+import json
 import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fragility.study.ledger import Claim, Judged, judge, page
+from fragility.study.claims_page import document, page
+from fragility.study.ledger import Claim, Judged, judge
 from fragility.study.store import checkout
 
 
@@ -30,7 +32,7 @@ def judge_all(folder: Path | None = None) -> list[Judged]:
 
 
 def write(folder: Path | None = None) -> Path:
-    """Write the book's page into the checkout.
+    """Write the book's page into the checkout, and the same as data, `book/_static/claims.json`.
 
     Args:
         folder: where the results lie; None for those of the checkout.
@@ -44,9 +46,15 @@ def write(folder: Path | None = None) -> Path:
     root = checkout()
     if root is None:
         raise FileNotFoundError("book/claims.md: expected a checkout of the repository, got an installed package")
-    path = root / "book" / "claims.md"
-    path.write_text(page(judge_all(folder), chapters(root)), encoding="utf-8")
+    judged, path = judge_all(folder), root / "book" / "claims.md"
+    path.write_text(page(judged, chapters(root)), encoding="utf-8")
+    (root / "book" / "_static" / "claims.json").write_text(as_json(judged), encoding="utf-8")
     return path
+
+
+def as_json(judged: list[Judged]) -> str:
+    """Write claims as data."""
+    return json.dumps(document(judged), indent=1, ensure_ascii=False) + "\n"
 
 
 def chapters(root: Path) -> list[str]:

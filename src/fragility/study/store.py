@@ -56,7 +56,8 @@ def stored(name: str, folder: Path | None = None) -> pd.DataFrame:
 
     Returns:
         One row per stored row, in the order of the plan; a number that is missing is NaN. A table of results is checked
-        against its checksums.
+        against its checksums; how it came about stands in `attrs`: `source`, `commit`,
+        `complete`, `parameters` and `inputs`.
 
     Raises:
         FileNotFoundError: if there is no such table.
@@ -66,7 +67,17 @@ def stored(name: str, folder: Path | None = None) -> pd.DataFrame:
     if name == "published":
         return pd.read_csv(folder / "published.csv")
     study, _, profile = name.rpartition("-")
-    return pd.DataFrame(read(study, profile, folder))
+    frame = pd.DataFrame(read(study, profile, folder))
+    record = provenance(study, profile, folder)
+    session = record["sessions"][-1]
+    frame.attrs = {
+        "source": f"`{name}.csv`, {len(frame)} rows, {session.get('device')}",
+        "commit": session.get("commit"),
+        "complete": record["complete"],
+        "parameters": record["parameters"],
+        "inputs": record["inputs"],
+    }
+    return frame
 
 
 def read(study: str, profile: str, folder: Path | None = None) -> list[Row]:

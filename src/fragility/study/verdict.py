@@ -1,22 +1,33 @@
 """From stored numbers to a verdict: means with intervals, held against thresholds and against published means.
 
-An interval has to lie on the right side of a threshold as a whole; on the wrong side as a whole it refutes. Agreement
-with a published mean is never "the intervals overlap", which a small sample always achieves: the 90 % interval has to
-lie within a margin of the published number.
+An interval has to lie on the right side of a threshold as a whole. A claim of several conditions is refuted only if one
+of them misses its threshold by more than a margin that matters, after Holm's correction for so many tests; that all
+have to hold needs none. Agreement with a published mean is never "the intervals overlap", which a small sample always
+achieves: the 90 % interval has to lie within a margin of the published number.
+
+What the numbers can say also depends on the setting: an attack of fewer steps than the paper's, or a training on fewer
+images, can show that something is possible, and not that two things are alike or that a method fails.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from fragility.interval import difference_interval, mean_interval
+from fragility.interval import chance_of, difference_interval, holm, mean_interval
 
 AGREEING = 0.8  # share of the published means that have to be matched
 KEPT = 0.8  # share of images with a kept label below which a verdict is at most "direction only"
+MARGIN, PIXELS = 0.02, 1.0  # differences of shares and correlations, and of positions, that matter
+LEVEL = 0.025  # of a one-sided test, as in an interval of 95 %
 VERDICTS = ("reproduced", "direction only", "not reproduced", "refuted", "not yet tested")
+# An identity is exact. What exists can be shown with any effort, and that something resists be refuted with any; that
+# things match, or how a training ends, needs the effort of the paper.
+KINDS = ("identity", "exists", "resists", "match", "training")
+EFFORT = ("P", "M", "steps", "training images", "epochs")  # what a setting may have less of
+Setting = Mapping[str, Any]  # text, or a number, or several of them
 
 
 class Measure(NamedTuple):
@@ -28,9 +39,12 @@ class Measure(NamedTuple):
     high: float
     n: int
     threshold: str
+    limit: float  # the threshold as a number
+    side: int  # 1 if more is right, -1 if less
     right: bool  # the number itself is on the right side
     holds: bool  # so is the whole interval
-    refuted: bool  # the whole interval is on the wrong side
+    chance: float  # p-value of the threshold's being met, or missed by no more than the margin
+    part: str = ""  # of a claim that is judged by sizes of the change: which one
 
 
 class Equality(NamedTuple):
@@ -54,83 +68,165 @@ class Finding:
         equality: None where nothing comparable was published.
         doubts: why the verdict can be at most "direction only".
         notes: what else was seen.
+        sentence: what the numbers say, for someone outside of the field; empty where the claim has one for all cases.
         exact: whether the measures are identities computed now, which no number of images can improve.
+        setting: what they were measured with.
+        enough: whether more effort was shown to change nothing.
     """
 
     measures: Sequence[Measure] = ()
     equality: Equality | None = None
     doubts: Sequence[str] = ()
     notes: Sequence[str] = ()
+    sentence: str = ""
     exact: bool = False
+    setting: Setting = field(default_factory=dict)
+    enough: bool = False
 
-    @property
-    def n(self) -> int:
-        """The smallest sample among the measures."""
-        return min((measure.n for measure in self.measures), default=0)
+    def decisive(self) -> Measure:
+        """The measure to show if there is room for one: the first that refutes, else that fails, else the first."""
+        failing = [measure for measure in self.measures if not measure.holds]
+        return (self.refuted() or failing or list(self.measures))[0]
+
+    def refuted(self) -> list[Measure]:
+        """The measures that miss their thresholds by more than a margin, and by more than chance among so many."""
+        adjusted = holm([measure.chance for measure in self.measures]) if self.measures else ()
+        return [measure for measure, p in zip(self.measures, adjusted, strict=True) if p <= LEVEL]
 
 
-def verdict(finding: Finding, needed: int) -> str:
+class Verdict(NamedTuple):
+    """What a claim comes to."""
+
+    text: str  # one of `VERDICTS`
+    n: int  # the smallest sample that it rests on
+    parts: Mapping[str, str]  # by the size of the change, where a claim is judged by it
+    gap: str  # what the setting has least of, in comparison with the paper's: "P 40 of 300"
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.gap})" if self.gap and self.text in VERDICTS[1:4] else self.text
+
+
+def verdict(finding: Finding, *, needed: int, kind: str, setting: Setting) -> Verdict:
     """Decide.
 
     Args:
         finding: what the data say.
         needed: the number of images (or seeds) below which nothing is decided.
+        kind: of the claim, one of `KINDS`.
+        setting: in which the claim was made.
 
     Returns:
-        One of `VERDICTS`.
+        The verdict. Of a claim that is judged by sizes, those with enough images count: if they come out differently,
+        the weakest verdict, *refuted* only if it is for each of them; if one is missing, *direction only* at most.
     """
-    if not finding.measures or (not finding.exact and finding.n < needed):
+    gap = "" if finding.enough else largest_gap(setting, finding.setting)
+    parts: dict[str, list[Measure]] = {}
+    for measure in finding.measures:
+        parts.setdefault(measure.part, []).append(measure)
+    refuted = finding.refuted()
+    found = {part: _verdict(finding, some, refuted, needed, kind, bool(gap)) for part, some in parts.items()}
+    tested = {part: text for part, text in found.items() if text != VERDICTS[-1]}
+    texts = set(tested.values()) | ({"direction only"} if tested and len(tested) < len(found) else set())
+    if not tested:
+        text = VERDICTS[-1]
+    elif set(tested.values()) == {"refuted"}:
+        text = "refuted"
+    else:
+        text = next((weak for weak in ("not reproduced", "refuted", "direction only") if weak in texts), "reproduced")
+        text = "not reproduced" if text == "refuted" else text
+    if tested and len(tested) < len(found):
+        gap = ", ".join(filter(None, [f"only {' and '.join(tested)}", gap]))
+    n = min((measure.n for part in tested or parts for measure in parts[part]), default=0)
+    return Verdict(text, n, found if len(found) > 1 else {}, gap)
+
+
+def _verdict(
+    finding: Finding, measures: Sequence[Measure], refuted: Sequence[Measure], needed: int, kind: str, less: bool
+) -> str:
+    """Decide for one size; `less` is whether less effort was spent than in the paper."""
+    if not finding.exact and min(measure.n for measure in measures) < needed:
         return "not yet tested"
-    if any(measure.refuted for measure in finding.measures):
-        return "refuted"
-    if not all(measure.holds for measure in finding.measures):
+    if any(measure in refuted for measure in measures):
+        return "refuted" if not less or kind in ("identity", "resists") else "not reproduced"
+    if not all(measure.holds for measure in measures):
         return "not reproduced"
-    if finding.doubts or (finding.equality is not None and not finding.equality.holds):
+    unequal = finding.equality is not None and not finding.equality.holds
+    if finding.doubts or unequal or (less and kind in ("match", "resists")):
         return "direction only"
     return "reproduced"
 
 
-def at_least(name: str, samples: Any, threshold: float, shown: str = "") -> Measure:
+def largest_gap(theirs: Setting, ours: Setting) -> str:
+    """Name what we have least of in comparison: "P 40 of 300"; nothing where nothing is less."""
+    known = [name for name in EFFORT if name in theirs and np.size(ours.get(name, ()))]
+    pairs = {name: (np.min(ours[name]), np.min(theirs[name])) for name in known}
+    shares = {name: own / asked for name, (own, asked) in pairs.items() if own < asked}
+    if not shares:
+        return ""
+    name = min(shares, key=lambda name: shares[name])
+    own, asked = pairs[name]
+    return f"{name} {own:g} of {asked:g}"
+
+
+def at_least(
+    name: str, samples: Any, threshold: float, *, margin: float = MARGIN, shown: str = "", part: str = ""
+) -> Measure:
     """Hold a mean against a lower threshold, `shown` as ">= threshold" unless it is said otherwise."""
-    return _measure(name, samples, threshold, shown or f">= {threshold:g}", 1)
+    return _measure(name, samples, threshold, margin, shown or f">= {threshold:g}", part)
 
 
-def at_most(name: str, samples: Any, threshold: float, shown: str = "") -> Measure:
+def at_most(
+    name: str, samples: Any, threshold: float, *, margin: float = MARGIN, shown: str = "", part: str = ""
+) -> Measure:
     """Hold a mean against an upper threshold, `shown` as "<= threshold" unless it is said otherwise."""
-    return _measure(name, samples, threshold, shown or f"<= {threshold:g}", -1)
+    values = -np.asarray(samples, dtype=float)
+    found = _measure(name, values, -threshold, margin, shown or f"<= {threshold:g}", part)
+    return found._replace(value=-found.value, low=-found.high, high=-found.low, limit=threshold, side=-1)
 
 
-def positive(name: str, samples: Any) -> Measure:
-    """Ask whether a mean is positive. A share of zero, whose interval is a point, neither shows nor refutes that."""
-    measure = _measure(name, samples, 0.0, "> 0", 1)
+def positive(name: str, samples: Any, *, margin: float = MARGIN, part: str = "") -> Measure:
+    """Ask whether a mean is positive. A share of zero neither shows nor refutes that."""
+    measure = _measure(name, samples, 0.0, margin, "> 0", part)
     return measure._replace(holds=measure.holds and measure.low > 0)
 
 
-def difference(name: str, a: Any, b: Any) -> Measure:
+def difference(name: str, a: Any, b: Any, *, margin: float = MARGIN, part: str = "") -> Measure:
     """Ask whether the mean of a sample is above that of another one, of other images."""
     n = min(len(a), len(b))
     if n < 2:
-        return Measure(name, float("nan"), float("nan"), float("nan"), n, "> 0", False, False, False)
+        return _unknown(name, float("nan"), n, 0.0, "> 0", part)
     mean, low, high = map(float, difference_interval(a, b))
-    return Measure(name, mean, low, high, n, "> 0", mean > 0, low > 0, high < 0)
+    return Measure(name, mean, low, high, n, "> 0", 0.0, 1, mean > 0, low > 0, chance_of(a, -margin, b), part)
 
 
 def exact(name: str, value: float, limit: float) -> Measure:
     """Hold the error of an identity against what rounding allows."""
     holds = value <= limit  # not so if it is NaN
-    return Measure(name, value, value, value, 1, f"<= {limit:g}", holds, holds, not holds)
+    return Measure(name, value, value, value, 1, f"<= {limit:g}", limit, -1, holds, holds, float(holds))
 
 
-def _measure(name: str, samples: Any, threshold: float, shown: str, side: int) -> Measure:
-    values = np.asarray(samples, dtype=float)
-    values = values[~np.isnan(values)]
-    if len(values) < 2:
-        mean = float(values.mean()) if len(values) else float("nan")
-        return Measure(name, mean, float("nan"), float("nan"), len(values), shown, False, False, False)
+def _measure(name: str, samples: Any, threshold: float, margin: float, shown: str, part: str) -> Measure:
+    values = np.asarray(samples)
+    if values.dtype != bool:
+        values = values.astype(float)
+        values = values[~np.isnan(values)]
+    n = len(values)
+    if n < 2:
+        return _unknown(name, float(values.mean()) if n else float("nan"), n, threshold, shown, part)
     mean, low, high = map(float, mean_interval(values))
-    near, far = (low, high) if side > 0 else (-high, -low)
-    limit = side * threshold
-    return Measure(name, mean, low, high, len(values), shown, side * mean >= limit, near >= limit, far < limit)
+    chance = chance_of(values, threshold - margin)
+    return Measure(name, mean, low, high, n, shown, threshold, 1, mean >= threshold, low >= threshold, chance, part)
+
+
+def _unknown(name: str, mean: float, n: int, limit: float, shown: str, part: str) -> Measure:
+    """A measure of fewer than two samples, which says nothing."""
+    return Measure(name, mean, float("nan"), float("nan"), n, shown, limit, 1, False, False, 1.0, part)
+
+
+def equivalent(samples: Any, published: float, margin: float) -> bool:
+    """Whether the 90 % interval lies within a margin of a published mean: two one-sided tests at 5 %."""
+    _, low, high = mean_interval(samples, level=0.9)
+    return bool(published - margin <= low and high <= published + margin)
 
 
 def paired(rows: pd.DataFrame, value: str, by: str | list[str], conditions: Sequence[Any], unit: str = "image") -> Any:

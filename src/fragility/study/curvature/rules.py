@@ -1,4 +1,4 @@
-"""The rules of the claims H2, O1, O2 and O3, about dimension, curvature and orthogonality."""
+"""The rules of the claims H2 and O1 to O3, about dimension, curvature and orthogonality."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fragility.study.curvature.null import stored_null
-from fragility.study.verdict import Finding, at_least, at_most
+from fragility.study.curvature.null import Null, stored_null
+from fragility.study.verdict import Finding, Measure, at_least, at_most
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -15,22 +15,45 @@ Tables = Mapping[str, pd.DataFrame]
 def dimension(tables: Tables) -> Finding:
     """H2: the relative change of a neuron's raw gradient grows like the square root of d."""
     rows = tables["dimension"].query("network == 'neuron'")
-    measures, notes = [], []
+    measures, notes, growth = [], [], []
     for activation in sorted(set(rows.activation) - {"identity"}):
         slopes = {arm: _slopes(rows, activation, arm) for arm in ("fixed_epsilon", "fixed_relative")}
         name = f"slope of log relative change against log d, {activation}"
         measures += [at_least(name, slopes["fixed_epsilon"], 0.4), at_most(name, slopes["fixed_epsilon"], 0.6)]
+        if len(slopes["fixed_epsilon"]):
+            growth.append(f"{4 ** slopes['fixed_epsilon'].mean():.2f} ({activation})")
         if len(slopes["fixed_relative"]):
             mean = slopes["fixed_relative"].mean()
             notes.append(f"{activation}: with |delta| / |x| fixed instead of epsilon the slope is {mean:+.2f}")
     if len(rows):
         notes.append(f"normalised maps change by at most {rows.map_change.max():.1g}")
-    return Finding(measures, notes=notes)
+    sentence = (
+        f"With four times as many inputs, the same change per input moves the gradient {' and '.join(growth)} times as "
+        "far; the square root says 2."
+    )
+    return Finding(measures, notes=notes, sentence=sentence)
 
 
 def orthogonal(tables: Tables) -> Finding:
-    """O1: the median angle is at least 80 degrees, and the pairs are less aligned than permuted ones."""
+    """O1: the median angle of a score's gradient and its saliency's top direction is at least 80 degrees."""
     return _orthogonal(tables["angles"].query("setup == 'cifar10'"))
+
+
+def more_than_chance(tables: Tables) -> Finding:
+    """O1b: gradient and top direction of one image are less aligned than those of two images of a class."""
+    rows = tables["angles"].query("setup == 'cifar10'")
+    if rows.empty:
+        return Finding()
+    null = stored_null(rows)
+    value, low, high = (null.statistic - end for end in (null.mean, null.high, null.low))
+    chance = max(1 - null.below, 1e-4)  # of so much alignment, among the permutations
+    name = "mean squared cosine less that of permuted pairs"
+    measure = Measure(name, value, low, high, len(rows), "< 0", 0.0, -1, value < 0, high < 0, chance)
+    sentence = (
+        f"The two directions of one image have {null.statistic / null.mean:.1f} times the squared cosine of those of "
+        "two images of a class: below 1 they would avoid each other."
+    )
+    return Finding([measure], notes=[_null(null)], sentence=sentence, setting=_setting(rows))
 
 
 def orthogonal_for_influence(tables: Tables) -> Finding:
@@ -45,26 +68,45 @@ def two_layers(tables: Tables) -> Finding:
     for (activation, width), part in rows.groupby(["activation", "width"], sort=False):
         name = f"{activation}, h = {width:g}"
         measures += [
-            at_most(f"{name}: degrees between the top direction and w_k", part.misfit, 1e-3),
-            at_least(f"{name}: degrees between it and the gradient", part.angle, 1.0),
+            at_most(f"{name}: degrees between the top direction and w_k", part.misfit, 1e-3, margin=0),
+            at_least(f"{name}: degrees between it and the gradient", part.angle, 1.0, margin=0),
         ]
         low, middle, high = part.angle.quantile([0.05, 0.5, 0.95])
         notes.append(f"{name}: median {middle:.0f} degrees, from {low:.0f} to {high:.0f} for nine in ten draws")
-    return Finding(measures, notes=notes)
+    sentence = (
+        f"In networks of two layers the two directions are {rows.angle.groupby(rows.width).median().min():.0f} degrees "
+        f"apart with the fewest hidden units and {rows.angle.groupby(rows.width).median().max():.0f} with the most."
+    )
+    return Finding(measures, notes=notes, sentence=sentence)
 
 
 def _orthogonal(rows: pd.DataFrame) -> Finding:
     if rows.empty:
         return Finding()
-    null = stored_null(rows)
     # The median is at least 80 degrees exactly if at least half of the angles are.
-    measures = [at_least("share of angles of at least 80 degrees", rows.angle >= 80, 0.5)]
-    text = (
-        f"median {rows.angle.median():.1f} degrees; mean squared cosine {null.statistic:.2e}, of permuted pairs "
-        f"{null.mean:.2e} [{null.low:.2e}, {null.high:.2e}]"
+    measures = [at_least("share of angles of at least 80 degrees", (rows.angle >= 80).to_numpy(), 0.5)]
+    notes = [_null(stored_null(rows))]
+    sentence = (
+        f"In half of the images the two directions are at least {rows.angle.median():.0f} degrees apart; 90 is a right "
+        "angle."
     )
-    doubts = [] if null.statistic < null.low else ["the pairs are not less aligned than permuted ones"]
-    return Finding(measures, doubts=doubts, notes=[text])
+    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(rows))
+
+
+def _null(null: Null) -> str:
+    return (
+        f"mean squared cosine {null.statistic:.2e}, of permuted pairs {null.mean:.2e} [{null.low:.2e}, {null.high:.2e}]"
+    )
+
+
+def _setting(rows: pd.DataFrame) -> dict[str, Any]:
+    """With what the rows were computed."""
+    known = {"images": len(rows), "inputs": int(rows.dimension.max())}
+    if "network" in rows:
+        return {"network": f"a linear layer on the features of {rows.network.iloc[0]}"} | known
+    accuracy = rows.attrs.get("inputs", {}).get("cifar10", {}).get("test_accuracy", {})
+    network = {"network": "the network of appendix B, retrained with softplus", "data": "CIFAR-10"}
+    return network | known | ({"test accuracy": accuracy["softplus"]} if accuracy else {})
 
 
 def _slopes(rows: pd.DataFrame, activation: str, arm: str) -> Any:

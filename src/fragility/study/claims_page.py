@@ -1,0 +1,314 @@
+"""The page of the book that lists all claims: a picture, a sentence each, how verdicts come about, and all numbers.
+
+Beside it lies the same as data, `claims.json`.
+"""
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from fragility.interval import FEW
+from fragility.study.ledger import Claim, Judged, as_markdown, shown
+from fragility.study.verdict import VERDICTS, Measure
+
+HEAD = """\
+---
+myst:
+  heading_anchors: 2
+---
+# The claims, and what became of them
+
+This page is written by `fragility claims --write` from the files in `results/`; no verdict and no number is typed by
+hand. Figures, sections and appendices are those of the paper's workshop version, whose text this book was checked
+against; what stands only in the version of AAAI 2019 is cited as such.
+"""
+RULES = f"""\
+## How a verdict comes about
+
+A claim is *reproduced* if every interval lies on the right side of its threshold as a whole and our 90 % intervals lie
+within a margin of the published means in at least 80 % of the cases; *direction only* if the second fails, a
+sensitivity analysis disagrees, or we spent less effort than the paper on a claim that such effort cannot show;
+*refuted* if a condition misses its threshold by more than a margin that matters (.02 of a share or correlation, one
+pixel), after Holm's correction for the number of conditions; *not yet tested* if there are fewer images (or seeds)
+than the rule asks for; else *not reproduced*. Behind the verdict stands what our setting has least of: *P 40 of 300*
+are 40 steps where the paper took 300.
+
+What less effort than the paper's allows depends on the kind of the claim. An *identity* is exact. That something
+*exists* can be shown with any effort, and that something *resists* be refuted with any: an attack is a lower bound on
+what is possible. That things *match* is judged with the paper's number of steps, or one shown to be enough; how a
+*training* ends, at the published scale.
+
+Intervals are 95 %: Student's t for fewer than {FEW} values, the bias-corrected and accelerated bootstrap for more,
+Clopper and Pearson's for shares. Images without a kept label count as unchanged; what the others alone say stands
+beside it. Noise is the walk of the released code, as in the published curves; a single draw stands beside it.
+
+## Which came first, the rules or the numbers
+
+Some rules came first, some numbers. The first rules are of 22 November 2026, 10:28; by then 64 ImageNet images of noise
+and 16 attacked ones were stored (08:44) and the draws of two-layer networks (10:26), and O2's rule of 10:47 came after
+its rows (10:41). The others' rows are younger than their first rules, or came with them. One rule was eased that day at
+10:47, when none of the claims that it concerns was tested: a sensitivity analysis disagrees if a mean changes sides, no
+longer if an interval does.
+
+The second edition, of 26 November, was written by people who had seen the numbers. Most of its changes weaken verdicts;
+some ease them: noise as a walk, the cost that D2 allows, a margin on both sides of A2's and A3's thresholds, I3's
+agreement in place of a least correlation. Each claim's section says when its rule was written, when its first rows were
+stored, what the rule was changed for, and what the verdict was before and after, on the rows of that day.
+"""
+STYLE = """\
+table.forest { width: 100%; }
+table.forest th { font-weight: 400; }
+table.forest td:nth-child(2) { width: 34%; }
+table.forest svg { display: block; height: 1.3em; width: 100%; min-width: 5.5rem; overflow: visible; }
+table.forest .side { fill: currentColor; opacity: .07; }
+table.forest .bar { stroke: currentColor; stroke-width: 2; }
+table.forest .limit { stroke: var(--pst-color-text-base, #333); }
+table.forest .dot { fill: currentColor; }
+table.forest .hollow { fill: var(--pst-color-background, #fff); stroke: currentColor; stroke-width: 2; }
+table.forest .chapter th { font-weight: 600; padding-top: .7rem; }
+table.forest small { color: var(--pst-color-text-muted, #555); white-space: nowrap; }
+"""
+LEGEND = """\
+One line per claim. The vertical line is the threshold that the claim's rule sets, the tinted side is where the claim
+says that the number lies; every line has its own scale. Dot and bar are our number with its 95 % interval, of the
+condition that decides; a diamond is an exact result, an open dot one of too few images. The last column names what our
+setting has least of.
+"""
+
+
+def page(judged: Sequence[Judged], chapters: Iterable[str]) -> str:
+    """Write the book's page.
+
+    Args:
+        judged: the claims, in order.
+        chapters: the names of the chapters that exist; others are not linked.
+
+    Returns:
+        Markdown.
+    """
+    known = set(chapters)
+    lines = [
+        HEAD,
+        *("```{raw} html", picture(judged), "```", ""),
+        LEGEND,
+        "",
+        'The same as data: <a href="../_static/claims.json">claims.json</a>, with its '
+        '<a href="../_static/claims.schema.json">schema</a>.',
+        "",
+        "## In one sentence each",
+        "",
+        "| claim | measured | verdict |",
+        "|---|---|---|",
+    ]
+    for one in judged:
+        claim = one.claim
+        link = f"[{claim.id}](#{claim.id.lower()})"
+        lines.append(f"| {link} {claim.text} | {sentence(one)} | {as_markdown(one.verdict)} |")
+    lines += ["", RULES]
+    for one in judged:
+        lines += _section(one, known)
+    return "\n".join(lines)
+
+
+def sentence(one: Judged) -> str:
+    """Say what was measured, for someone outside of the field."""
+    finding = one.finding
+    if not finding.measures:
+        return "Nothing is stored yet."
+    holding = sum(measure.holds for measure in finding.measures)
+    text = finding.sentence or one.claim.plain.format(holding=holding, count=len(finding.measures))
+    few = f" (Only {one.verdict.n} of {one.claim.needed} needed: nothing is decided.)"
+    return text + (few if one.verdict.text == VERDICTS[-1] else "")
+
+
+def picture(judged: Sequence[Judged]) -> str:
+    """Draw one line per claim, as HTML: the interval against its threshold, the verdict, n, and the distance."""
+    lines = [
+        f"<style>\n{STYLE}</style>",
+        '<table class="forest">',
+        '<thead><tr><th scope="col">claim</th><th scope="col">the claim\'s side is tinted</th>'
+        '<th scope="col">verdict</th></tr></thead><tbody>',
+    ]
+    for chapter, some in groupby(judged, key=lambda one: one.claim.chapter):
+        number, _, name = chapter.partition("_")
+        lines.append(f'<tr class="chapter"><th colspan="3" scope="colgroup">Chapter {int(number)}, {name}</th></tr>')
+        for one in some:
+            claim, text = one.claim, one.verdict.text
+            tone = f"verdict verdict-{text.replace(' ', '-')}"
+            beside = ", ".join(filter(None, [_size(one), distance(one)]))
+            drawn = _drawn(one.finding.decisive(), one) if one.finding.measures else ""
+            lines.append(
+                f'<tr><th scope="row"><a href="#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.short)}</th>'
+                f'<td class="{tone}">{drawn}</td>'
+                f'<td><span class="{tone}">{text}</span> <small>{html.escape(beside)}</small></td></tr>'
+            )
+    return "\n".join([*lines, "</tbody></table>"])
+
+
+def distance(one: Judged) -> str:
+    """How our setting differs most from the claim's: less effort, another network, or other data."""
+    theirs, ours = one.claim.setting, one.finding.setting
+    differing = [name for name in ("network", "data") if theirs.get(name) and ours.get(name) != theirs[name]]
+    other = {"network": "another network", "data": "other data"}
+    return one.verdict.gap or (other[differing[0]] if differing and ours else "")
+
+
+def _size(one: Judged) -> str:
+    return "exact" if one.finding.exact else f"n = {one.verdict.n}"
+
+
+def _drawn(measure: Measure, one: Judged) -> str:
+    """The number and its interval on a line whose middle is the threshold, the claim's side right."""
+    ends = [measure.side * (end - measure.limit) for end in (measure.value, measure.low, measure.high)]
+    said = html.escape(f"{measure.name}: {shown(measure, one.finding.exact)}, {measure.threshold}")
+    parts = [
+        '<rect class="side" x="50%" width="50%" height="100%"/>',
+        '<line class="limit" x1="50%" x2="50%" y2="100%"/>',
+    ]
+    if one.finding.exact:
+        parts.append(
+            f'<svg x="{80 if measure.holds else 20}%" y="50%"><path class="dot" d="M-6 0L0 -6L6 0L0 6Z"/></svg>'
+        )
+    elif all(map(math.isfinite, ends)):
+        scale = 46 / max(max(map(abs, ends)), 1e-300)
+        middle, low, high = (f"{50 + scale * end:.1f}%" for end in ends)
+        hollow = " hollow" if measure.n < one.claim.needed else ""
+        parts += [
+            f'<line class="bar" x1="{low}" x2="{high}" y1="50%" y2="50%"/>',
+            f'<circle class="dot{hollow}" cx="{middle}" cy="50%" r="4"/>',
+        ]
+    return f'<svg role="img" aria-label="{said}">{"".join(parts)}</svg>'
+
+
+def document(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Collect what the page says as data, in the form that `book/_static/claims.schema.json` describes."""
+    return {"claims": [_entry(one) for one in judged]}
+
+
+def _entry(one: Judged) -> dict[str, Any]:
+    claim, finding, found = one.claim, one.finding, one.verdict
+    refuted = finding.refuted()
+    measures = [
+        {
+            "statistic": measure.name,
+            "value": _number(measure.value, finding.exact),
+            "interval": [_number(end, finding.exact) for end in (measure.low, measure.high)],
+            "n": measure.n,
+            "threshold": measure.threshold,
+            "holds": bool(measure.holds),
+            "refutes": measure in refuted,
+        }
+        for measure in finding.measures
+    ]
+    changed = [{**change, "on": f"{change['on']:%Y-%m-%d}"} for change in claim.changed]
+    return {
+        "id": claim.id,
+        "text": claim.text,
+        "source": claim.source,
+        "published": claim.published,
+        "kind": claim.kind,
+        "sentence": sentence(one),
+        "verdict": found.text,
+        "by_size": dict(found.parts),
+        "distance": distance(one),
+        "n": found.n,
+        "needed": claim.needed,
+        "setting": {"theirs": _plain(claim.setting), "ours": _plain(finding.setting)},
+        "measures": measures,
+        "agreement": None if finding.equality is None else list(finding.equality),
+        "doubts": list(finding.doubts),
+        "rule": {
+            "text": _rule(one),
+            "written": claim.written.isoformat(),
+            "first_rows": claim.rows.isoformat() if claim.rows else None,
+            "changed": changed,
+        },
+        "commits": dict(one.commits),
+    }
+
+
+def _number(value: float, exact: bool) -> float | None:
+    """Four digits; none of a rounding error, whose digits differ by machine, and of what is not known."""
+    return None if exact or not math.isfinite(value) else float(f"{value:.4g}")
+
+
+def _plain(setting: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in setting.items()}
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%B %Y}" + (f", {day:%H:%M}" if isinstance(day, datetime) else "")
+
+
+def _rows(claim: Claim) -> str:
+    return f"; its first rows were stored on {_day(claim.rows)}" if claim.rows else ""
+
+
+def _rule(one: Judged) -> str:
+    return str(one.claim.rule.__doc__).removeprefix(f"{one.claim.id}: ")
+
+
+def _section(one: Judged, chapters: set[str]) -> list[str]:
+    """All there is about one claim."""
+    claim, finding, found = one.claim, one.finding, one.verdict
+    name = claim.chapter
+    number = name.split("_")[0].lstrip("0")
+    link = f"[chapter {number}](../notebooks/{name}.ipynb)" if name in chapters else f"chapter {number}, to come"
+    lines = [
+        f"({claim.id.lower()})=",
+        f"## {claim.id}: {found.text}",
+        "",
+        f"{claim.text} {sentence(one)}",
+        "",
+        f"- Source: {claim.source}; published: {claim.published}.",
+        f"- Shown in {link}.",
+        f"- Rule, of the kind *{claim.kind}*: {_rule(one)}",
+        f"- Written on {_day(claim.written)}{_rows(claim)}.",
+    ]
+    for change in claim.changed:
+        moved = f"*{change['was']}* became *{change['now']}*" if change["was"] != change["now"] else "no verdict moved"
+        lines.append(f"- Changed on {_day(change['on'])}, {moved}: {change['why']}")
+    if one.where:
+        lines.append(f"- Computed from: {one.where}.")
+    if finding.measures and not finding.exact:
+        lines.append(f"- n = {found.n}, of the {claim.needed} that the rule asks for.")
+    if found.gap:
+        lines.append(f"- Largest gap to the setting of the claim: {found.gap}.")
+    if found.parts:
+        lines.append(f"- By size: {', '.join(f'{part} *{text}*' for part, text in found.parts.items())}.")
+    if finding.equality is not None:
+        inside, total = finding.equality
+        lines.append(f"- Published means matched: {inside} of the {total} for which there are enough images.")
+    lines += [f"- Doubt: {text}." for text in finding.doubts]
+    lines += [f"- {text[0].upper()}{text[1:]}." for text in finding.notes]
+    lines.append("")
+    if names := [name for name in dict.fromkeys([*claim.setting, *finding.setting]) if finding.measures]:
+        lines += ["| setting | theirs | ours |", "|---|---|---|"]
+        lines += [f"| {key} | {_value(claim.setting.get(key))} | {_value(finding.setting.get(key))} |" for key in names]
+        lines.append("")
+    if finding.measures:
+        refuted = finding.refuted()
+        lines += ["| measured | ours | threshold | n |", "|---|---|---|---|"]
+        lines += [_row(measure, finding.exact, measure in refuted) for measure in finding.measures]
+        lines.append("")
+    return lines
+
+
+def _value(value: Any) -> str:
+    """A number, a text, or the numbers of several rows."""
+    if value is None or value == "":
+        return ""
+    numbers = [f"{number:g}" for number in np.atleast_1d(value)] if not isinstance(value, str) else [value]
+    return ", ".join(dict.fromkeys(numbers))
+
+
+def _row(measure: Measure, exact: bool, refuted: bool) -> str:
+    mark = "holds" if measure.holds else "refuted" if refuted else "fails" if measure.n > 1 or exact else ""
+    name = measure.name.replace("|", "\\|")
+    n = "-" if exact else str(measure.n)
+    return f"| {name} | {shown(measure, exact)} | {measure.threshold} {mark} | {n} |"
