@@ -20,16 +20,8 @@ from fragility.attribution import importance, simple_gradient  # noqa: E402
 from fragility.objective import top_k  # noqa: E402
 from fragility.surrogate import softplus  # noqa: E402
 
-SESSION = {
-    "started": "2026-01-02T03:04:05+00:00",
-    "commit": "0123456789abcdef+changes",
-    "device": "cpu (some)",
-    "threads": 1,
-    "python": "3.11",
-    "packages": {"torch": "2"},
-    "quick": True,
-    "load": 0.5,
-}
+SESSION = {"started": "2026-01-02T03:04:05+00:00", "commit": "0123456789abcdef+changes", "device": "cpu (some)"}
+SESSION |= {"threads": 1, "python": "3.11", "packages": {"torch": "2"}, "quick": True, "load": 0.5}
 
 
 @pytest.mark.parametrize(

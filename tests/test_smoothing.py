@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fragility import objective
 from fragility.attack import iterative
-from fragility.attribution import importance, integrated_gradients, simple_gradient
+from fragility.attribution import integrated_gradients, simple_gradient
 from fragility.defense.smoothing import smooth_gradient, uniform_gradient
 from fragility.surrogate import SoftplusNetwork, softplus
 
@@ -84,16 +84,6 @@ def test_a_softplus_network_is_the_network_inside_softplus(every_relu, images, l
         assert torch.equal(model(images), SoftplusNetwork(every_relu, 2.0)(images))
     assert not torch.equal(model(images), every_relu(images))
     assert "beta=2" in repr(model)
-
-
-def test_sharper_softplus_tends_to_the_network(every_relu, images, labels) -> None:
-    maps = importance(simple_gradient(every_relu, images, labels))
-    gaps = [
-        (importance(simple_gradient(SoftplusNetwork(every_relu, beta), images, labels)) - maps).abs().sum()
-        for beta in (1.0, 1e3, 1e7)
-    ]
-    assert gaps[0] > gaps[1] > gaps[2]
-    assert gaps[2] < 1e-3
 
 
 def test_bad_input(every_relu, images, labels) -> None:

@@ -29,11 +29,10 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FRAGILITY_DATA", str(tmp_path / "data"))
+def folder(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NO_PROXY", "*")
-    (tmp_path / "data" / "downloads").mkdir(parents=True)
-    return tmp_path / "data"
+    (data_folder / "downloads").mkdir(parents=True)
+    return data_folder
 
 
 class Site(ThreadingHTTPServer):

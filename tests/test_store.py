@@ -256,19 +256,6 @@ def test_a_table_is_read_with_its_types_in_the_order_of_the_plan(table: Path) ->
     assert frame.share.tolist() == [row["share"] for row in rows]
     assert frame.number.isna().tolist() == [row["number"] is None for row in rows]
     assert (frame.kept.dtype, frame.share.dtype) == (bool, float)
-    table.write_bytes(table.read_bytes().replace(b"True", b"Truth", 1))
-    with pytest.raises(ValueError, match="lines 3, 4 damaged"):
-        stored("study-fast", table.parent)
-    with pytest.raises(FileNotFoundError, match=r"other-fast\.json: missing"):
-        stored("other-fast", table.parent)
-
-
-def test_the_published_means_are_those_of_the_figure() -> None:
-    frame = stored("published")
-    assert list(frame) == ["method", "attack", "epsilon", "metric", "value"]
-    assert len(frame) == 4 * 3 * 4 * 3
-    cell = frame.query("method == 'deeplift' and attack == 'mass_center' and epsilon == 8 and metric == 'center_shift'")
-    assert cell.value.item() == 63.5
 
 
 def test_results_lie_in_the_checkout_or_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from fragility.cli import main
 from fragility.study.catalogue import STUDIES
-from fragility.study.piece import Piece, Plan, Row, Study, generator, row_per_image
+from fragility.study.piece import Piece, Plan, Row, Study, row_per_image
 from fragility.study.run import run
 from fragility.study.store import provenance, read
 from fragility.study.verify import differences
@@ -78,12 +78,6 @@ def test_columns_become_rows() -> None:
     ]
     with pytest.raises(ValueError, match="argument"):
         row_per_image({"images": ["a", "b"]}, x=[1.0])
-
-
-def test_draws_are_named() -> None:
-    one, same, other = (torch.rand(3, generator=generator(0, name)) for name in ("a", "a", "b"))
-    assert one.equal(same)
-    assert not one.equal(other)
 
 
 def test_memory_that_does_not_suffice_halves_the_batch() -> None:

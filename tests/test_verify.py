@@ -118,9 +118,9 @@ def test_other_weights_or_data_are_counted_and_never_passed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("attack_sweeps", "study: expected one of attack_sweep, "),
+        ("angles attack_sweeps", "study: expected one of attack_sweep, "),
         ("attack_sweep --profile slow", "profile: expected one of fast, laptop, paper, got 'slow'"),
-        ("attack_sweep", "got none for attack_sweep"),
+        ("angles attack_sweep", "got none for angles, attack_sweep"),
         ("", "got none for any study"),
         ("attack_sweep --rows 0", "rows: expected an integer >= 1"),
     ],
