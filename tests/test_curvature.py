@@ -227,7 +227,11 @@ def test_the_bound_is_reached_by_one_unit_and_is_the_formula_by_hand() -> None:
         (lambda m, x: top_direction(m, x, LABELS, steps=0), ValueError, "steps: expected an integer >= 1, got 0"),
         (lambda m, x: top_directions(m, x, LABELS, count=31), ValueError, "count: expected an integer from 1 to 30"),
         (lambda m, x: angle(x, x[:2]), ValueError, "b: expected shape"),
-        (lambda m, x: angle(x, 0 * x), ValueError, r"b: expected finite vectors that are not zero; rows \[0, 1, 2\]"),
+        (
+            lambda m, x: angle(x, 0 * x),
+            ValueError,
+            r"b: expected finite vectors .* not zero, .* rows \[0, 1, 2\]",
+        ),
         (lambda m, x: angle(LABELS, LABELS), TypeError, "a: expected a floating-point tensor"),
         (lambda m, x: saliency_lipschitz_bound(ONES, ONES[:1], ONES), ValueError, "slopes: expected one number per"),
         (lambda m, x: saliency_lipschitz_bound(ONES, ONES, -ONES), ValueError, "bends: expected numbers >= 0"),

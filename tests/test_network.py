@@ -439,7 +439,7 @@ def test_maps_are_averaged_over_positions_not_over_channels(name: str) -> None:
     model, images = build().double().eval(), random_images(2, 3, 32, 32)
     extractor = network.feature_extractor(model, layer=layer)
     if width is None:
-        with pytest.raises(ValueError, match="layer: expected maps of which one dimension"):
+        with pytest.raises(ValueError, match="layer: expected maps with one dimension of size 8"):
             extractor(images)
         return
     seen: list[Tensor] = []

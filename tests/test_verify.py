@@ -102,7 +102,7 @@ def gone(profile: Seed, device: str) -> tuple[None, dict[str, Any]]:
     ("change", "reason"),
     [
         ({"prepare": gone}, "imagenet: no network"),
-        ({"profiles": {"fast": Seed(1)}}, "weights, data or parameters that are not at hand"),
+        ({"profiles": {"fast": Seed(1)}}, "weights, data or parameters that are not available here"),
     ],
 )
 def test_other_weights_or_data_are_counted_and_never_passed(

@@ -31,11 +31,11 @@ _HOME = {
     # 1: what an explanation is, and how two are compared
     "simple_gradient": "attribution",  # the gradient of a class's logit in the pixels
     "integrated_gradients": "attribution",  # its mean along the line from a reference
-    "deeplift": "attribution",  # secants in the place of slopes: the Rescale rule
-    "importance": "attribution",  # attributions to a map of importance, which sums to 1
+    "deeplift": "attribution",  # secants instead of slopes: the Rescale rule
+    "importance": "attribution",  # from attributions to a map that sums to 1
     "spearman": "similarity",  # rank correlation of two maps
     "top_k_intersection": "similarity",  # how many of the most important pixels two maps share
-    # 2: attacks that change it and keep the prediction
+    # 2: attacks that change the map and keep the prediction
     "iterative": "attack",  # Algorithm 1 of the paper
     "top_k": "objective",  # away from the pixels that are most important
     "mass_center": "objective",  # the centre of importance moves
@@ -48,8 +48,8 @@ _HOME = {
     "network_influence": "influence",  # through all parameters of a network
     # 4 and 5: why the attacks work
     "input_hvp": "curvature",  # the Hessian in the pixels, times a direction
-    "top_direction": "curvature",  # in which the gradient turns most
-    # 6: what holds explanations still
+    "top_direction": "curvature",  # the direction in which the gradient turns most
+    # 6: defenses that steady explanations
     "adversarial_loss": "defense",  # train on attacked images
     "smooth_gradient": "defense",  # the mean over noisy copies
 }
@@ -63,5 +63,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The names of the map beside the ordinary ones."""
+    """List the names of the map as well."""
     return sorted({*globals(), *_HOME})

@@ -1,4 +1,4 @@
-"""Networks that can be differentiated twice: what PyTorch derives only once, and convolutions whose weights are fixed.
+"""Second derivatives: other forms of what PyTorch differentiates only once, and convolutions whose weights are fixed.
 
 PyTorch's derivative of a convolution's backward pass computes the weights' gradient too, which nobody asks for while
 an image is attacked: a sixth of the time of an attack step.
@@ -25,7 +25,7 @@ _NAMES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 def differentiate(
     mode: TorchFunctionMode, outputs: Any, inputs: Any, grad_outputs: Any = None, **options: Any
 ) -> tuple[Tensor, ...]:
-    """Call `torch.autograd.grad` with a mode left on, which a checkpoint needs to compute its part again the same."""
+    """Call `torch.autograd.grad` with a mode kept on, which a checkpoint needs to recompute its part identically."""
     # PyTorch takes a mode off the stack for a call with tensors. Edges of the graph are none.
     outputs, inputs = ([part] if isinstance(part, Tensor) else list(part) for part in (outputs, inputs))
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
@@ -48,7 +48,7 @@ def differentiate(
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Say in terms of the model what PyTorch's engine complains about.
+    """Restate the errors of PyTorch's engine in terms of the model.
 
     Yields:
         Nothing.
@@ -86,7 +86,7 @@ _COMPLAINTS = {
 
 
 class twice_differentiable(TorchFunctionMode):
-    """Inside this context attention and hard sigmoid, whose fused kernels have no second derivative, take others.
+    """Inside this context attention and hard sigmoid take forms with a second derivative, which fused kernels lack.
 
     A convolution whose weight and bias require no gradient is differentiated for its input only. Values and derivatives
     of every order are PyTorch's. Made for two reverse passes, not for `torch.func`.
@@ -130,7 +130,7 @@ def _call(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor | None, _Geometry] | None:
-    """Sort a convolution's arguments; None for one that is better left to PyTorch."""
+    """Sort a convolution's arguments; return None if it is better left to PyTorch."""
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     if trained or isinstance(padding, str) or input.ndim != dimensions + 2 or not input.requires_grad:
         return None

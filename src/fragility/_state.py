@@ -1,4 +1,4 @@
-"""The state of a model: what has to be the same in two passes, and a memory that lasts as long as it is."""
+"""The state of a model: what must not change between two passes, and a memory that lasts until it does."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def state(model: nn.Module) -> State:
 
 
 def changes(before: State, model: nn.Module) -> list[str]:
-    """Name what is no longer as it was."""
+    """List the parts that have changed."""
     after = state(model)
     return [name for name in before | after if before.get(name) != after.get(name)]
 
@@ -34,7 +34,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _checksum(tensor: Tensor) -> int:
-    """The sum of the bits, as integers: fast, and seen by it are also writes that autograd does not count (`.data`)."""
+    """Sum the bits, as integers: fast, and it also sees writes that autograd does not count (`.data`)."""
     tensor = tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -55,7 +55,7 @@ _memory: ContextVar[list[_Remembered] | None] = ContextVar("what an attack compu
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Inside this context `recall` computes the same only once."""
+    """Inside this context `recall` computes the same thing only once."""
     token = _memory.set([])
     try:
         yield
@@ -64,7 +64,7 @@ def remembered() -> Iterator[None]:
 
 
 def recall(compute: Callable[[Tensor], T], x: Tensor, model: nn.Module, setting: object) -> T:
-    """Compute a function of `x` by a model in some setting, or take it from memory if nothing of that has changed."""
+    """Compute a function of `x`, or take it from memory if `x`, the model and the setting are unchanged."""
     memory = _memory.get()
     if memory is None:
         return compute(x)
@@ -75,7 +75,7 @@ def recall(compute: Callable[[Tensor], T], x: Tensor, model: nn.Module, setting:
             break
     else:
         entry = _Remembered(model, now, setting, x.clone(), compute(x))
-    # The last two: an attack looks at a network and at its surrogate in turn.
+    # Keep the last two: an attack alternates between a network and its surrogate.
     memory[:] = [*[other for other in memory if other is not entry][-1:], entry]
     result: T = entry.result
     return result

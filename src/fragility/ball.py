@@ -1,4 +1,4 @@
-"""The ball of images allowed, draws from it, and the parameters that stay as they are: what all attacks share."""
+"""What all attacks share: the ball of images allowed, draws from it, and parameters that stay as they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from fragility._state import remembered
 
 
 def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Bound the images allowed: between the bounds |x' - x| <= epsilon and 0 <= x' <= 1 hold exactly.
+    """Bound the images allowed: between the bounds, |x' - x| <= epsilon and 0 <= x' <= 1 hold exactly.
 
     Args:
         images: (B, C, H, W) in [0, 1].
@@ -30,7 +30,7 @@ def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     radius = torch.tensor(epsilon, dtype=images.dtype, device=images.device)
     if radius.item() > epsilon:
         radius = radius.nextafter(torch.zeros_like(radius))
-    # x + radius may be rounded outwards by half a unit in the last place: one place back is safe.
+    # x + radius may be rounded outwards by half a unit in the last place; the next number inwards is safe.
     return (images - radius).nextafter(images).clamp(min=0), (images + radius).nextafter(images).clamp(max=1)
 
 

@@ -27,7 +27,7 @@ def data() -> None:
 
 @data.command("list")
 def data_list() -> None:
-    """Show name, size, licence, present or not."""
+    """Show name, size, licence, and whether it is there."""
     from fragility.data.download import data_folder
     from fragility.data.sources import SOURCES
 
@@ -41,7 +41,7 @@ def data_list() -> None:
 @data.command("fetch")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def data_fetch(names: Sequence[str]) -> None:
-    """Download data sets, by names that `fragility data list` shows."""
+    """Download data sets; `fragility data list` shows their names."""
     from fragility.data.sources import find
 
     for name, source in {name: find(name) for name in names}.items():
@@ -56,7 +56,7 @@ def data_fetch(names: Sequence[str]) -> None:
 def data_check(names: Sequence[str]) -> None:
     """Verify what is there, or the named data sets.
 
-    Checksums, numbers of files, and whether images can be read. The exit status is 1 if one is damaged or a named one
+    Compares checksums, counts files and reads images. The exit status is 1 if a data set is damaged, or if a named one
     is missing.
     """
     from fragility.data.sources import SOURCES, find
@@ -73,9 +73,9 @@ def data_check(names: Sequence[str]) -> None:
 
 
 def _results(default: str) -> Callable[..., Any]:
-    """The options that two commands share."""
+    """Add the options that two commands share."""
     folder = click.option("--results", "folder", type=Path, metavar="DIR", help=f"Default: {default}.")
-    device = click.option("--device", default="cpu", show_default=True, help="Or cuda, or another of PyTorch's.")
+    device = click.option("--device", default="cpu", show_default=True, help="Or cuda, or another device of PyTorch.")
     return lambda command: folder(device(command))
 
 
@@ -83,13 +83,13 @@ def _results(default: str) -> Callable[..., Any]:
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY...")
 @click.option("--profile", required=True, metavar="P", help="fast, laptop or paper.")
 @_results("results/ of the checkout or of this folder")
-@click.option("--limit-images", type=int, metavar="N", help="Only pieces that begin among the first N images.")
-@click.option("--scheduler", metavar="ADDRESS", help="Hand the pieces to this dask.distributed cluster.")
+@click.option("--limit-images", type=int, metavar="N", help="Compute only pieces that begin among the first N images.")
+@click.option("--scheduler", metavar="ADDRESS", help="Compute on this dask.distributed cluster.")
 def run(studies: Sequence[str], profile: str, **options: Any) -> None:
-    """Compute what is missing of studies.
+    """Compute what is missing of one or more studies.
 
-    Of attack_sweep, for example: a table (CSV) and how it came about (JSON). Killed at any moment, the same command
-    resumes.
+    Each STUDY, attack_sweep for example, becomes a table (CSV) and a record of how it was made (JSON). A run can be
+    killed at any moment; the same command resumes it.
     """
     from fragility.study.run import run as run_study
 
@@ -101,14 +101,14 @@ def run(studies: Sequence[str], profile: str, **options: Any) -> None:
 @cli.command()
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
 @click.option("--profile", metavar="P", help="Default: all that have results.")
-@click.option("--rows", default=8, show_default=True, metavar="N", help="Of each table, at least.")
+@click.option("--rows", default=8, show_default=True, metavar="N", help="At least so many of each table.")
 @_results(RESULTS)
-@click.option("--seed", type=int, metavar="N", help="Of the sample (default: another one every time).")
+@click.option("--seed", type=int, metavar="N", help="Of the sample (default: a new sample every time).")
 def verify(studies: Sequence[str], profile: str | None, **options: Any) -> None:
-    """Compute a random sample of the stored results again.
+    """Compute a random sample of the stored results again and compare.
 
-    Of all studies if none is named. The exit status is 0 if all agree, 1 if some differ, 3 if some could not be
-    verified here, for want of data or weights.
+    Takes all studies if none is named. The exit status is 0 if all rows agree, 1 if some differ, and 3 if some could
+    not be verified because data or weights are missing here.
     """
     from fragility.study.verify import verify as verify_tables
 
@@ -131,9 +131,9 @@ def verify(studies: Sequence[str], profile: str | None, **options: Any) -> None:
 @click.option("--write", is_flag=True, help="Write the book's page, book/claims.md.")
 @click.option("--results", type=Path, metavar="DIR", help=f"Default: {RESULTS}.")
 def claims(write: bool, results: Path | None) -> None:
-    """Say what the stored results say about every claim.
+    """Judge every claim by the stored results.
 
-    By rules whose dates and changes stand on the book's page.
+    The book's page has the rules, with their dates and changes.
     """
     from fragility.study import claims as ledger
     from fragility.study.claims_page import sentence
@@ -175,7 +175,7 @@ def _choice(name: str, help_text: str, *values: str) -> Callable[..., Any]:
 @click.option("--out", type=Path, required=True, metavar="DIR", help="The folder for the results.")
 @_choice("--model", "With its pretrained weights.", "squeezenet", "inception_v3")
 @_choice("--method", "What the map shows.", "simple_gradient", "integrated_gradients", "deeplift")
-@_choice("--objective", "Targeted: into the quadrant away from the centre.", "top_k", "mass_center", "targeted")
+@_choice("--objective", "Targeted: into the opposite quadrant.", "top_k", "mass_center", "targeted")
 @_amount("--epsilon", "8/255", "Radius of the L-inf ball.")
 @_choice("--schedule", "Annealed: of step and surrogate together.", "annealed", "constant", "linear", "adaptive")
 @_amount("--step-size", None, "The first step (default: epsilon / 8 if annealed, else 1/255).")
@@ -187,10 +187,10 @@ def _choice(name: str, help_text: str, *values: str) -> Callable[..., Any]:
     "--surrogate-beta", type=float, metavar="B", help="Sharpness of the surrogate at the end (default: a suggestion)."
 )
 def attack(out: Path, **options: Any) -> None:
-    """Change the importance map of a photograph of yours.
+    """Change the importance map of your own photograph.
 
     Writes original.png, perturbed.png, map_original.png, map_perturbed.png and report.json. The exit status is 1 if no
-    step kept the label: the pictures then show the original.
+    step kept the label; the pictures then show the original.
     """
     from fragility.photograph import attack_photograph
 

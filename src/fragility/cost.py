@@ -14,8 +14,8 @@ def forward_equivalents(
 ) -> float:
     """Count what one training step costs, in forward passes of the same batch.
 
-    Counted are the floating-point operations of products (convolutions and matrix products), backward passes of any
-    order included.
+    Only the floating-point operations of convolutions and matrix products are counted, in backward passes of any order
+    too.
 
     Args:
         model: the network; at least one parameter must require a gradient.
@@ -35,7 +35,7 @@ def forward_equivalents(
 
 
 class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count operations; PyTorch's own mode also follows modules, which `torch.autograd.grad` does not bear."""
+    """Count operations; PyTorch's own mode also tracks modules, which breaks under `torch.autograd.grad`."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Directions(NamedTuple):
-    """The first few eigenvectors of every image's Hessian, by the modulus of their eigenvalues."""
+    """The leading eigenvectors of every image's Hessian, by the modulus of their eigenvalues."""
 
     values: Tensor  # (B, n), signed
     directions: Tensor  # (B, n, C, H, W), unit length
@@ -36,7 +36,7 @@ class Directions(NamedTuple):
 def input_hvp(
     model: nn.Module, images: Tensor, labels: Tensor, vectors: Tensor, *, mode: str = "double_backward"
 ) -> Tensor:
-    """Multiply the Hessian of each image's score with a vector, H(x) v [Pearlmutter1994].
+    """Multiply the Hessian of each image's score by a vector, H(x) v [Pearlmutter1994].
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
@@ -47,13 +47,12 @@ def input_hvp(
             of grad S. They agree up to rounding.
 
     Returns:
-        H v, (B, C, H, W), without a graph; zeros for a model that is linear in pieces.
+        H v, (B, C, H, W), without a graph; zeros for a piecewise linear model.
 
     Raises:
-        TypeError: if an argument has the wrong type, or the model cannot be substituted where that is asked for.
+        TypeError: if an argument has the wrong type, or softplus is asked for and cannot be substituted in the model.
         ValueError: if pixels, labels, vectors, the mode or the model's mode or output are wrong.
     """
-    _check_mode(mode)
     product = _product(model, images, labels, mode)
     if not isinstance(vectors, Tensor) or vectors.dtype != images.dtype:
         raise TypeError(f"vectors: expected a tensor of {images.dtype}, got {getattr(vectors, 'dtype', type(vectors))}")
@@ -73,8 +72,8 @@ def top_direction(
 ) -> tuple[Tensor, Tensor]:
     """Find the most fragile direction: the eigenvector of H whose eigenvalue is largest in modulus.
 
-    H is symmetric, so that it is the first singular vector of the paper [Ghorbani2019, app. F]. The first of
-    `top_directions`, which also tells the gap to the second and the residual: look at them before trusting a direction.
+    H is symmetric, so this is the paper's first singular vector [Ghorbani2019, app. F]. It is the first of
+    `top_directions`, which also returns the gap to the second and the residual: look at them before you trust it.
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
@@ -85,7 +84,7 @@ def top_direction(
         mode: as for `input_hvp`.
 
     Returns:
-        The eigenvalues (B,) with their signs, and unit directions (B, C, H, W), whose own sign means nothing.
+        The eigenvalues (B,) with their signs, and unit directions (B, C, H, W), whose own sign is arbitrary.
     """
     found = top_directions(model, images, labels, steps=steps, seed=seed, mode=mode)
     return found.values[:, 0], found.directions[:, 0]
@@ -104,28 +103,27 @@ def top_directions(
     """Find the eigenvectors of H with the largest eigenvalues in modulus, by Lanczos' method [Golub2013].
 
     The largest and the smallest eigenvalue of a network are often nearly opposite, which stalls the power iteration;
-    the Krylov space holds both ends. All images run side by side, each from the same random start, so that an image's
-    result does not depend on its company; nothing is read back to the processor on the way.
+    the Krylov space holds both ends. All images run side by side, each from the same random start, so an image's result
+    does not depend on the others in the batch.
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
         images: (B, C, H, W) in [0, 1].
         labels: int64 (B,), the classes whose logits are differentiated.
-        count: how many directions, at most `steps`; well below it if they shall be accurate.
-        steps: products with H, at most C H W of them; one more gives the residuals, `count` in number.
+        count: how many directions, at most `steps`; accurate ones take far more steps.
+        steps: products with H, at most C H W; `count` more are taken for the residuals.
         seed: of the start.
         mode: as for `input_hvp`.
 
     Returns:
-        Values, directions, gap and residuals. An image with H = 0 has value 0 and any direction.
+        Values, directions, gap and residuals. An image with H = 0 has value 0 and an arbitrary direction.
 
     Raises:
-        TypeError: if an argument has the wrong type, or the model cannot be substituted where that is asked for.
+        TypeError: if an argument has the wrong type, or softplus is asked for and cannot be substituted in the model.
         ValueError: if an argument is out of range, H is zero for the whole batch, or not finite.
     """
     check_count("count", count)
     check_count("steps", steps)
-    _check_mode(mode)
     check_images(images)
     size = images[0].numel()
     steps = min(steps, size)
@@ -152,7 +150,7 @@ def top_directions(
     )
     if not leading.any():
         reason = (
-            "a ReLU network is linear in pieces: call inside fragility.surrogate.softplus(beta)"
+            "a ReLU network is piecewise linear: call inside fragility.surrogate.softplus(beta)"
             if active_beta() is None
             else "also inside softplus, so it has no activation, or they are all saturated"
         )
@@ -165,7 +163,7 @@ def top_directions(
 
 
 def input_hessian(model: nn.Module, images: Tensor, labels: Tensor, *, chunk: int = 256) -> Tensor:
-    """Write out the Hessian of each image's score, for small images: d = C H W products an image.
+    """Compute the whole Hessian of each image's score, for small images: d = C H W products per image.
 
     Its spectrum is `torch.linalg.eigvalsh` of the result.
 
@@ -216,7 +214,7 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
         length = flat.norm(dim=1, keepdim=True)
         if not length.isfinite().all():
             rows = (~length.isfinite()).flatten().nonzero().flatten().tolist()
-            raise ValueError(f"{name}: expected finite vectors that are not zero; rows {rows} are not so")
+            raise ValueError(f"{name}: expected finite vectors that are not zero, got others in rows {rows}")
         lines.append(flat / length)
     apart, together = ((lines[0] - sign * lines[1]).norm(dim=1) for sign in (1, -1))
     return 2 * torch.atan2(torch.minimum(apart, together), torch.maximum(apart, together)) * (180 / math.pi)
@@ -252,7 +250,7 @@ def saliency_lipschitz_bound(norms: Tensor, slopes: Tensor, bends: Tensor) -> Te
             raise ValueError(f"{name}: expected numbers >= 0, got {part.tolist()}")
     terms = []
     for layer, bend in enumerate(bends):
-        if bend > 0:  # a linear layer adds nothing, and must not meet an infinity
+        if bend > 0:  # a linear layer adds nothing, and 0 times infinity is not a number
             below = (norms[:layer] * slopes[:layer]).prod()
             above = (norms[layer + 1 :] * slopes[layer + 1 :]).prod()
             terms.append(bend * norms[layer].square() * below.square() * above)
@@ -261,6 +259,8 @@ def saliency_lipschitz_bound(norms: Tensor, slopes: Tensor, bends: Tensor) -> Te
 
 def _product(model: nn.Module, images: Tensor, labels: Tensor, mode: str) -> Product:
     """Return v -> H v; double backward builds the graph of the gradient once for all products."""
+    if mode not in MODES:
+        raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
     points = images.detach().requires_grad_()
     if mode == "double_backward":
         gradient = simple_gradient(model, points, labels)
@@ -324,12 +324,7 @@ def _lanczos(product: Product, like: Tensor, steps: int, seed: int) -> tuple[Ten
 
 
 def _orthogonal(vectors: Tensor, basis: Tensor) -> Tensor:
-    """Take the components along the basis out, twice: once leaves rounding errors that grow."""
+    """Remove the components along the basis, twice: after one pass rounding errors remain, and grow."""
     for _ in range(2):
         vectors = vectors - ((basis @ vectors[..., None]).mT @ basis).squeeze(1)
     return vectors
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")

@@ -1,4 +1,4 @@
-"""Names for values by their content: what stored weights and stored rows are known by."""
+"""Names for values by their content, under which weights and rows are stored."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def recipe(name: str) -> Callable[[Function], Function]:
-    """Declare by which name a function counts in a fingerprint: `@recipe("adversarial/1")`.
+    """Declare the name that stands for a function in a fingerprint: `@recipe("adversarial/1")`.
 
-    Neither its source nor its module counts, nor what it calls: it may be moved and reworded, and what was trained with
-    it is found again. Whoever changes what it computes, a default included, raises the number.
+    Its source, its module and the functions it calls do not count: it can be moved and reworded, and networks trained
+    with it are still found. Raise the number whenever it computes something else, also by a changed default.
 
     Args:
-        name: What it computes, unlike any other function's name, and a number.
+        name: What the function computes, different from every other function's name, and a number.
 
     Returns:
         A decorator that leaves the function as it is.
 
     Raises:
-        ValueError: The function holds values from around its definition, which no name can stand for.
+        ValueError: The function is a closure: no name can stand for the values it holds.
     """
 
     def declare(function: Function) -> Function:
@@ -41,7 +41,7 @@ def recipe(name: str) -> Callable[[Function], Function]:
 
 
 def is_named(value: object) -> bool:
-    """Return whether `fingerprint` has a name for a value."""
+    """Return whether a value has a fingerprint."""
     try:
         fingerprint(value)
     except TypeError:
@@ -52,7 +52,7 @@ def is_named(value: object) -> bool:
 def fingerprint(*values: object) -> str:
     """Return a checksum of tensors, plain values, functions with a recipe and containers of these.
 
-    A function counts by its `recipe`, a partial one also by its options, a network by its structure and its parameters.
+    A function counts by its `recipe`, a partial also by its options, a network by its structure and its parameters.
 
     Args:
         values: Tensors, numbers, strings, None, networks, functions, classes, partials, mappings, lists and
@@ -79,9 +79,8 @@ def fingerprint(*values: object) -> str:
         elif isinstance(value, partial):
             feed(["partial", value.func, value.args, sorted(value.keywords.items())])
         elif isinstance(value, FunctionType) and "recipe" in vars(value) and "__wrapped__" not in vars(value):
-            feed(
-                ["recipe", vars(value)["recipe"]]
-            )  # functools.wraps copies the recipe to what may compute other things
+            # functools.wraps copies a recipe to a wrapper, which may compute something else.
+            feed(["recipe", vars(value)["recipe"]])
         elif isinstance(value, nn.Module):
             feed(["module", repr(value), value.state_dict()])
         elif isinstance(value, type):

@@ -54,9 +54,8 @@ class Normalize(nn.Module):
 class Logits(nn.Module):
     """A model of class probabilities, turned into a model of logits.
 
-    The logarithms of the probabilities equal the logits behind a softmax up to one number per image. That
-    number depends on the image: attributions of log p are not those of the logit. Where the softmax can be
-    cut off, cut it off instead.
+    The logarithms of the probabilities equal the logits before the softmax up to a number per image. It depends on the
+    image, so attributions of log p are not those of the logit: remove the softmax instead if you can.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -70,11 +69,11 @@ class Logits(nn.Module):
             images: (B, C, H, W) in [0, 1].
 
         Returns:
-            Log-probabilities (B, K); a probability that has underflowed to zero counts as the smallest
-            normal number, with gradient zero.
+            Log-probabilities (B, K); a probability that has underflowed to zero counts as the smallest normal number,
+            with gradient zero.
 
         Raises:
-            ValueError: What the model returns are not probabilities that sum to 1.
+            ValueError: The model does not return probabilities that sum to 1.
         """
         probabilities: Tensor = self.model(images)
         seen = probabilities.detach()
@@ -121,8 +120,8 @@ def cifar_cnn(*, seed: int = 0) -> nn.Module:
     """Return the paper's untrained CIFAR-10 network ([Ghorbani2019], appendix B).
 
     3 x 3 convolutions with 96, 96, 96 (stride 2), 192, 192 and 192 (stride 2) channels, a hidden layer of
-    1024 units and 10 logits; ReLU after every layer but the last. The paper says nothing of padding, initial
-    weights and the scaling of pixels: here one pixel of zeros on every side, which makes maps of 32, 16 and 8
+    1024 units and 10 logits; ReLU after every layer but the last. The paper does not give the padding, the initial
+    weights and the scaling of pixels. Here they are one pixel of zeros on every side, which makes maps of 32, 16 and 8
     pixels; PyTorch's default; and the mean and standard deviation of CIFAR-10's channels.
 
     Args:
@@ -147,8 +146,8 @@ def squeezenet(*, weights: str | None = "caffe", pooling: str = "floor", seed: i
     It is torchvision's class with out-of-place ReLUs; the normalisation is folded into the first convolution.
 
     Args:
-        weights: `"caffe"` for the weights of the paper, which the package carries, meant for images of
-            227 x 227; `"torchvision"`; or None for random ones.
+        weights: `"caffe"` for the paper's weights, which come with the package and are meant for images of 227 x 227;
+            `"torchvision"`; or None for random ones.
         pooling: How max-pooling treats an incomplete last window. `"floor"` drops it, as the paper's Keras
             network does (maps of 113, 56, 27 and 13 pixels); `"ceil"` keeps it, as Caffe and torchvision do.
         seed: Seed of random weights; the global random state is left alone.
@@ -200,8 +199,8 @@ def inception_v3(*, weights: str | None = "torchvision", seed: int = 0) -> nn.Mo
     if weights == "torchvision":
         network.load_state_dict(_torchvision_weights(models.Inception_V3_Weights.IMAGENET1K_V1))
     network.aux_logits, network.AuxLogits = False, None  # the second head serves training only
-    # These weights come from TensorFlow and take pixels in [-1, 1]; torchvision's transform_input undoes
-    # the ImageNet normalisation to the same end.
+    # These weights come from TensorFlow and take pixels in [-1, 1], which torchvision's transform_input restores from
+    # ImageNet's normalisation.
     return _finish(Normalize(network, (0.5,) * 3, (0.5,) * 3), 3, 299)
 
 
@@ -232,8 +231,8 @@ class FeatureExtractor(nn.Module):
             Features (B, P).
 
         Raises:
-            ValueError: The network does not use the layer, the layer's output is not a vector or map per image, or
-                it cannot be told which dimensions of a map are positions.
+            ValueError: The network does not use the layer, its output is not a vector or a map per image, or which
+                dimensions of a map are positions is ambiguous.
         """
         caught: list[Tensor] = []
         called: list[nn.Module] = []
@@ -242,7 +241,7 @@ class FeatureExtractor(nn.Module):
             value = inputs[0] if output is None else output
             if not isinstance(value, Tensor):
                 raise ValueError(f"layer: expected a tensor at {self.layer!r}, got {type(value).__name__}")
-            # Copied at once: a ReLU in place would change it afterwards.
+            # Copied at once: an in-place ReLU could change it afterwards.
             caught.append(value.mean(_positions(value, module, called)) if value.ndim == 4 else value.clone())
 
         def follow(module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -256,7 +255,7 @@ class FeatureExtractor(nn.Module):
                     hooks.enter_context(layer.register_forward_hook(follow))
             register = module.register_forward_pre_hook if self.before else module.register_forward_hook
             hooks.enter_context(register(catch))
-            self.network(images.clone())  # which it may overwrite
+            self.network(images.clone())  # it may overwrite its input
         if not caught or caught[-1].ndim != 2 or len(caught[-1]) != len(images):
             got = tuple(caught[-1].shape) if caught else "no call"
             raise ValueError(f"layer: expected features (B, P) or (B, P, H, W) at {self.layer!r}, got {got}")
@@ -268,7 +267,7 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
 
 def _positions(maps: Tensor, module: nn.Module, called: list[nn.Module]) -> tuple[int, int]:
-    """Which dimensions of the module's maps (B, P, H, W) or (B, H, W, P) are positions, from the layers before."""
+    """Tell from the layers before which dimensions of maps (B, P, H, W) or (B, H, W, P) are positions."""
     if type(module) in CHANNELS_LAST:  # not a LayerNorm2d, which puts the channels first again
         return 1, 2
     if isinstance(module, CHANNELS_FIRST) or not any(isinstance(layer, CHANNELS_LAST) for layer in called):
@@ -278,8 +277,8 @@ def _positions(maps: Tensor, module: nn.Module, called: list[nn.Module]) -> tupl
     count = count[-1] if isinstance(count, tuple) else count
     if (maps.shape[1] == count) == (maps.shape[3] == count):
         raise ValueError(
-            f"layer: expected maps of which one dimension, the features', has the size of the last layer before, "
-            f"{count}, got {tuple(maps.shape)}; take a layer behind the pooling, which gives (B, P)"
+            f"layer: expected maps with one dimension of size {count}, the features of the layer before, got "
+            f"{tuple(maps.shape)}; take a layer behind the pooling, which gives (B, P)"
         )
     return (2, 3) if maps.shape[1] == count else (1, 2)
 
@@ -295,17 +294,16 @@ def feature_extractor(network: str | nn.Module, *, layer: str | None = None) -> 
     2048 for Inception v3, 512 for SqueezeNet.
 
     Args:
-        network: `"inception_v3"` or `"squeezenet"` with their pretrained weights, or a network of your own,
-            of which a frozen copy is taken.
-        layer: Name of the layer whose output is taken instead, as in `network.named_modules()`; for example
-            `"classifier"` for SqueezeNet's 1000 logits.
+        network: `"inception_v3"` or `"squeezenet"` with their pretrained weights, or your own network, which is copied
+            and frozen.
+        layer: Name of another layer whose output to take, as in `network.named_modules()`; for example `"classifier"`
+            for SqueezeNet's 1000 logits.
 
     Returns:
         A module from images to features (B, P), differentiable with respect to the images.
 
     Raises:
-        ValueError: An unknown name of a network or layer, or a network with statistics of the batch or quantised
-            weights.
+        ValueError: The network or layer is unknown, or the network uses statistics of the batch or quantised weights.
     """
     if isinstance(network, nn.Module):
         copy = _freeze(deepcopy(network))
@@ -319,8 +317,8 @@ def feature_extractor(network: str | nn.Module, *, layer: str | None = None) -> 
 def load_caffe(network: nn.Module, dump: bytes) -> None:
     """Fill a SqueezeNet v1.1 with Caffe's weights, folded to take RGB images in [0, 1].
 
-    The Caffe network takes BGR pixels in [0, 255] minus (104, 117, 123). Its first convolution pads nothing,
-    and therefore W (255 flip(x) - m) + b = (255 flip(W)) x + (b - sum W m) without an error at the border.
+    The Caffe network takes BGR pixels in [0, 255] minus (104, 117, 123). Its first convolution has no padding, so
+    W (255 flip(x) - m) + b = (255 flip(W)) x + (b - sum W m) is exact at the border too.
 
     Args:
         network: torchvision's `squeezenet1_1`, of any floating-point type.
@@ -361,7 +359,7 @@ def load_caffe(network: nn.Module, dump: bytes) -> None:
 
 
 def _caffe_dump() -> bytes:
-    """The file of weights beside the code; see `fragility/weights/README.md`."""
+    """Read the file of weights beside the code; see `fragility/weights/README.md`."""
     path = Path(str(files("fragility") / "weights" / "squeezenet_v1.1.bin"))
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != CAFFE_SHA256:

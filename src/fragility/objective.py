@@ -1,7 +1,7 @@
 """What an attack on an importance map maximises: D(maps, reference) -> (B,), larger = more changed.
 
-An objective of your own is any differentiable function of the attacked maps and of the `reference`, the unsubstituted
-network's maps of the original images, both (B, H, W), non-negative and each summing to 1.
+Your own objective can be any differentiable function of the attacked maps and of the `reference`, the maps of the
+original images by the network itself (without a surrogate); both are (B, H, W), non-negative, and each map sums to 1.
 """
 
 from collections.abc import Callable
@@ -38,10 +38,10 @@ def top_k(k: int) -> Objective:
 def mass_center() -> Objective:
     """Move the centre of mass [Ghorbani2019, Alg. 1].
 
-    D = |C(map) - C(reference)|, in pixels. At the original image of a network attacked without a surrogate both centres
-    coincide and the gradient of the distance is 0 / 0; autograd answers 0, and an attack would never move. There, and
-    within rounding of it, the gradient returned is the sub-gradient along the diagonal that leads from the centre into
-    the opposite quadrant, where there is most room. Values, and all other gradients, are exact.
+    D = |C(map) - C(reference)|, in pixels. Without a surrogate, both centres coincide at the original image, where the
+    gradient of the distance is 0 / 0; autograd returns 0, and an attack would never move. There, and within rounding of
+    it, we return the sub-gradient along the diagonal that leads from the centre into the opposite quadrant, where there
+    is most room. Values and all other gradients are exact.
 
     Returns:
         An objective with values in [0, the image's diagonal].
@@ -89,7 +89,7 @@ def targeted(region: Tensor | Callable[[Tensor], Tensor]) -> Objective:
 
 
 def box(shape: tuple[int, int], top: int, left: int, bottom: int, right: int) -> Tensor:
-    """Mark the rows from `top` up to and without `bottom`, and the columns from `left` up to and without `right`.
+    """Mark the rows `top` to `bottom` and the columns `left` to `right`, the ends excluded.
 
     Args:
         shape: (H, W).
@@ -121,7 +121,7 @@ def opposite_quadrant(maps: Tensor) -> Tensor:
         maps: (B, H, W), non-negative.
 
     Returns:
-        bool (B, H, W); of an odd number of rows or columns the middle one belongs to no quadrant.
+        bool (B, H, W); if the number of rows or columns is odd, the middle one belongs to no quadrant.
     """
     middle = _middle(maps)
     below_right = similarity.center_of_mass(maps.detach()) < middle  # (B, 2): where the quadrant lies

@@ -16,14 +16,14 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rank correlation: Pearson's correlation of the average ranks [Spearman1904].
 
     Args:
-        a: (B, H, W), or (B, N) for rankings that are no pictures.
+        a: (B, H, W), or (B, N) for rankings that are not pictures.
         b: the same shape.
 
     Returns:
         (B,) float64 in [-1, 1]; NaN where a row of `a` or `b` is constant and so has no ranking.
 
     Raises:
-        TypeError: if `a` or `b` is no tensor of real numbers.
+        TypeError: if `a` or `b` is not a tensor of real numbers.
         ValueError: if the shapes differ or a value is NaN.
     """
     check_maps(a, b)
@@ -42,7 +42,7 @@ def kendall(a: Tensor, b: Tensor) -> Tensor:
         (B,) float64 in [-1, 1]; NaN where a row of `a` or `b` is constant.
 
     Raises:
-        TypeError: if `a` or `b` is no tensor of real numbers.
+        TypeError: if `a` or `b` is not a tensor of real numbers.
         ValueError: if the shapes differ or a value is NaN.
     """
     check_maps(a, b)
@@ -68,7 +68,7 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
         (B,) float64 in [0, 1].
 
     Raises:
-        TypeError: if `a` or `b` is no tensor of real numbers or `k` no integer.
+        TypeError: if `a` or `b` is not a tensor of real numbers, or `k` not an integer.
         ValueError: if the shapes differ, a value is NaN, or `k` exceeds the number of pixels.
     """
     check_maps(a, b)
@@ -95,9 +95,7 @@ def neighborhood_recall(a: Tensor, b: Tensor, k: int, *, radius: int) -> Tensor:
         TypeError: if `a` or `b` is not a tensor of real numbers, or `k` or `radius` not an integer.
         ValueError: if the shapes differ or are not (B, H, W), a value is NaN, or `k` or `radius` is out of range.
     """
-    check_maps(a, b)
-    if a.ndim != 3:
-        raise ValueError(f"a: expected shape (B, H, W), got {tuple(a.shape)}")
+    _check_pictures(a, b)
     check_count("radius", radius, least=0)
     near = max_pool2d(top_k_mask(a, k).float(), 2 * radius + 1, stride=1, padding=radius) > 0
     return (near & top_k_mask(b, k)).flatten(1).sum(1).double() / k
@@ -114,15 +112,13 @@ def center_shift(a: Tensor, b: Tensor) -> Tensor:
         (B,) float64, in pixels of the maps.
 
     Raises:
-        TypeError: if `a` or `b` is no tensor of real numbers.
+        TypeError: if `a` or `b` is not a tensor of real numbers.
         ValueError: if the shapes differ or are not (B, H, W), or a map holds NaN, a negative number or only zeros.
     """
-    check_maps(a, b)
-    if a.ndim != 3:
-        raise ValueError(f"a: expected shape (B, H, W), got {tuple(a.shape)}")
+    _check_pictures(a, b)
     for name, maps in (("a", a), ("b", b)):
         if (maps < 0).any() or not (maps.flatten(1).sum(1) > 0).all():
-            raise ValueError(f"{name}: expected non-negative maps with a positive sum, got another")
+            raise ValueError(f"{name}: expected non-negative maps with a positive sum, got others")
     return (center_of_mass(a.double()) - center_of_mass(b.double())).square().sum(1).sqrt()
 
 
@@ -151,7 +147,7 @@ def top_k_mask(maps: Tensor, k: int) -> Tensor:
         bool, the shape of `maps`, with k True entries per row.
 
     Raises:
-        TypeError: if `k` is no integer.
+        TypeError: if `k` is not an integer.
         ValueError: if `k` is not between 1 and the number of pixels.
     """
     flat = maps.detach().flatten(1)
@@ -162,17 +158,17 @@ def top_k_mask(maps: Tensor, k: int) -> Tensor:
     return (above | (level & (level.cumsum(1) <= missing))).view_as(maps)
 
 
-def _runs(ordered: Tensor) -> Tensor:
-    """True where a sorted row (B, N) starts a run of equal values."""
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return starts
+def _check_pictures(a: Tensor, b: Tensor) -> None:
+    check_maps(a, b)
+    if a.ndim != 3:
+        raise ValueError(f"a: expected shape (B, H, W), got {tuple(a.shape)}")
 
 
 def _average_ranks(maps: Tensor) -> Tensor:
     """Ranks 1..N of each row, float64 (B, N); ties share the mean of the ranks they span."""
     ordered, order = _order(maps.detach().flatten(1))
-    starts = _runs(ordered)
+    starts = torch.ones_like(ordered, dtype=torch.bool)  # of runs of equal values
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     position = torch.arange(1, ordered.shape[1] + 1, device=maps.device).expand_as(order)
     ends = starts.roll(-1, 1)
     ends[:, -1] = True
@@ -186,8 +182,8 @@ def _order(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Sort the rows of (B, N), stably: the values and where they stood."""
     if maps.device.type != "cpu" or maps.dtype != torch.float32 or maps.shape[1] >= 2**31:
         return maps.sort(dim=1, stable=True)
-    # Many times faster there: NumPy's vectorised sort of integers that hold a value above its position. A float's bits
-    # rise with it, if those below the sign bit are flipped for negative ones.
+    # NumPy's vectorised sort is many times faster: of integers that hold a value's bits above its position. Read as an
+    # integer, a float's bits rise with the float once those below the sign bit are flipped for negative ones.
     bits = (maps + 0.0).contiguous().view(torch.int32).long()  # + 0.0 makes -0.0 the 0.0 that it is equal to
     keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     position = torch.arange(maps.shape[1])

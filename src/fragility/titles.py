@@ -1,4 +1,4 @@
-"""What methods, attacks and metrics are called where people read, by their names in code and tables, in order."""
+"""The names that readers see for the methods, attacks and metrics of code and tables, in the order of display."""
 
 from collections.abc import Iterable
 from typing import Any

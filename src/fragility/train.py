@@ -27,7 +27,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class History:
-    """What a training run was like."""
+    """The course of a training run."""
 
     losses: tuple[float, ...]  # mean training loss of every epoch
     accuracy: float  # on the training images, after the last epoch, in [0, 1]
@@ -38,7 +38,7 @@ class History:
 class Batches:
     """Tensors cut into batches, in a new order every time they are iterated.
 
-    The order comes from PyTorch's global random state, which `fit` seeds and afterwards puts back.
+    The order comes from PyTorch's global random state, which `fit` seeds and then restores.
     """
 
     images: Tensor  # (N, C, H, W)
@@ -111,22 +111,22 @@ def fit(
 ) -> History:
     """Train a network in place; it comes back in evaluation mode with its parameters frozen.
 
-    All randomness (batch order, dropout, random starts in the loss) is a function of `seed` and the epoch's
-    number alone: on one CPU with one number of threads two runs agree bit by bit, and so does a run that was
-    killed and resumed from its checkpoint. The caller's random state is left as it was. On a GPU
-    exact repetition needs `torch.use_deterministic_algorithms(True)` as well.
+    All randomness (batch order, dropout, random starts in the loss) depends on `seed` and the number of the epoch
+    alone: on one CPU with the same number of threads, two runs agree bit for bit, even if one was killed and resumed
+    from its checkpoint. The caller's random state is left as it was. On a GPU exact repetition also needs
+    `torch.use_deterministic_algorithms(True)`.
 
     Args:
         model: The network; all its parameters are trained, on the device they are on.
-        loader: Batches of images (B, C, H, W) and labels (B,) that can be iterated once per epoch: a list, a
-            `Batches`, a `DataLoader`. A generator in its attribute `generator` is seeded anew every epoch.
-        loss: What is minimised, for example `cross_entropy` or a loss of `fragility.defense.training`.
+        loader: Batches of images (B, C, H, W) and labels (B,), iterated once per epoch: a list, a `Batches`, a
+            `DataLoader`. If it has a `generator`, that is seeded anew in every epoch.
+        loss: What to minimise, for example `cross_entropy` or a loss of `fragility.defense`.
         epochs: Passes over the loader.
         learning_rate: The optimizer's step size.
         optimizer: Called as `optimizer(parameters, lr=learning_rate)`; a `functools.partial` sets the rest.
         seed: Seed of all randomness in training; the initial weights are those the network comes with.
-        checkpoint: File that is atomically replaced after every epoch and from which a killed run with the
-            same arguments resumes. When training is complete it holds the result, and `fit` only loads it.
+        checkpoint: A file that is replaced atomically after every epoch, and from which a killed run with the same
+            arguments resumes. Once training is complete it holds the result, and `fit` only loads it.
         progress: Show a progress bar.
 
     Returns:
@@ -161,7 +161,7 @@ def fit(
         stepper.load_state_dict(saved["optimizer"])
 
     def save(accuracy: float | None) -> None:
-        if path is not None:  # a finished run needs no optimizer, which is twice the size of the network
+        if path is not None:  # a finished run no longer needs the optimizer, twice the size of the network
             state: dict[str, object] = {
                 "run": run,
                 "model": model.state_dict(),
@@ -215,18 +215,18 @@ def fit_cached(
 ) -> History:
     """Train a network in place, or load the weights that an earlier call with the same ingredients left.
 
-    The result is a file in the data folder's `trained`, named by a hash of what made it: the network's
-    structure, initial weights and outputs on the first images (a substitution in force counts), the data, the
-    loss's recipe and options, every hyper-parameter, the kind of device and the version of PyTorch. A training
-    that was interrupted resumes. With a loss, or an optimizer, whose meaning no name stands for the network is
-    trained every time and nothing is stored: a file could not tell whether such a function has changed.
+    The result is a file in `trained` in the data folder, named by a hash of all that made it: the network's structure,
+    its initial weights and its outputs on the first images (so a softplus in force counts), the data, the loss's recipe
+    and options, every hyper-parameter, the kind of device and the version of PyTorch. An interrupted training resumes.
+    With a loss or an optimizer that has no fingerprint, the network is trained every time and nothing is stored: a file
+    could not tell whether the function has changed.
 
     Args:
         model: A freshly built network; all its parameters are trained.
         images: Training images (N, C, H, W) in [0, 1].
         labels: int64 (N,).
-        loss: As for `fit`: a function with a `fragility.fingerprint.recipe`, like those of the library, or a
-            `functools.partial` of one with its options.
+        loss: As for `fit`; to be cached, a function with a `fragility.fingerprint.recipe`, as those of the library
+            have, or a `functools.partial` of one with its options.
         epochs: Passes over the images.
         batch_size: Images per step.
         learning_rate: The optimizer's step size.
@@ -261,7 +261,7 @@ def fit_cached(
 
 
 def _seed_epoch(loader: object, seed: int, epoch: int) -> None:
-    # A hash, not seed + epoch: otherwise run 1 would repeat the batch orders of run 0, one epoch late.
+    # A hash, not seed + epoch: run 1 would repeat the batch orders of run 0, one epoch late.
     number = int(fingerprint(seed, epoch)[:15], 16)
     torch.manual_seed(number)
     generator = getattr(loader, "generator", None)
@@ -317,7 +317,7 @@ def _save(path: Path, state: dict[str, object]) -> None:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    # The checksum comes first because torch.load does not notice changed bytes inside a tensor.
+    # The checksum is there because torch.load does not notice changed bytes inside a tensor.
     content = path.read_bytes()
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         raise ValueError(f"checkpoint: {path} is damaged; delete it and training starts anew")

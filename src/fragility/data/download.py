@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 
 
 class Unreachable(ConnectionError):
-    """A public source cannot be reached: names it, where a copy would be found, and the offline alternative."""
+    """A public source cannot be reached; the message names it, where to put a copy, and the offline alternative."""
 
     def __init__(self, name: str, url: str, path: Path, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or type(error).__name__
@@ -28,7 +28,7 @@ class Unreachable(ConnectionError):
 
 
 def data_folder() -> Path:
-    """Return the folder that holds all downloads: `$FRAGILITY_DATA`, else `~/.cache/fragility`.
+    """Return the folder of all downloads: `$FRAGILITY_DATA`, or `~/.cache/fragility` if that is not set.
 
     Returns:
         The folder; it need not exist yet.
@@ -39,20 +39,20 @@ def data_folder() -> Path:
 def download(url: str, name: str, sha256: str | None) -> Path:
     """Return a file of the data folder's `downloads`, downloading it first if it is missing or damaged.
 
-    The download shows a progress bar, goes to a temporary file beside its target and is renamed only
-    after its checksum has been verified, so an interrupted download leaves nothing behind.
+    The download shows a progress bar, goes to a temporary file beside its target and is renamed only once its checksum
+    is verified, so an interrupted download leaves nothing behind.
 
     Args:
         url: public address of the file.
-        name: what it is to be called.
-        sha256: expected checksum in hexadecimal; None where the public source has no fixed bytes.
+        name: its name in the folder.
+        sha256: expected checksum in hexadecimal; None if the bytes of the public source vary.
 
     Returns:
         Path of the verified file.
 
     Raises:
         Unreachable: if the file cannot be downloaded (a ConnectionError); it says where to put a copy.
-        OSError: if the downloaded bytes have another checksum than `sha256`.
+        OSError: if the checksum of the downloaded bytes is not `sha256`.
     """
     import pooch  # here, because it imports notebook widgets and warns where there are none
 
@@ -74,7 +74,7 @@ def file_sha256(path: Path) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """List the images directly inside a folder, hidden files left out.
+    """List the images directly inside a folder, without hidden files.
 
     Args:
         folder: it need not exist.
@@ -87,16 +87,16 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image file completely, upright as its EXIF data say, and on white where it is transparent.
+    """Read an image file completely, turned upright by its EXIF data, with white behind transparent pixels.
 
     Args:
-        path: a file of any format that Pillow reads; of several frames the first counts.
+        path: a file of any format that Pillow reads; only the first of several frames is read.
 
     Returns:
         The image in RGB, 16 bits a channel rounded to 8; colour profiles are ignored.
 
     Raises:
-        ValueError: if the file is missing, damaged, not an image, or holds numbers without a known white.
+        ValueError: if the file is missing, damaged or not an image, or its pixels have no known white level.
     """
     try:
         with Image.open(path) as image:
@@ -106,13 +106,13 @@ def read_image(path: Path) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Eight bits a channel, on white."""
+    """Convert to eight bits a channel, on white."""
     if image.mode.startswith("I;16"):  # Pillow would clip these to a white image
         levels = np.asarray(image)
         grey = np.where(levels == image.info.get("transparency"), 255, (levels / 257).round())
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode[0] in "IF":
-        raise ValueError(f"pixels of 32 bits, mode {image.mode}, whose white is not known; save it with 8 or 16 bits")
+        raise ValueError(f"32-bit pixels, mode {image.mode}, have no known white level; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -141,7 +141,7 @@ def staging() -> Iterator[Path]:
     """Make a temporary folder inside the data folder: moving out of it is one rename.
 
     Yields:
-        Its path; it is removed in the end.
+        Its path; the folder is removed at the end.
     """
     data_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_folder(), prefix=".partial-") as folder:
@@ -149,7 +149,7 @@ def staging() -> Iterator[Path]:
 
 
 def install(folder: Path, target: Path) -> None:
-    """Move a complete folder to its place: one rename, or file by file over an earlier, incomplete copy.
+    """Move a complete folder to its place, in one rename, or file by file over an earlier, incomplete copy.
 
     Args:
         folder: a folder inside `staging()`.

@@ -27,15 +27,15 @@ from fragility.data.download import (
 
 @dataclass(frozen=True)
 class Source:
-    """What can be done about the files of a data set.
+    """The files of a data set: how to tell that they are there, to download and to verify them.
 
     Attributes:
         megabytes: size of the download; 0 if nothing is downloaded.
         licence: a note on it.
-        present: whether the files are there.
-        fetch: download them; raises ConnectionError without a network.
-        check: read them and say what was verified; raises OSError or ValueError if they are damaged.
-        checksums: of the files that are verified, a sha256 where nothing else is said; None for one that has none.
+        present: tells whether the files are there.
+        fetch: downloads them; raises ConnectionError without a network.
+        check: reads them and says what was verified; raises OSError or ValueError if they are damaged.
+        checksums: file -> sha256 (or "md5 ..."), or None where a file has no fixed checksum.
     """
 
     megabytes: float
@@ -64,7 +64,7 @@ def _by_torchvision(kind: Any, where: str) -> None:
 
 
 def _idx(kind: str, megabytes: float, licence: str, *digests: str) -> Source:
-    """MNIST or a data set like it: four files, by their sha256."""
+    """Describe MNIST, or a data set like it, by the sha256 of its four files."""
     where = f"{kind}/raw"
     names = [f"{split}-{part}-ubyte" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")]
     checksums = dict(zip(names, digests, strict=True))
@@ -92,7 +92,7 @@ def cifar10_folders() -> bool:
 
 
 def official_cifar10(*, train: bool) -> torchvision.datasets.CIFAR10:
-    """Open CIFAR-10's official files; torchvision verifies the md5 of each before it reads one.
+    """Open CIFAR-10's official files; torchvision first verifies the md5 of each.
 
     Args:
         train: the training images, else the test images.
@@ -143,7 +143,7 @@ _FLOWER_COUNTS = {"roses": 641, "sunflowers": 699}
 
 @contextmanager
 def _unpacked(url: str, name: str, sha256: str | None) -> Iterator[Path]:
-    """An archive's contents in a folder that is gone afterwards, as is the archive if all went well."""
+    """Unpack an archive into a temporary folder; if all goes well, the archive is deleted afterwards."""
     archive = download(url, name, sha256)
     with staging() as folder:
         unpack(archive, folder)
@@ -194,7 +194,7 @@ def flower_files() -> list[tuple[Path, int]]:
         Pairs of a file and its class, sorted.
 
     Raises:
-        OSError: if their number is not that of the published archive, on which the fixed split rests.
+        OSError: if their number is not that of the published archive, on which the fixed split depends.
     """
     folders = {name: image_files(data_folder() / "flowers" / name) for name in _FLOWER_COUNTS}
     counts = {name: len(paths) for name, paths in folders.items()}
@@ -214,7 +214,7 @@ def _fetch_flowers() -> None:
 
 
 def _packaged(name: str, package: str, module: str, licence: str) -> Source:
-    """Data that an optional package carries."""
+    """Describe data that come with an optional package."""
 
     def fetch() -> None:
         raise ImportError(f"{name} needs the package {package}: pip install 'fragility[data]'")
@@ -282,7 +282,7 @@ def find(name: str) -> Source:
         Its entry.
 
     Raises:
-        ValueError: if there is none; the message lists the names.
+        ValueError: if the name is unknown; the message lists all names.
     """
     if name not in SOURCES:
         raise ValueError(f"name: expected one of {', '.join(SOURCES)}, got {name!r}")

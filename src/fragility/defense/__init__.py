@@ -1,4 +1,4 @@
-"""What makes explanations hold still: training losses, discretised inputs, smoothing, bounded operator norms."""
+"""Defenses that steady explanations: training losses, discretised inputs, smoothing, bounded operator norms."""
 
 from fragility.defense.discretization import Discretized as Discretized
 from fragility.defense.discretization import discretize as discretize

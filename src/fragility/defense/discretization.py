@@ -12,9 +12,9 @@ ENCODINGS = ("depth", "thermometer")
 def discretize(images: Tensor, *, levels: int, encoding: str = "depth") -> Tensor:
     """Round pixels to a few levels, or encode them as thermometers [Buckman2018], [Xu2018].
 
-    A step function has gradient zero, which blinds an attack without stopping it. The backward pass therefore takes
-    another function in its place, backward pass differentiable approximation [Athalye2018]: for rounding the identity
-    (the straight-through estimator [Bengio2013]); for thermometer channel l a ramp from l / levels to (l + 1) / levels.
+    A step function has gradient zero, which blinds an attack without stopping it. The backward pass therefore replaces
+    it, as backward pass differentiable approximation does [Athalye2018]: rounding by the identity (the straight-through
+    estimator [Bengio2013]), thermometer channel l by a ramp from l / levels to (l + 1) / levels.
 
     Args:
         images: (B, C, H, W) in [0, 1].
@@ -43,7 +43,7 @@ def discretize(images: Tensor, *, levels: int, encoding: str = "depth") -> Tenso
         ramp = levels * (pixels - marks)
         backward = (ramp if smooth_inputs() else ramp.clamp(0, 1)).flatten(1, 2)
         forward = (pixels.detach() > marks).to(images.dtype).flatten(1, 2)
-    if smooth_inputs():  # a surrogate is being tried: no steps, which its derivatives do not know
+    if smooth_inputs():  # a surrogate is being checked, and steps are unknown to its derivatives
         return backward
     return forward + (backward - backward.detach())  # the value of the first, exactly, with the gradient of the second
 
@@ -65,12 +65,12 @@ class Discretized(nn.Module):
         Returns:
             (B, K).
         """
-        # Points on a path or with noise may lie outside of [0, 1].
+        # Points on a path, or with noise, may lie outside [0, 1].
         output: Tensor = self.model(discretize(images.clamp(0, 1), levels=self.levels, encoding=self.encoding))
         return output
 
     def extra_repr(self) -> str:
-        """Name what the discretisation is, by which one network differs from another.
+        """Show the discretisation in the network's `repr`, and so in its fingerprint.
 
         Returns:
             For example `levels=4, encoding=depth`.

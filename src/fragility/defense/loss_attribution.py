@@ -1,4 +1,4 @@
-"""Integrated gradients of the loss between two images, the quantity that robust attribution regularization bounds."""
+"""Integrated gradients of the loss between two images, which robust attribution regularization bounds."""
 
 from collections.abc import Callable
 from functools import partial
@@ -53,8 +53,8 @@ def loss_attributions(
         perturbed: x', the same shape.
         labels: int64 (B,).
         steps: m, the number of points on the path.
-        rule: where they lie. `"right"`: a_k = k / m, as published; `"left"`: a_k = (k - 1) / m, with m = 1 the gradient
-            at x; `"gauss"`: Gauss-Legendre nodes, whose sum converges fastest for a smooth network.
+        rule: where they lie. `"right"`: a_k = k / m, as published; `"left"`: a_k = (k - 1) / m, for m = 1 the gradient
+            at x; `"gauss"`: Gauss-Legendre nodes, the most accurate for a smooth network.
         criterion: l, from logits and labels to one loss per image.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Operator norms of layers, exact also for convolutions, and what a training loss makes of them."""
+"""Operator norms of layers, exact for convolutions too, and the training losses that bound them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +18,8 @@ def operator_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int =
     """Compute the largest singular value of a layer as a linear map of whole images [Sedghi2019].
 
     By power iteration on A^T A, with a block of four vectors because the singular values of convolutions lie close
-    together. For a convolution A is the full map with its stride and padding, of which the kernel reshaped to a matrix
-    knows too little: its norm can be smaller or larger.
+    together. For a convolution A is the full map with its stride and padding; the norm of the kernel reshaped to a
+    matrix can be smaller or larger.
 
     Args:
         layer: `nn.Linear` or `nn.Conv2d` (zero padding); the bias does not count.
@@ -28,7 +28,7 @@ def operator_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int =
         seed: of the starting vectors.
 
     Returns:
-        A scalar, differentiable with respect to the weight: its gradient is u v^T, by the singular vectors.
+        A scalar, differentiable with respect to the weight: its gradient is u v^T, with the singular vectors u, v.
 
     Raises:
         TypeError: if the layer is of another kind.
@@ -128,7 +128,7 @@ def parseval_penalty(model: nn.Module) -> Tensor:
 
     It vanishes where all singular values of every weight matrix are 1. The matrix of a convolution is its kernel
     reshaped to (channels out, channels in x height x width), times the square root of height x width: a pixel enters at
-    most that many windows, so that operator norms are at most 1 where the penalty vanishes.
+    most height x width windows, so operator norms are at most 1 where the penalty vanishes.
 
     Args:
         model: whose `nn.Linear` and `nn.Conv2d`.
@@ -167,7 +167,7 @@ def parseval_loss(model: nn.Module, images: Tensor, labels: Tensor, *, weight: f
 
 
 def _linear_map(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """What a layer does to its input, its bias left out, as a function of input and weight."""
+    """Return what a layer without its bias does, as a function of input and weight."""
     if isinstance(layer, nn.Linear):
         return F.linear
     if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":

@@ -1,4 +1,4 @@
-"""Steadier explanations of a network as it is: gradients averaged over a neighbourhood, ReLU computed as softplus."""
+"""Steadier explanations of a network as it is: gradients averaged over a neighbourhood."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,8 +18,8 @@ def smooth_gradient(
 ) -> Tensor:
     """SmoothGrad: the gradient averaged over Gaussian noise [Smilkov2017].
 
-    The noise is a function of `seed`, the same for every image and every call, so that the result can be differentiated
-    and attacked like any attribution. Judge an attack with another seed: it may have fitted the noise.
+    The noise depends on `seed` alone, the same for every image and every call, so the result can be differentiated and
+    attacked like any attribution. Judge an attack with another seed: it may have fitted the noise.
 
     Args:
         model: images to logits (B, K), in evaluation mode; it also sees pixels outside [0, 1].

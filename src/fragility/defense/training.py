@@ -1,8 +1,8 @@
-"""Training losses that make predictions and explanations hold still [Madry2018], [Chen2019], [Ross2018], [Wang2020].
+"""Training losses that steady predictions and explanations [Madry2018], [Chen2019], [Ross2018], [Wang2020].
 
 Each is `loss(model, images, labels, *, ...) -> scalar`; `functools.partial` sets the options for `fragility.train.fit`.
-Explained here is the *loss* l(x) = -log p_label(x), not the logit, and IG(x, x') leads from the image x to x':
-its entries sum to l(x') - l(x).
+They explain the *loss* l(x) = -log p_label(x), not the logit, and IG(x, x') runs from the image x to x': its entries
+sum to l(x') - l(x).
 """
 
 from collections.abc import Callable
@@ -73,10 +73,9 @@ def robust_attribution_loss(
     """Robust attribution regularization in general: l(x) + lambda max over x' of s(IG(x, x')) [Chen2019, eq. 3].
 
     The maximum is sought by sign steps in x', which need the derivative of an integrated *gradient*. In a ReLU network
-    that derivative knows nothing of the kinks: of the Hessian of l only the part remains that comes from the curvature
-    of the cross entropy itself. The steps are then still an ascent of the right function between two kinks. The
-    derivative with respect to the parameters is complete, save for the kinks' own motion. Train a softplus network
-    (`fragility.surrogate.softplus`) to have all of both.
+    that derivative misses the kinks: all that remains of the Hessian of l is the curvature of the cross entropy itself.
+    Between two kinks the steps still climb the right function. The derivative with respect to the parameters lacks only
+    the motion of the kinks. Train a softplus network (`fragility.surrogate.softplus`) to have all of both.
 
     Args:
         model: images in [0, 1] to logits (B, K).
@@ -85,11 +84,11 @@ def robust_attribution_loss(
         size: s, from attributions (B, C, H, W) to one number per image, (B,).
         epsilon: radius of the L-inf ball.
         step_size: of the sign steps, in the unit of `epsilon`.
-        iterations: number of sign steps. They start at a random point of the ball: at x' = x the l1 norm has its
-            minimum, and no direction to leave it.
+        iterations: number of sign steps. They start at a random point of the ball, because the l1 norm has its minimum,
+            and gradient zero, at x' = x.
         weight: lambda.
         steps: m, the number of points on the path from x to x' where the loss is evaluated.
-        inner_steps: the same while x' is sought.
+        inner_steps: the same during the ascent.
         rule: where the points lie, see `loss_attributions`.
         criterion: l, from logits and labels to one loss per image.
         generator: source of the random start; None for PyTorch's own.
@@ -139,8 +138,8 @@ def ig_sum_norm_loss(
 ) -> Tensor:
     """IG-SUM-NORM: the size s = sum + beta l1 with lambda = 1 [Chen2019].
 
-    By completeness l(x) + sum IG(x, x') = l(x'), which is taken exactly and not from the sum over the path: what is
-    minimised is max over x' of l(x') + beta times the l1 norm of IG(x, x'). With beta = 0 it is `adversarial_loss`.
+    By completeness l(x) + sum IG(x, x') = l(x'), which we compute exactly, not as a sum over the path: the loss is the
+    maximum over x' of l(x') + beta times the l1 norm of IG(x, x'). With beta = 0 it is `adversarial_loss`.
 
     Args:
         model: images in [0, 1] to logits (B, K).
@@ -151,7 +150,7 @@ def ig_sum_norm_loss(
         iterations: number of sign steps, from a random point of the ball.
         beta: weight of the norm.
         steps: m, points on the path from x to x' where the loss is evaluated.
-        inner_steps: the same while x' is sought.
+        inner_steps: the same during the ascent.
         rule: see `loss_attributions`.
         generator: source of the random start; None for PyTorch's own.
 
@@ -197,10 +196,10 @@ def curvature_loss(
 ) -> Tensor:
     """Smooth surface regularization: l(x) + lambda |H(x)|, the largest modulus of an eigenvalue [Wang2020].
 
-    H is the Hessian of l with respect to the image. Its top direction v is found by power iteration, without a graph;
-    |H v| is then differentiated with v held fixed, which is exact at convergence, also where the two extreme
-    eigenvalues are opposite and v is a mixture of their directions: u^T H v with u = H v / |H v| attains the norm.
-    For a ReLU network H is the curvature of the cross entropy alone; train inside `fragility.surrogate.softplus`.
+    H is the Hessian of l with respect to the image. Power iteration finds its top direction v without a graph; |H v| is
+    then differentiated with v held fixed. At convergence this is exact, even where the two extreme eigenvalues are
+    opposite and v mixes their directions: u^T H v with u = H v / |H v| attains the norm. For a ReLU network H is the
+    curvature of the cross entropy alone; train inside `fragility.surrogate.softplus`.
 
     Args:
         model: images in [0, 1] to logits (B, K).
@@ -223,7 +222,8 @@ def curvature_loss(
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(images.shape[1:], generator=generator, dtype=images.dtype).to(images.device).expand_as(images)
     for _ in range(iterations):
-        v = _unit(product(v, create_graph=False))
+        v = product(v, create_graph=False)
+        v = v / torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
     norms = torch.linalg.vector_norm(product(v, create_graph=True), dim=(1, 2, 3))
     result: Tensor = (losses + weight * norms).mean()
     return result
@@ -260,11 +260,6 @@ def ascend(
             (slope,) = torch.autograd.grad(value(x).sum(), x)
         x = sign_step(x.detach(), slope, step_size, lower, upper)
     return x
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(vectors, dim=(1, 2, 3), keepdim=True)
-    return vectors / length.clamp(min=torch.finfo(vectors.dtype).tiny)
 
 
 def _loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,7 +27,7 @@ def lower_influence(
 
     Args:
         last_layer: the fitted last layer.
-        labels: int64 (B,), fixed: if they followed the prediction, a flip would reverse every sign.
+        labels: int64 (B,), held fixed: if they followed the prediction, a flip would reverse every sign.
         change: U (B, K, P + 1), from `parameter_change` or `sensitivity`.
         fixed_residuals: r (B, K) held fixed; None lets it follow the features, as in eq. 2.
 
@@ -84,7 +84,7 @@ def sign_attack(
         iterations: number of steps.
 
     Returns:
-        Of each image's iterates with the original prediction the one with the largest objective. An image whose
+        Of each image, the iterate with the largest objective among those that keep the prediction. An image whose
         gradient is zero or not finite stays where it is.
 
     Raises:
@@ -118,10 +118,10 @@ def judge(
         last_layer: fitted to that backbone's features.
         images: the originals (B, C, H, W).
         iterates: changed images, each (B, C, H, W).
-        objective: features -> (B,), by which to choose; None for the first iterate that keeps the prediction.
+        objective: features -> (B,), to choose by; None for the first iterate that keeps the prediction.
 
     Returns:
-        The best iterates; where none keeps the prediction the original, with iteration 0 and objective NaN.
+        The best iterates, or the original, with iteration 0 and objective NaN, where none keeps the prediction.
     """
     with torch.no_grad():
         confidence_before, prediction = last_layer.logits(backbone(images.clone())).softmax(1).max(1)
@@ -143,8 +143,8 @@ class Poisoning:
 
     Attributes:
         image: (1, C, H, W), the changed training image.
-        features: (N, P), the training features with its own.
-        last_layer: fitted again to them.
+        features: (N, P), of the training images with that one changed.
+        last_layer: fitted to those features.
         flipped: whether the retrained layer's prediction of the test image differs from the original one.
         iterations: steps taken.
     """
@@ -180,12 +180,12 @@ def training_attack(
         index: its position in the training set.
         test_features: (1, P) of the test image.
         test_labels: int64 (1,), its prediction so far.
-        epsilon: radius of the L-inf ball; 0.5 / 255 is what an 8-bit file does not see.
+        epsilon: radius of the L-inf ball; 0.5 / 255 is lost in an 8-bit file.
         step_size: of each step.
         iterations: the most steps.
 
     Returns:
-        The changed image and what became of the layer.
+        The changed image and the retrained layer.
     """
     check_model(backbone)
     check_positive("step_size", step_size)
@@ -209,7 +209,7 @@ def training_attack(
 
 
 def _slope(backbone: nn.Module, objective: FeatureObjective, x: Tensor) -> Tensor:
-    """The gradient of the objective with respect to the images, zero where it is not finite; images do not mix."""
+    """Compute the gradient of the objective with respect to the images, zero for images where it is not finite."""
     check_gradients(x)
     with torch.enable_grad():
         points = x.detach().requires_grad_()

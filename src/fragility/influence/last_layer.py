@@ -32,9 +32,9 @@ CHUNK = 256  # how many right-hand sides are solved at once
 class LastLayerInfluence:
     """A last layer fitted to frozen features, and what each training image did to it.
 
-    Everything is computed by one Cholesky factor of the Hessian. Where there are fewer training images than features
-    the problem is first written in an orthonormal basis of the training features' span, the dual form: gradients of
-    training images have no other component, so nothing is lost and n unknowns per class remain of p.
+    Everything uses one Cholesky factor of the Hessian. If there are fewer training images than features, the problem is
+    first written in an orthonormal basis of the training features' span, the dual form: gradients of training images
+    have no other component, so nothing is lost, and n unknowns per class remain instead of p.
 
     Attributes:
         features: (N, P), as fitted.
@@ -106,13 +106,13 @@ class LastLayerInfluence:
         return features.to(self.theta) @ self.theta[:, :-1].T + self.theta[:, -1]
 
     def influence(self, test_features: Tensor, test_labels: Tensor, *, corrected: bool = False) -> Tensor:
-        """How much each test loss would rise without each training image: g_t^T H^-1 g_i / n [Koh2017, eq. 2].
+        """Return how much each test loss would rise without each training image: g_t^T H^-1 g_i / n [Koh2017, eq. 2].
 
         Args:
             test_features: (T, P).
             test_labels: int64 (T,).
-            corrected: divide by 1 - leverage, that is take a whole Newton step of the problem without the image
-                (for K classes a solve with I - A_i C_i), rather than the first-order one with the Hessian of all.
+            corrected: divide by 1 - leverage, that is, take a whole Newton step of the problem without the image
+                (for K classes a solve with I - A_i C_i) instead of the first-order step with the Hessian of all images.
 
         Returns:
             (T, N), positive where the training image helps; differentiable with respect to `test_features`.
@@ -120,22 +120,22 @@ class LastLayerInfluence:
         return self._influence(test_features, test_labels, self._corrected if corrected else self._residuals)
 
     def relative_influence(self, test_features: Tensor, test_labels: Tensor) -> Tensor:
-        """Influence per unit of what an image does to its own loss: l-RelatIF [Barshan2020].
+        """Return influence per unit of what an image does to its own loss: l-RelatIF [Barshan2020].
 
         Args:
             test_features: (T, P).
             test_labels: int64 (T,).
 
         Returns:
-            (T, N): influence divided by the square root of the training image's self-influence; both are proportional
-            to 1 - p_y, which cancels, also where the training image's probability is exactly 1.
+            (T, N): influence divided by the square root of the training image's self-influence. Both are proportional
+            to 1 - p_y, which cancels, even where the training image's probability is exactly 1.
         """
         turned = directions(self.logits(self.features), self.labels) @ self._basis
         own = torch.einsum("na,nab,nb->n", turned, self._hats, turned)
         return self._influence(test_features, test_labels, turned) / own.sqrt()
 
     def self_influence(self) -> Tensor:
-        """The influence of each training image on its own loss.
+        """Return the influence of each training image on its own loss.
 
         Returns:
             (N,), positive.
@@ -143,7 +143,7 @@ class LastLayerInfluence:
         return torch.einsum("na,nab,nb->n", self._residuals, self._hats, self._residuals)
 
     def leverage(self) -> Tensor:
-        """The trace of A_i C_i, with C_i the block (I (x) phi_i)^T H^-1 (I (x) phi_i) / n.
+        """Return the trace of A_i C_i, with C_i the block (I (x) phi_i)^T H^-1 (I (x) phi_i) / n.
 
         Returns:
             (N,) at least 0, for two classes the hat values of weighted least squares; they sum to the effective number
@@ -154,7 +154,7 @@ class LastLayerInfluence:
     def feature_gradient(
         self, test_features: Tensor, test_labels: Tensor, train_indices: Tensor, *, weights: Tensor | None = None
     ) -> Tensor:
-        """The gradient of summed influence with respect to the test features: U^T r + W^T A U phi.
+        """Return the gradient of summed influence with respect to the test features: U^T r + W^T A U phi.
 
         Args:
             test_features: (T, P).
@@ -174,7 +174,7 @@ class LastLayerInfluence:
         return direct.squeeze(1)[:, :-1] + bent.squeeze(2) @ self.theta[:, :-1]
 
     def parameter_change(self, train_indices: Tensor, *, weights: Tensor | None = None) -> Tensor:
-        """How theta would move, to first order, without some training images: sum of H^-1 g_i / n.
+        """Return how theta would move, to first order, without some training images: sum of H^-1 g_i / n.
 
         Args:
             train_indices: int64 (T, k), the images left out together.
@@ -198,7 +198,7 @@ class LastLayerInfluence:
         return self._full(self._solve(residual.mT @ self._inputs[train_indices])) / len(self.labels)
 
     def sensitivity(self, test_features: Tensor, test_labels: Tensor) -> Tensor:
-        """How test losses respond to a training gradient that is left out: H^-1 g_t / n.
+        """Return how test losses respond to a training gradient that is left out: H^-1 g_t / n.
 
         Args:
             test_features: (T, P).
@@ -229,7 +229,7 @@ class LastLayerInfluence:
         return self._full(fitted)
 
     def leave_one_out(self, test_features: Tensor, test_labels: Tensor, train_indices: Tensor) -> Tensor:
-        """The truth that influence estimates: how much each test loss rises when the layer is trained without an image.
+        """Return what influence estimates: how much each test loss rises if the layer is trained without an image.
 
         Args:
             test_features: (T, P).

@@ -1,8 +1,8 @@
-"""Softmax regression with an l2 penalty, solved by Newton's method: the last layer as a convex problem of its own.
+"""Softmax regression with an l2 penalty, solved by Newton's method: the convex problem of a last layer.
 
 The loss is (1/n) sum_i w_i CE(theta x_i, y_i) + l2/2 |theta|^2. Adding one vector to every row of theta changes no
-probability, and the penalty makes the rows sum to zero; everything here lives in the K - 1 directions that remain
-(theta = contrasts beta), where the binary case is ordinary logistic regression.
+probability, and the penalty makes the rows sum to zero. We solve in the K - 1 directions that remain, theta = contrasts
+beta, where the binary case is ordinary logistic regression.
 """
 
 import os
@@ -30,14 +30,14 @@ def contrasts(num_classes: int, like: Tensor) -> Tensor:
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross entropy of each image, to relative rounding also where the label's probability is nearly 1.
+    """Return the cross entropy of each image, with a small relative error even where the label is nearly certain.
 
     Args:
         logits: (B, K).
         labels: int64 (B,).
 
     Returns:
-        (B,), log(1 + sum over the other classes of e^(z_k - z_y)); so are its first and second derivatives.
+        (B,), log(1 + sum over the other classes of e^(z_k - z_y)); its two derivatives are as accurate.
     """
     label = labels.unsqueeze(1)
     others = logits.scatter(1, label, float("-inf")).logsumexp(1, keepdim=True)
@@ -46,21 +46,21 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def residuals(logits: Tensor, labels: Tensor) -> Tensor:
-    """The derivative of the cross entropy by the logits: probabilities minus the one-hot label.
+    """Return the derivative of the cross entropy by the logits: probabilities minus the one-hot label.
 
     Args:
         logits: (B, K).
         labels: int64 (B,).
 
     Returns:
-        (B, K), each row summing to zero; exact to rounding also where the label's probability is nearly 1.
+        (B, K), each row summing to zero; exact to rounding even where the label's probability is nearly 1.
     """
     others = logits.softmax(1).scatter(1, labels.unsqueeze(1), 0.0)
     return others.scatter_add(1, labels.unsqueeze(1), -others.sum(1, keepdim=True))
 
 
 def directions(logits: Tensor, labels: Tensor) -> Tensor:
-    """The residuals over 1 - p_y, which stay numbers where the label's probability is exactly 1.
+    """Return the residuals over 1 - p_y, which stay finite where the label's probability is exactly 1.
 
     Args:
         logits: (B, K).
@@ -74,13 +74,13 @@ def directions(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def covariances(logits: Tensor) -> Tensor:
-    """The second derivative of the cross entropy by the logits: A = diag(p) - p p^T.
+    """Return the second derivative of the cross entropy by the logits: A = diag(p) - p p^T.
 
     Args:
         logits: (B, K).
 
     Returns:
-        (B, K, K), to relative rounding also where one probability is nearly 1.
+        (B, K, K), with a small relative error even where one probability is nearly 1.
     """
     p = logits.softmax(1)
     pairs = p.unsqueeze(2) * p.unsqueeze(1)
@@ -89,7 +89,7 @@ def covariances(logits: Tensor) -> Tensor:
 
 
 def hessian(inputs: Tensor, curvature: Tensor, l2: float) -> Tensor:
-    """The loss's Hessian (1/n) sum_i A_i (x) x_i x_i^T + l2 I, without a tensor per example.
+    """Return the loss's Hessian (1/n) sum_i A_i (x) x_i x_i^T + l2 I, without a tensor per example.
 
     Args:
         inputs: (N, D).
@@ -121,7 +121,7 @@ def factor(matrix: Tensor) -> Tensor:
         The lower Cholesky factor.
 
     Raises:
-        ValueError: if there is none, because the matrix is singular up to rounding.
+        ValueError: if the matrix is singular up to rounding.
     """
     lower, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
@@ -152,7 +152,7 @@ def extreme_eigenvalues(matrix: Tensor, lower: Tensor) -> tuple[float, float]:
             size = float(vector.norm())
             vector = vector / size
         sizes.append(size)
-    # Against 330 digits, errors of influences came to three times the condition number times eps at most.
+    # Against a computation with 330 digits, influences were off by at most three times the condition number times eps.
     if not sizes[0] * sizes[1] < 3e-3 / torch.finfo(matrix.dtype).eps:
         raise ValueError(_singular(sizes[0] * sizes[1], matrix.dtype))
     return sizes[0], 1 / sizes[1]
@@ -175,12 +175,12 @@ def check_memory(unknowns: int, matrices: int, like: Tensor, advice: str) -> Non
         there = torch.cuda.get_device_properties(like.device).total_memory
     elif hasattr(os, "sysconf"):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:  # Windows says no more than that it cannot
+    else:  # on Windows the allocation itself fails
         return
     if needed > there:
         raise ValueError(
-            f"model: the Hessian of {unknowns:,} unknowns would need {needed / 1e12:,.2f} TB of memory, there are "
-            f"{there / 1e12:,.2f}; {advice}"
+            f"model: the Hessian of {unknowns:,} unknowns would need {needed / 1e12:,.2f} TB of memory, the machine "
+            f"has {there / 1e12:,.2f}; {advice}"
         )
 
 
@@ -224,7 +224,7 @@ def newton(
         logits = inputs @ beta.T @ basis.T
         residual = weight.unsqueeze(1) * (residuals(logits, labels) @ basis)
         gradient = residual.T @ inputs / n + l2 * beta
-        # What the sums would be if nothing cancelled tells how large rounding errors are.
+        # The size of rounding errors is that of the sums if nothing cancelled.
         rounding = 8 * eps * (residual.abs().T @ inputs.abs() / n + l2 * beta.abs()).amax()
         if gradient.abs().amax() <= rounding:
             return beta
@@ -232,8 +232,8 @@ def newton(
         lower = factor(hessian(inputs, curvature, l2))
         step = torch.cholesky_solve(gradient.view(-1, 1), lower).view_as(beta)
         value, slope, length = loss(beta), (gradient * step).sum(), 1.0
-        # Near the minimum the decrement squares itself in every step; where it no longer falls, rounding is all it is.
-        slack = 8 * eps * value * (1 + logits.abs().amax())  # e^-z is known as well as z is
+        # Near the minimum every step squares the decrement; once it stops falling it is all rounding.
+        slack = 8 * eps * value * (1 + logits.abs().amax())  # the relative error of e^-z is the error of z
         if slope <= slack and slope >= last / 2:
             return beta
         last = float(slope)

@@ -1,8 +1,8 @@
 """Influence for whole networks: H^-1 v by iterations that only need Hessian-vector products [Koh2017, sec. 3].
 
-H is the Hessian of (1/n) sum_i CE(f(x_i), y_i) + l2/2 |theta|^2 with respect to all parameters. It need not be positive
-definite away from a minimum, so there is an explicit damping: H + damping I is inverted, and a solver that does not get
-there says so.
+H is the Hessian of (1/n) sum_i CE(f(x_i), y_i) + l2/2 |theta|^2 with respect to all parameters. Away from a minimum it
+need not be positive definite, so the damping is explicit: we invert H + damping I, and a solver that does not converge
+says so.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ Solver = Callable[[Product, Tensor], Solution]
 
 
 def direct(product: Product, rhs: Tensor, *, tolerance: float = 1e-8) -> Solution:
-    """Solve A x = b by building A, for small networks and as the yardstick of the others.
+    """Solve A x = b by building A: for small networks, and to judge the other solvers by.
 
     Args:
         product: multiplication by A.
@@ -98,7 +98,7 @@ def conjugate_gradient(
             worst = float((curvature / p.square().sum(1))[active].min())
             raise ValueError(
                 f"product: expected a positive definite matrix, found a direction of curvature {worst:.3g}; "
-                "the parameters are at no minimum, raise the damping above that"
+                "the parameters are not at a minimum, raise the damping above that"
             )
         alpha = torch.where(active, rr / curvature, 0.0).unsqueeze(1)
         x, r = x + alpha * p, r - alpha * ap
@@ -125,7 +125,7 @@ def lissa(
     Args:
         product: multiplication by A, for the residual.
         rhs: b, (M, D).
-        scale: has to exceed half the largest eigenvalue of every A_j; the nearer to 1 / 2 of it, the faster.
+        scale: more than half the largest eigenvalue of every A_j; the closer to that, the faster.
         iterations: length of the recursion.
         repeats: how many independent recursions are averaged.
         sampled: multiplication by a fresh random A_j at each call, unbiased for A; None for A itself.
@@ -163,7 +163,7 @@ def parameter_product(
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Product:
-    """Multiplication by the Hessian of a network's loss with respect to its parameters, plus damping [Pearlmutter1994].
+    """Return multiplication by the Hessian of a network's loss in its parameters, plus damping [Pearlmutter1994].
 
     Args:
         model: inputs to logits (B, K), in evaluation mode.
@@ -210,7 +210,7 @@ def network_influence(
     damping: float,
     solve: Solver = conjugate_gradient,
 ) -> tuple[Tensor, Solution]:
-    """Influence through all parameters of a network: g_t^T (H + damping I)^-1 g_i / n [Koh2017].
+    """Return the influence through all parameters of a network: g_t^T (H + damping I)^-1 g_i / n [Koh2017].
 
     Args:
         model: inputs to logits (B, K), in evaluation mode, at a minimum of the loss or near one.
@@ -223,7 +223,7 @@ def network_influence(
         solve: `direct`, `conjugate_gradient` or `lissa`, options set by `functools.partial`.
 
     Returns:
-        Influence (T, N), positive where the training image helps, and how the solver fared.
+        Influence (T, N), positive where the training image helps, and the solution behind it.
 
     Raises:
         ValueError: as `parameter_product`, or if the gradient of a test image is not finite.
@@ -237,12 +237,12 @@ def network_influence(
         if not gradients.isfinite().all():
             bad = (~gradients.isfinite().all(1)).nonzero().flatten().tolist()
             raise ValueError(f"test_images: expected finite gradients, got others for the images {bad}")
-        # Gradients of nearly certain predictions are so small that their squares vanish: solve for rows of size 1.
+        # Gradients of nearly certain predictions are so small that their squares underflow: solve for rows of size 1.
         size = gradients.abs().amax(1, keepdim=True)
         size = torch.where(size > 0, size, 1.0)
         solution = solve(product, gradients / size)
         solution = replace(solution, x=size * solution.x)
-        # A training loss's derivative along x is the derivative by u of that of sum u_i loss_i: no gradient per image.
+        # The derivative of sum u_i loss_i along x, differentiated by u, holds every image's: no gradient per image.
         u = torch.zeros(len(images)).to(point).requires_grad_()
         (slope,) = torch.autograd.grad(_losses(model, point, images, labels), point, u, create_graph=True)
         return _times_jacobian(slope, u, solution.x) / len(images), solution
@@ -267,7 +267,7 @@ def flat_parameters(model: nn.Module) -> Tensor:
 
 
 def _check_data(model: nn.Module, inputs: Tensor, labels: Tensor, prefix: str = "") -> None:
-    """Refuse labels that the model has no logit for, before a loss ignores them."""
+    """Refuse labels without a logit, which a loss might ignore, and models whose parameters cannot be varied."""
     check_model(model)
     if isinstance(model, (torch.jit.ScriptModule, nn.DataParallel)):
         raise ValueError(
@@ -280,14 +280,14 @@ def _check_data(model: nn.Module, inputs: Tensor, labels: Tensor, prefix: str = 
         classes = check_logits(model(inputs[:1].clone()), 1).shape[1]
     if classes < 2:
         raise ValueError(
-            "model: expected a logit per class, got one in all; return torch.cat([-z / 2, z / 2], 1) in its place, "
-            "which gives the same two probabilities"
+            "model: expected a logit per class, got one in all; return torch.cat([-z / 2, z / 2], 1) instead, which "
+            "gives the same two probabilities"
         )
     check_labels(labels, len(inputs), classes, name=f"{prefix}labels")
 
 
 def _losses(model: nn.Module, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each image (N,) as a function of the flattened parameters."""
+    """Compute the loss of each image (N,) as a function of the flattened parameters."""
     named = dict(model.named_parameters())
     parts = torch.split(flat, [parameter.numel() for parameter in named.values()])
     values = {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
@@ -295,7 +295,7 @@ def _losses(model: nn.Module, flat: Tensor, images: Tensor, labels: Tensor) -> T
 
 
 def _times_jacobian(outputs: Tensor, point: Tensor, rows: Tensor) -> Tensor:
-    """Rows (M, ...) times the Jacobian of outputs (...) with respect to point (D,): (M, D)."""
+    """Multiply rows (M, ...) by the Jacobian of outputs (...) with respect to point (D,): (M, D)."""
     try:
         parts = [
             torch.autograd.grad(outputs, point, part, retain_graph=True, is_grads_batched=True)[0]
@@ -311,7 +311,7 @@ def _times_jacobian(outputs: Tensor, point: Tensor, rows: Tensor) -> Tensor:
 
 
 class _WeightNorm(TorchFunctionMode):
-    """Weight normalisation by its formula: the second derivative of PyTorch's kernel is wrong by a tenth and more."""
+    """Compute weight normalisation by its formula: the second derivative of the kernel is off by 10 % or more."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is not torch._weight_norm:
@@ -322,7 +322,7 @@ class _WeightNorm(TorchFunctionMode):
 
 @contextmanager
 def _second_derivatives() -> Iterator[None]:
-    """Take the forms of attention and weight normalisation that have a right second derivative."""
+    """Use the forms of attention and weight normalisation whose second derivative is right."""
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _WeightNorm():
         yield
 

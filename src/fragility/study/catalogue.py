@@ -1,4 +1,4 @@
-"""All studies by name: the only module of the machinery that knows any."""
+"""All studies by name; the other modules of the machinery know none."""
 
 from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
 from fragility.study.curvature import angles, dimension, influence_angles

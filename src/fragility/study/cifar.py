@@ -16,9 +16,9 @@ EPOCHS, SOFTPLUS_EPOCHS, BATCH_SIZE = 3, 1, 128  # Adam with its defaults, as in
 
 
 def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, progress: bool = True) -> nn.Module:
-    """Train the network, or load it from the data folder; on two cores most of an hour, on a GPU a minute.
+    """Train the network, which takes most of an hour on two cores or a minute on a GPU, or load it if it is trained.
 
-    Products are computed in bfloat16 where that is fast, weights are kept in float32.
+    Products are computed in bfloat16 where that is fast; weights are kept in float32.
 
     Args:
         training: `fragility.data.datasets.cifar10("train")`, or a sample of it.
@@ -43,7 +43,7 @@ def trained(training: ImageDataset, *, smooth: bool = False, seed: int = 0, prog
 
 @recipe("mixed_precision/1")
 def mixed_precision_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy, with the network's products in bfloat16 where the device is quick at them.
+    """Return the mean cross entropy, with the network's products in bfloat16 where the device is fast at them.
 
     A processor without AVX-512 emulates bfloat16, fifteen times slower than float32.
 

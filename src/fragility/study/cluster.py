@@ -23,7 +23,7 @@ _BUSY = Lock()  # the plan's network belongs to one thread at a time
 
 
 class Cluster(AbstractContextManager["Cluster"]):
-    """A connection to the cluster at `address` for the pieces of one study, computed on each worker's `device`."""
+    """A connection to the cluster at `address`, which computes the pieces of one study on each worker's `device`."""
 
     def __init__(self, address: str, study: str, profile: str, device: str) -> None:
         self._request = (study, profile, device)
@@ -33,7 +33,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         self._client.close()
 
     def workers(self) -> list[dict[str, Any]]:
-        """Wait for the first worker, and return what `fragility.study.machine.describe` says on every one."""
+        """Wait for the first worker, and return `fragility.study.machine.describe` of every one."""
         self._client.wait_for_workers(1, timeout=PATIENCE)
         return list(self._client.run(describe, self._request[-1]).values())
 
@@ -45,7 +45,7 @@ class Cluster(AbstractContextManager["Cluster"]):
 
 
 def work(study: str, profile: str, device: str, piece: Piece) -> Computed:
-    """Compute a piece in a worker; ValueError if it has other weights or images than the sender."""
+    """Compute a piece in a worker; ValueError if its weights or images are not the sender's."""
     with _BUSY, repeatable():
         plan, names = _prepared(study, profile, device)
         if piece_name(piece) not in names:

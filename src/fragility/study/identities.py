@@ -1,10 +1,11 @@
-"""The claims that are identities: computed now, in float64, on small random networks, each by two different routes."""
+"""The claims that are identities: computed on demand, in float64 on small random networks, in two different ways."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def axioms(tables: Tables) -> Finding:
     model, x, y = _smooth(1), _images(2, 3, 8, 8), torch.tensor([1, 3])
     x0 = torch.full((3, 1, 1), 0.4, dtype=torch.float64)
     few: dict[str, Any] = {"steps": 20, "baseline": x0}
-    rectified = _network(nn.ReLU(), 2)
+    rectified = _network(2, lambda: [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(24, 4)])
     gap = _score(rectified, x, y) - _score(rectified, x0.expand_as(x), y)
     combined, mirrored, rewritten = (
         _Function(function)
@@ -52,7 +53,7 @@ def axioms(tables: Tables) -> Finding:
         (integrated_gradients(model, x, y, steps=m, baseline=x0).sum((1, 2, 3)) - whole).abs().max().item()
         for m in steps
     ]
-    slope = _slope([float(m) for m in steps], errors)
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     limits = [
         exact("completeness, DeepLIFT", _off(deeplift(rectified, x, y, baseline=x0).sum((1, 2, 3)), gap), LIMIT),
         exact("sensitivity (a), integrated gradients", _lost(bend, one, zero), LIMIT),
@@ -130,16 +131,13 @@ def adversarial_training(tables: Tables) -> Finding:
 
 def one_layer(tables: Tables) -> Finding:
     """D4: for one layer the l1 norm and the sum have the same maximum over the ball, the soft margin loss."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(4)
-        last = nn.Linear(5, 2)
-    model = nn.Sequential(nn.Flatten(), last).double().eval()
+    model: Any = _network(4, lambda: [nn.Flatten(), nn.Linear(5, 2)])
     x, y = 0.3 + 0.4 * _images(6, 1, 1, 5), torch.tensor([0, 1, 0, 1, 1, 0])
     natural = F.cross_entropy(model(x), y, reduction="none")
     corners = torch.tensor(list(product([-0.2, 0.2], repeat=5)), dtype=torch.float64).view(-1, 1, 1, 1, 5)
     paths = [loss_attributions(model, x, x + corner, y, steps=40, rule="gauss").detach() for corner in corners]
     norm, whole = (torch.stack([natural + size(path) for path in paths]).amax(0) for size in (l1_norm, _total))
-    weight = last.weight[1] - last.weight[0]
+    weight = model[1].weight[1] - model[1].weight[0]
     margin = (model(x)[:, 1] - model(x)[:, 0]) * (2 * y - 1)
     closed = F.softplus(-margin + 0.2 * weight.abs().sum())
     measures = [
@@ -153,19 +151,10 @@ def one_layer(tables: Tables) -> Finding:
 def input_gradients(tables: Tables) -> Finding:
     """D5: the l1 norm with one step at the path's left end is input-gradient regularization."""
     model, x, y = _smooth(5).requires_grad_(True), 0.25 + 0.5 * _images(2, 3, 8, 8), torch.tensor([1, 3])
+    ball = {"epsilon": 0.1, "step_size": 0.2, "iterations": 1}
     rar = ig_norm_loss(
-        model,
-        x,
-        y,
-        weight=0.3 / 0.1,
-        steps=1,
-        inner_steps=1,
-        rule="left",
-        generator=_seeded(),
-        epsilon=0.1,
-        step_size=0.2,
-        iterations=1,
-    )
+        model, x, y, weight=0.3 / 0.1, steps=1, inner_steps=1, rule="left", generator=_seeded(), **ball
+    )  # fmt: skip
     ross = input_gradient_loss(model, x, y, weight=0.3, q=1)
     return _same_loss(model, rar, ross, "at the path's left end, with q = 1 and the ball inside [0, 1]")
 
@@ -213,18 +202,14 @@ class _Function(nn.Module):
         return function(images)
 
 
-def _network(activation: nn.Module, seed: int) -> nn.Module:
+def _network(seed: int, layers: Callable[[], list[nn.Module]]) -> nn.Module:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        layers = [nn.Conv2d(3, 6, 3), activation, nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(24, 4)]
-        return nn.Sequential(*layers).double().requires_grad_(False).eval()
+        return nn.Sequential(*layers()).double().requires_grad_(False).eval()
 
 
 def _smooth(seed: int) -> nn.Module:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        layers = [nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, 4)]
-        return nn.Sequential(*layers).double().requires_grad_(False).eval()
+    return _network(seed, lambda: [nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, 4)])
 
 
 def _images(*shape: int, seed: int = 0) -> Tensor:
@@ -250,13 +235,6 @@ def _off(a: Tensor, b: Tensor) -> float:
 
 
 def _lost(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """How much of the only change there is the pixel that made it is not given, beyond the Riemann error of 1 / M."""
+    """Return how much of a change made by one pixel that pixel is not given, beyond the Riemann error of 1 / M."""
     given = integrated_gradients(model, x, y, steps=1001)[..., 0].item()
     return max(0.0, abs(given - 1) - 1 / 1001)
-
-
-def _slope(x: list[float], y: list[float]) -> float:
-    """Of log y against log x, by least squares."""
-    a, b = (torch.tensor(part, dtype=torch.float64).log() for part in (x, y))
-    a = a - a.mean()
-    return float((a * b).sum() / a.square().sum())

@@ -1,4 +1,4 @@
-"""The machine that computes: the same numbers every time, memory that is kept, and who it is."""
+"""The machine that computes: repeatable numbers, memory that is kept, and a description for the record."""
 
 import ctypes
 import os
@@ -33,7 +33,7 @@ def repeatable() -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory from now on: fetching large tensors' pages anew costs a third of an attack's time."""
+    """Let glibc keep freed memory: fetching the pages of large tensors anew costs a third of an attack's time."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**27)):
             mallopt(parameter, value)
@@ -62,7 +62,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout, "+changes" where its package differs from it; None outside of one."""
+    """Return the checkout's commit, with "+changes" if the package differs from it; None without a checkout."""
     root, git = checkout(), shutil.which("git")
     if root is None or git is None:
         return None

@@ -1,4 +1,4 @@
-"""What a study is: the columns of its table, its pieces, and how the rows of one piece are computed."""
+"""A study: the columns of its table, its pieces, and how the rows of one piece are computed."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,19 +16,19 @@ Value = str | int | float | bool | None
 Row = dict[str, Value]
 Columns = Mapping[str, tuple[type, str]]  # name -> (str, int, float or bool; what it means)
 Piece = dict[str, Any]
-"""Plain data that determines its rows; `images` names what they are about, `first` is the place of the first image."""
+"""Plain data that determine the rows; `images` names their subjects, `first` is the position of the first one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
     """How closely rows computed on another machine agree, for `fragility verify`.
 
-    By default numbers have to agree to 1e-4 (relative beyond 1) and everything else exactly.
+    By default numbers must agree to 1e-4 (relative beyond 1) and everything else exactly.
 
     Attributes:
-        within: column -> the largest difference allowed, absolute; a text of numbers is compared number by number.
-        means: column -> by how much the mean of some rows may leave the stored interval of that mean, for what an
-            iterative attack ends in: rounding flips signs of gradients, and the paths diverge.
+        within: column -> the largest absolute difference; a text of numbers is compared number by number.
+        means: column -> how far the mean of the new rows may lie outside the stored rows' interval of the mean. It is
+            for the ends of iterative attacks: rounding flips signs of gradients, and the paths diverge.
     """
 
     within: Mapping[str, float] = field(default_factory=dict)
@@ -44,11 +44,11 @@ class Study:
         profiles: name -> what is computed, a dataclass of plain data.
         prepare: (profile, device) -> what the pieces need, and where data and weights come from, with checksums.
         pieces: (profile, what is prepared) -> the pieces, in the table's order.
-        rows: (piece, what is prepared) -> its rows, the same on one machine in whatever order; they may leave out
-            columns that have the name of an entry of the piece.
-        cost: piece -> its work, in any unit, by which the time left is estimated.
-        tolerance: of rows that are computed again.
-        version: raised with any change of what a row means, so older rows never mix with new ones.
+        rows: (piece, what is prepared) -> its rows, which must not depend on the order in which pieces are computed;
+            they may leave out columns that have the name of an entry of the piece.
+        cost: piece -> its work in any unit, to estimate the time left.
+        tolerance: for rows that are computed again.
+        version: raised whenever the meaning of a row changes, so old rows never mix with new ones.
     """
 
     columns: Columns
@@ -120,7 +120,7 @@ def positions(data: ImageDataset, piece: Piece) -> list[int]:
 
 
 def row_per_image(piece: Piece, **columns: Any) -> list[Row]:
-    """Turn columns into rows: a tensor or a list holds a value for each image, anything else is for all."""
+    """Turn columns into rows: a tensor or a list holds a value per image, anything else is the same for all."""
     count = len(piece["images"])
     values = {name: column.tolist() if isinstance(column, Tensor) else column for name, column in columns.items()}
     listed = {name: value if isinstance(value, list) else [value] * count for name, value in values.items()}
@@ -129,7 +129,7 @@ def row_per_image(piece: Piece, **columns: Any) -> list[Row]:
 
 
 def noise(images: Tensor, piece: Piece) -> Tensor:
-    """Move pixels by random signs, the same for an image in a batch of any size and whatever else is varied."""
+    """Move pixels by random signs that depend on the seed and the image's name alone."""
     draws = [generator(piece["seed"], name) for name in piece["images"]]
     pairs = zip(torch.split(images, 1), draws, strict=True)
     return torch.cat([random_sign(image, piece["epsilon"] / 255, generator=draw) for image, draw in pairs])

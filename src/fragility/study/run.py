@@ -1,4 +1,4 @@
-"""What is missing of a study, computed piece by piece and stored; killed at any moment, a run resumes."""
+"""Compute what is missing of a study, piece by piece, and store it; a run killed at any moment resumes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from fragility.study.store import Store, checkout, piece_name
 
 
 class Outcome(NamedTuple):
-    """What a run left."""
+    """The outcome of a run."""
 
     table: Path
     rows: int  # in the table
@@ -37,21 +37,21 @@ def run(
 ) -> Outcome:
     """Compute what is missing of a study and store it piece by piece.
 
-    Convolutions are computed in full single precision and repeatably; numbers below 1e-38, which would slow the
-    softplus surrogate on a processor several times over, count as zero.
+    Convolutions are computed in full single precision and repeatably. Numbers below 1e-38 count as zero: on a
+    processor they would slow the softplus surrogate several times over.
 
     Args:
         study: a key of `fragility.study.catalogue.STUDIES`.
         profile: one of the study's profiles.
-        folder: where the results go; None for `results` of the checkout, or of the present folder where there is none.
+        folder: where the results go; None for `results` in the checkout, or in the current folder without a checkout.
         device: `"cpu"`, `"cuda"` or another of PyTorch's.
-        limit_images: leave out all pieces that begin beyond the first so many images; a later run adds them.
+        limit_images: compute only pieces that begin among the first so many images; a later run adds the others.
         scheduler: address of a `dask.distributed` cluster whose workers compute the pieces, each on its `device`; None
             to compute them here.
         progress: show a progress bar with the time left.
 
     Returns:
-        The table and how much of it is there.
+        The table and how much of it is computed.
 
     Raises:
         BlockingIOError: if another process is computing the same table.
@@ -108,4 +108,4 @@ def _alone(table: Path) -> Iterator[None]:
         with FileLock(locks / f"{piece_name({'table': str(table.resolve())})}.lock", timeout=0):
             yield
     except Timeout as error:
-        raise BlockingIOError(f"{table}.csv: another process is computing it; wait for its end") from error
+        raise BlockingIOError(f"{table}.csv: another process is computing it; wait until it ends") from error

@@ -1,9 +1,9 @@
 """Results on disk: a table of rows per study and profile (CSV), and beside it how the rows came about (JSON).
 
 The rows of a piece are written together: the whole table, which is small, is replaced in one rename after every piece,
-so a run killed at any moment leaves the table from before or after it. Rows are kept by piece, never twice, in the
-order of the plan, however the run went. A row ends with the name of its piece, a checksum of all that determines its
-rows, and with a checksum of the piece's rows: damage is found, and rows made with other parameters never mix.
+so a run killed at any moment leaves the table from before or after it. Pieces appear once, in the order of the plan,
+however the run went. A row ends with the name of its piece, which is a checksum of all that determines its rows, and a
+checksum of the piece's rows: damage is found, and rows made with other parameters never mix.
 """
 
 import csv
@@ -47,20 +47,19 @@ def results_folder() -> Path:
 
 
 def stored(name: str, folder: Path | None = None) -> pd.DataFrame:
-    """Read a table of results: where every figure, table and verdict of the book starts.
+    """Read a table of results: every figure, table and verdict of the book starts here.
 
     Args:
         name: study and profile, for example `"attack_sweep-laptop"`; or `"published"`, the means read off the paper's
             figure.
-        folder: where the results lie; None for `results_folder`.
+        folder: where the results are; None for `results_folder`.
 
     Returns:
-        One row per stored row, in the order of the plan; a number that is missing is NaN. A table of results is checked
-        against its checksums; how it came about stands in `attrs`: `source`, `commit`,
-        `complete`, `parameters` and `inputs`.
+        One row per stored row, in the order of the plan, checked against its checksum; missing numbers are NaN. Its
+        `attrs` tell how the table came about: `source`, `commit`, `complete`, `parameters` and `inputs`.
 
     Raises:
-        FileNotFoundError: if there is no such table.
+        FileNotFoundError: if the table does not exist.
         ValueError: if it is damaged; the error names the file and the lines.
     """
     folder = results_folder() if folder is None else folder
@@ -86,10 +85,10 @@ def read(study: str, profile: str, folder: Path | None = None) -> list[Row]:
     Args:
         study: its name, for example `"attack_sweep"`.
         profile: `"fast"`, `"laptop"` or `"paper"`.
-        folder: where the results lie; None for `results_folder`.
+        folder: where the results are; None for `results_folder`.
 
     Returns:
-        One dict per row, with the values of the right types; an empty number is NaN (float) or None (int).
+        A dict per row with values of the columns' types; a missing number is NaN (float) or None (int).
     """
     return [row for rows in read_pieces(study, profile, folder).values() for row in rows]
 
@@ -158,7 +157,7 @@ class Store:
             if count := sum(len(lines) for name, lines in self._done.items() if name not in self._names):
                 raise ValueError(
                     f"{self.table}: holds {count} rows made with other parameters ({_changes(plan, stored)}), which "
-                    f"never mix; to start anew delete it and {self._record_path.name}, or name another folder"
+                    f"must not mix; to start anew delete it and {self._record_path.name}, or name another folder"
                 )
             if complaint:
                 message = f"{complaint}; {self.rows()} sound rows are kept, the rest is computed again"
@@ -170,7 +169,7 @@ class Store:
         return [piece for name, piece in self._names.items() if name not in self._done]
 
     def rows(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
         return sum(map(len, self._done.values()))
 
     def add(self, piece: Piece, rows: Sequence[Row], seconds: float) -> None:
@@ -216,7 +215,7 @@ def _load_record(path: Path) -> dict[str, Any]:
 
 
 def _load_table(path: Path, columns: Iterable[str], record: dict[str, Any]) -> tuple[dict[str, list[str]], str]:
-    """The lines of the sound pieces by name, and what is wrong with the rest."""
+    """Return the lines of the sound pieces by name, and what is wrong with the others."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else _header(columns)
     lines = text.rstrip("\n").split("\n")
     damaged = [] if lines[0] == _header(columns) else [1]

@@ -1,4 +1,4 @@
-"""Are the stored rows what this machine computes? A random sample of them is computed again and compared."""
+"""Compute a random sample of the stored rows again and compare."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +16,14 @@ from fragility.study.store import piece_name, read_pieces, results_folder
 
 
 class Report(NamedTuple):
-    """What came of one table."""
+    """The outcome for one table."""
 
     table: str
-    stored: int  # rows there are
+    stored: int  # rows in the table
     verified: int  # rows of the sample that were computed again
-    unverifiable: int  # rows of the sample for which weights or data are not at hand
-    reason: str  # why not
-    problems: tuple[str, ...]  # in which the rows computed again differ
+    unverifiable: int  # rows of the sample whose weights or data are not available here
+    reason: str  # for which they are not verifiable
+    problems: tuple[str, ...]  # differences between stored and new rows
 
 
 def verify(
@@ -37,23 +37,22 @@ def verify(
 ) -> Iterator[Report]:
     """Compute a random sample of the stored rows again and compare, table by table.
 
-    Rows are computed by whole pieces, as they were. Data and weights are downloaded, and networks trained, as by
-    `fragility.study.run.run` if they are not in the data folder; where that does not lead to the same pieces, the rows
-    are not verifiable here.
+    Rows are computed by whole pieces, as they were the first time. As in `fragility.study.run.run`, missing data and
+    weights are downloaded, and missing networks trained; if that leads to other pieces, the rows are not verifiable.
 
     Args:
-        studies: keys of `fragility.study.catalogue.STUDIES`; none for all that have results.
+        studies: keys of `fragility.study.catalogue.STUDIES`; by default all that have results.
         profile: one of their profiles; None for all.
         rows: how many rows of each table, at least.
-        folder: where the results lie; None for `fragility.study.store.results_folder`.
+        folder: where the results are; None for `fragility.study.store.results_folder`.
         device: where to compute.
-        seed: of the sample; None for another one every time.
+        seed: of the sample; None for another sample every time.
 
     Yields:
         A report per table.
 
     Raises:
-        ValueError: if a study or the profile is unknown, or there is no such table.
+        ValueError: if a study or the profile is unknown, or has no table.
     """
     check_count("rows", rows)
     folder = results_folder() if folder is None else folder
@@ -87,7 +86,7 @@ def _verify(study: str, profile: str, rows: int, folder: Path, device: str, chan
     old = [row for name in sample if name in pieces for row in stored[name]]
     new = [row for name in sample if name in pieces for row in plan.compute(pieces[name])]
     unknown = sum(len(stored[name]) for name in sample if name not in pieces)
-    reason = "made with weights, data or parameters that are not at hand" if unknown else ""
+    reason = "made with weights, data or parameters that are not available here" if unknown else ""
     problems = tuple(differences(old, new, chosen.columns, chosen.tolerance))
     return Report(table, total, len(old), unknown, reason, problems)
 

@@ -68,7 +68,7 @@ TOLERANCE = Tolerance(
 
 
 def pieces(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterator[Piece]:
-    """Name every condition; what is unset and came later is left out, and older pieces keep their names."""
+    """Name every condition, without later additions that are not set, so older pieces keep their names."""
     unset = {"by_metric": False, "rounded": False, "jpeg_quality": None}
     for sweep, piece in conditions(profile, subjects):
         own = {"adaptive": sweep.schedule == "adaptive", "by_metric": sweep.by_metric, "rounded": sweep.rounded}

@@ -1,8 +1,9 @@
 """The attacks with the paper's own budget: P = 300 steps of 0.5 [Ghorbani2019, Fig. 2 and 3].
 
-Every row judges one trajectory twice: by the iterate that Algorithm 1 returns, the largest D among those that keep the
-prediction, and by the one that the released code returns, the *first* with the least top-k intersection. It also says
-how the choice by D grew with the steps, and what is left of a map if its pixels may move a little [Kamath2024].
+Every row judges one trajectory twice: by the iterate that Algorithm 1 returns, the one with the largest D among those
+that keep the prediction, and by the one that the released code returns, the *first* with the least top-k intersection.
+It also shows how the choice by D improved over the steps, and how much of the map remains if its pixels may move a
+little [Kamath2024].
 """
 
 from collections.abc import Iterator, Mapping
@@ -106,7 +107,7 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
 
 
 class _Course:
-    """What the best iterate by D was like after so many steps."""
+    """The metrics of the best iterate by D, over the steps."""
 
     def __init__(self, aim: Objective, reference: Tensor, k: int) -> None:
         self._aim, self._reference, self._k = aim, reference, k
@@ -115,7 +116,7 @@ class _Course:
         self._table: dict[str, list[Tensor]] = {name: [] for name in COURSE}
 
     def watch(self, seen: Iterate, *, last: int) -> None:
-        """Follow the best, and write down what it is like at the checkpoints."""
+        """Follow the best iterate, and record its metrics at the checkpoints."""
         value = self._aim(seen.maps, self._reference)
         better = seen.kept & ~(value <= self._value)
         self._value = torch.where(better, value, self._value)
@@ -136,7 +137,7 @@ class _Course:
 
 
 def _measure(piece: Piece, before: Tensor, after: Tensor) -> dict[str, Tensor]:
-    """All metrics of maps against those of the original images, by their column."""
+    """Compute all metrics of maps against those of the original images, by column."""
     k, other = piece["k"], before.roll(1, 0)
     draws = generator(piece["seed"], "ties", *piece["images"])
     ties = (_random_top_k(before, k, draws) & _random_top_k(after, k, draws)).flatten(1).sum(1).double() / k
@@ -151,7 +152,7 @@ def _measure(piece: Piece, before: Tensor, after: Tensor) -> dict[str, Tensor]:
 
 
 def _random_top_k(maps: Tensor, k: int, draws: torch.Generator) -> Tensor:
-    """The mask of the k largest entries, ties broken at random."""
+    """Mark the k largest entries, ties broken at random."""
     order = torch.randperm(maps[0].numel(), generator=draws).to(maps.device)
     return top_k_mask(maps.flatten(1)[:, order], k)[:, order.argsort()].view_as(maps)
 

@@ -1,4 +1,4 @@
-"""What other choices do: the attacks on the simple gradient of the attack sweep with one thing changed at a time."""
+"""Other choices: the attack sweep's attacks on the simple gradient, with one thing changed at a time."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ def _variants(*, candidates: int, images: int, batch: int, iterations: int, step
         "central square": {},
         "epsilon 64": {"sizes": {64.0: 8.0}},
         "chosen by the metric": {"by_metric": True},
-        # Half a step of 1 / 255 is what a file cannot hold: of the perturbations at 8 / 255 it keeps all.
+        # Steps of half a level do not survive in a file; the whole levels of the perturbations at 8 / 255 do.
         "8-bit file": {"sizes": {2.0: 0.5}, "rounded": True},
     }
     setups = dict.fromkeys(changes, plain) | {

@@ -1,4 +1,4 @@
-"""What the studies of chapter 2 begin with: a network with its weights, and the images that it gets right."""
+"""The start of chapter 2's studies: a network with its weights, and the images that it gets right."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -32,8 +32,8 @@ class Setup:
         candidates: how many images are drawn; the first of those that the network gets right are used.
         network: a key of `NETWORKS` or of `RECIPES`.
         network_options: arguments of that function.
-        training_epochs: of the network, on the training split of the data; None where its weights are published.
-        jpeg_quality: of a JPEG file that each image is written to and read back from; None leaves images as they are.
+        training_epochs: of the network, on the training split of the data; None if its weights are published.
+        jpeg_quality: each image is written to a JPEG file of this quality and read back; None leaves it as it is.
         k: how many pixels count as the most important.
         surrogate_beta: of the attacks' softplus, in units of 1 / pre-activation; None for what
             `fragility.surrogate.suggest_beta` says of 16 training images.
@@ -65,7 +65,7 @@ class Subject:
         device: where the network is.
         baseline: the reference x0, (C, 1, 1) or (C, H, W), on the device.
         surrogate_beta: of the attacks' softplus.
-        measured: what the set-up left open and the training images decided, as plain data.
+        measured: what the set-up leaves open and the training images decide, as plain data.
     """
 
     setup: Setup
@@ -97,7 +97,7 @@ class Subject:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All that determines what a piece finds, except its images."""
+        """All that determines the rows of a piece, except its images."""
         settings = asdict(self.setup)
         del settings["candidates"]
         return {"weights": self.weights, **settings, **self.measured}
@@ -106,13 +106,13 @@ class Subject:
 def prepare_all(
     setups: Mapping[str, Setup], counts: Mapping[str, int], seed: int, device: str
 ) -> tuple[dict[str, Subject], dict[str, Any]]:
-    """Prepare set-ups by name, each with so many images, and say where they come from."""
+    """Prepare set-ups by name, each with its number of images, and say where they come from."""
     subjects = {name: prepare(setup, counts[name], seed, device) for name, setup in setups.items()}
     return subjects, {name: subject.inputs for name, subject in subjects.items()}
 
 
 def prepare(setup: Setup, count: int, seed: int, device: str) -> Subject:
-    """Load, or train, a network and draw its first correctly classified images; more of them begin with the same."""
+    """Load or train a network and take the first images of a draw that it gets right; more images begin with fewer."""
 
     @cache
     def training() -> ImageDataset:
@@ -144,7 +144,7 @@ def prepare(setup: Setup, count: int, seed: int, device: str) -> Subject:
 
 
 def _right(setup: Setup, model: nn.Module, count: int, seed: int, device: str) -> ImageDataset:
-    """The first images of the draw that the network gets right."""
+    """Take the first images of the draw that the network gets right."""
     drawn = load(setup.data, **setup.data_options, limit=setup.candidates, seed=seed)
     if setup.jpeg_quality is not None:
         drawn = _recompress(drawn, setup.jpeg_quality)
@@ -160,7 +160,7 @@ def _right(setup: Setup, model: nn.Module, count: int, seed: int, device: str) -
 
 
 def _recompress(data: ImageDataset, quality: int) -> ImageDataset:
-    """Write the images to JPEG files in memory, and read them."""
+    """Write the images to JPEG files in memory, and read them back."""
     pixels = data.images.mul(255).round().byte()
     read = torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in pixels])
     images = read.to(data.images.dtype).div(255)

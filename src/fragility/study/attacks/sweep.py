@@ -1,4 +1,4 @@
-"""Sweeps of attacks: which conditions there are, which attacks, and how each is run."""
+"""Sweeps of attacks: the conditions, the attacks, and how each is run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,23 +22,23 @@ from fragility.titles import METRICS
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Some attacks on some methods at some sizes.
+    """Attacks on methods at several sizes.
 
     Attributes:
         setup: a key of the profile's set-ups.
         attacks: keys of `ATTACKS`.
         methods: keys of `fragility.attribution.ATTRIBUTIONS`.
         sizes: epsilon -> alpha, the step size, or None for a single draw; both of 255.
-        images: where to stop in the set-up's images.
-        start: where to begin; what comes before is left to other sweeps.
-        batch: how many images make a piece; divides `images` - `start`.
+        images: the position in the set-up's images at which to stop.
+        start: the position at which to begin; other sweeps take the images before it.
+        batch: the number of images in a piece; divides `images` - `start`.
         iterations: P, the number of steps.
         schedule: of the step, see `fragility.attack.iterative`.
         betas: the first and the last sharpness of the surrogate, in units of the set-up's; None for that throughout.
         attack_steps: M of integrated gradients while attacking and choosing the best iterate.
         evaluation_steps: M of integrated gradients in the metrics.
         by_metric: choose the best iterate by the top-k intersection, as the released code does, not by D.
-        rounded: judge what a file of eight bits per channel keeps of the perturbation.
+        rounded: judge the perturbed image as a file of eight bits per channel holds it.
     """
 
     setup: str
@@ -91,9 +91,9 @@ class Attack(NamedTuple):
 
     Attributes:
         perturb: (piece, subject, images, labels, objective=D, callback=) -> the best iterates.
-        objective: k -> D, which it raises; noise raises nothing and is judged by it.
+        objective: k -> D, which the attack raises; noise is only judged by it.
         passes: its cost in attributions, per step and for its maps.
-        blank: the columns that it does not have.
+        blank: the columns that do not apply to it.
     """
 
     perturb: Callable[..., Perturbation]
@@ -175,7 +175,7 @@ class Trial:
         return importance(evaluation(self.subject.model, images, self.labels))
 
     def rows(self, found: Perturbation, **columns: Any) -> list[Row]:
-        """Add the columns of all sweeps, and leave blank what this attack does not have."""
+        """Add the columns of all sweeps, and leave blank those that do not apply to this attack."""
         columns |= {name: getattr(found, name) for name in ("labels_kept", "confidence_before", "confidence_after")}
         names = self.subject.data.class_names
         columns |= {"label": self.labels, "class_name": [names[label] for label in self.labels.tolist()]}
@@ -197,7 +197,7 @@ def prepare_sweeps(profile: SweepProfile, device: str) -> tuple[dict[str, Subjec
 
 
 def conditions(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterator[tuple[Sweep, Piece]]:
-    """Cut every sweep into pieces of one condition and some images."""
+    """Cut every sweep into pieces of one condition and one batch of images."""
     for sweep in profile.sweeps:
         subject = subjects[sweep.setup]
         copied = ("setup", "iterations", "attack_steps", "evaluation_steps")

@@ -1,8 +1,8 @@
 """Are two directions more orthogonal than chance? A null that permutes them among the images of one class.
 
-In high dimension nearly everything is nearly orthogonal to nearly everything. So images come in blocks of one class, a
-row tells how its gradient lies to the direction of every image of its block, and the null permutes the directions
-within the blocks: it keeps what the class has in common and breaks the pairing.
+In high dimension almost any two directions are nearly orthogonal. So images come in blocks of one class, a row holds
+the squared cosines of its gradient with the direction of every image of its block, and the null permutes the directions
+within blocks: it keeps what the class has in common and breaks the pairing.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ COLUMNS: Columns = {
 
 
 class Null(NamedTuple):
-    """The statistic T = mean cos^2 of gradient and direction, and what it is for permuted directions."""
+    """The statistic T = mean cos^2 of gradient and direction, and its distribution for permuted directions."""
 
     statistic: float
     mean: float  # of T under the null
@@ -73,7 +73,7 @@ def permutation_null(blocks: Sequence[Tensor], *, draws: int = 10_000, seed: int
         The statistic and its null; the p-value counts the identity as one permutation.
 
     Raises:
-        ValueError: if there is no block, or one is not square.
+        ValueError: if there are no blocks, or one is not square.
     """
     check_count("draws", draws)
     if not blocks or any(block.ndim != 2 or block.shape[0] != block.shape[1] for block in blocks):

@@ -1,10 +1,10 @@
 """Every defense trained and attacked: accuracy, stability of the maps, cost; a row per defense and seed [Chen2019].
 
 All networks of a seed begin with the same weights, trained naturally; each is then trained with its own loss. The maps
-are integrated gradients of the label's logit with a black baseline, as in [Chen2019]. The images
-attacked are those that the network itself classifies correctly; where no iterate keeps the label, the image counts as
-unchanged (1, 1, 1, 0 pixels). Two attacks are run, one on the importance of the leading pixels as published, one on
-their order; of all iterates that keep the label the one with the lowest Kendall's tau is taken.
+are integrated gradients of the label's logit with a black baseline, as in [Chen2019]. Only images that the network
+classifies correctly are attacked; if no iterate keeps the label, the image counts as unchanged (1, 1, 1, 0 pixels). Two
+attacks are run, one on the importance of the leading pixels as published, one on their order; of all iterates that keep
+the label, the one with the lowest Kendall's tau counts.
 """
 
 from collections.abc import Iterator
@@ -57,13 +57,13 @@ COLUMNS: Columns = {
     "cost": (float, "of one training step, in forward passes of its batch"),
     "training_loss": (float, "mean over the last epoch"),
 }
-# With the networks at hand rows come out the same; trained anew on another machine, rounding errors grow all the way.
+# With the same networks the rows are the same; in networks trained anew on another machine rounding errors grow.
 _TRAINED = {name: 0.1 for name, (kind, _) in COLUMNS.items() if kind is float and name not in ("epsilon", "cost")}
 _LOOSE = {"images": 20, "center_shift": 2.0, "training_loss": 0.3, "surrogate_beta": float("inf")}
 
 
 def defenses(*, epsilon: float, step_size: float, iterations: int, steps: int, inner_steps: int) -> dict[str, Defense]:
-    """List the defenses, those that look for a worst image with this ball, and this many points on a path."""
+    """List the defenses; those that seek a worst image use this ball, and this many points on a path."""
     ball = {"epsilon": epsilon, "step_size": step_size, "iterations": iterations}
     path = {**ball, "steps": steps, "inner_steps": inner_steps}
     return {
@@ -80,7 +80,7 @@ def defenses(*, epsilon: float, step_size: float, iterations: int, steps: int, i
 
 
 PROFILES = {
-    # Digits: a minute of one core. Far too little training for a verdict; it shows that everything runs.
+    # Digits: a minute on one core. Far too little training for a verdict, but it shows that everything runs.
     "fast": DefenseProfile(
         data="digits", training_images=400, test_images=120, images=16, doubled_images=8, seeds=(0, 1),
         network="small_cnn", network_options={"size": 32, "stride": 4},
@@ -90,7 +90,7 @@ PROFILES = {
     ),
     # MNIST on two cores: a sixth of the training images, few epochs, a small network, epsilon 0.2 in place of 0.3 (at
     # which so small a network, trained from scratch, stayed at chance), and 4 points on the path, not 50. The attack
-    # pushes at the top 100 in place of 200, which hold all the importance of many a digit: their share cannot change.
+    # pushes at the top 100 in place of 200: the top 200 hold all the importance of many digits, so nothing can change.
     "laptop": DefenseProfile(
         data="mnist", training_images=10_000, test_images=2_000, images=500, doubled_images=100, seeds=(0, 1, 2, 3, 4),
         network="small_cnn", network_options={"size": 28, "stride": 2},
@@ -131,7 +131,7 @@ def prepare(profile: DefenseProfile, device: str) -> tuple[Material, dict[str, A
 
 
 def pieces(profile: DefenseProfile, ready: Material) -> Iterator[Piece]:
-    """List every defense seed by seed, and at last the attacks with other budgets."""
+    """List every defense seed by seed, then the attacks with other budgets."""
     settings = asdict(profile)
     defined = settings["defenses"]
     for name in ("seeds", "defenses", "images", "doubled_images", "budgets"):
@@ -207,7 +207,7 @@ def rows(piece: Piece, ready: Material) -> list[Row]:
 
 
 def _runs(piece: Piece) -> int:
-    """Of each of the two attacks."""
+    """Return the runs of each of the two attacks."""
     runs: int = (1 + piece["restarts"]) * piece["budget"]
     return runs
 

@@ -1,4 +1,4 @@
-"""Defenses, and their networks trained: all of a seed begin with the same naturally trained weights."""
+"""Defenses and their trained networks: all of a seed begin with the same naturally trained weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,7 +133,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"small_cnn": small_cnn, "madry_
 def trained(
     profile: DefenseProfile, name: str, seed: int, training: ImageDataset, device: str
 ) -> tuple[nn.Module, float]:
-    """Train the network of a defense, or take up its training, or load it.
+    """Train the network of a defense, resume its training, or load it.
 
     Args:
         profile: of the study.
@@ -162,7 +162,7 @@ def trained(
 
 
 def training_cost(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Count what one training step on a batch costs, in forward passes; 0 without training of its own."""
+    """Count what one training step on a batch costs, in forward passes; 0 for a defense that is not trained."""
     if defense.loss is None:
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""The attack by which defenses are judged: two aims, steps that adapt, the lowest Kendall's tau [Chen2019]."""
+"""The attack that judges defenses: two aims, adaptive steps, the lowest Kendall's tau [Chen2019]."""
 
 from functools import partial
 from typing import Any, NamedTuple

@@ -1,9 +1,9 @@
 """Influence through all parameters of small networks, by depth and weight decay, against retraining [Basu2021].
 
-Networks of 16 inputs and six tanh units a layer tell threes from eights; the Hessian is exact and damped a little. For
-the training images of the largest influence the network is trained again without the image, from the trained
-parameters on, as in [Koh2017]. Training is not exact itself: it is repeated from slightly shifted parameters *with
-nothing left out*, and by how much the test losses differ is the noise floor. Digits serve at every profile.
+Networks of 16 inputs and six tanh units per layer tell threes from eights; the Hessian is exact and slightly damped.
+For the training images of the largest influence the network is trained again without the image, starting from the
+trained parameters, as in [Koh2017]. Training is not exact either: it is repeated from slightly shifted parameters *with
+nothing left out*, and the change of the test losses is the noise floor. All profiles use digits.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ SETTINGS = {
     "training_images": 60, "test_images": 10,  # of a draw
     "left_out": 8,  # training images, one at a time, those of the largest influence
     "repeats": 2,  # trainings from shifted parameters with nothing left out
-    "steps": 400, "more_steps": 150,  # of L-BFGS in the first training and in each further one
+    "steps": 400, "more_steps": 150,  # of L-BFGS, in the first training and in each later one
     "damping": 1e-5,  # added to the Hessian's diagonal
     "shift": 0.02,  # standard deviation of the shift
     "seed": 0,  # of all draws
@@ -69,7 +69,7 @@ class Digits(NamedTuple):
 
 
 def prepare(profile: DepthProfile, device: str) -> tuple[Digits, dict[str, Any]]:
-    """Load the digits; the processor serves, in float64, whatever the device."""
+    """Load the digits, in float64 and on the processor whatever the device."""
     digits = load(SOURCES["fast"], "train")
     images, checksum = avg_pool2d(digits.images, 8).flatten(1).double(), train.fingerprint(digits.images, digits.labels)
     inputs = {"data": digits.source, "training_sha256": checksum}

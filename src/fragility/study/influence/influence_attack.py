@@ -1,4 +1,4 @@
-"""How far small changes of a test image change which training images explain it [Ghorbani2019, sec. 4, Fig. 4].
+"""How small changes of a test image change which training images explain it [Ghorbani2019, sec. 4, Fig. 4].
 
 The label explained is the prediction before the attack, right or wrong; `correct` says which. A test image that loses
 its label counts as unchanged (1, 1, 1): the means are intention-to-treat.
@@ -95,7 +95,7 @@ def perturb(
     epsilon: float,
     draw: Tensor,
 ) -> Perturbation:
-    """Change test images by one step, in one of the ways that are compared.
+    """Change test images by one step, under one of the conditions.
 
     Args:
         condition: one of `CONDITIONS`.

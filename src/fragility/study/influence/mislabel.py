@@ -1,6 +1,6 @@
-"""Wrong labels found by influence [Koh2017, sec. 5.4]: in which order should somebody check the training images?
+"""Wrong labels found by influence [Koh2017, sec. 5.4]: in which order should one check the training images?
 
-A tenth of the labels is flipped, the last layer fitted to them, and the training images are sorted by a score, the
+A tenth of the labels is flipped, the last layer is fitted to them, and the training images are sorted by a score, the
 largest first. A row is one draw of flips in one order.
 """
 
@@ -65,7 +65,7 @@ def _row(piece: Piece, features: Features, name: str) -> Row:
     }
 
 
-@lru_cache(maxsize=16)  # the draws of one order serve the others
+@lru_cache(maxsize=16)  # all orders share the draws
 def _fitted(features: Features, l2: float, seed: int, name: str) -> tuple[LastLayerInfluence, Tensor]:
     n = len(features.labels)
     flipped = torch.randperm(n, generator=generator(seed, name))[: int(FLIPPED * n)].to(features.labels.device)

@@ -1,10 +1,9 @@
-"""One training image, changed by less than 8-bit rounding sees, against one prediction [Koh2017, sec. 5.2].
+"""One training image, changed by less than 8-bit rounding, against one prediction [Koh2017, sec. 5.2].
 
-For each correctly classified test image, one at a time, the training image is changed whose features have the largest
-gradient of influence on it. (The released code takes the norm over pixels, one backward pass for every pair of
-images.) Every sign step is as large as the ball and is followed by a training of the last layer to its minimum, after
-which a prediction counts as flipped or not. Two steps rather than the released code's 100 keep `laptop` below 12
-minutes on one processor core.
+For each correctly classified test image, one at a time, we change the training image whose influence on it has the
+largest gradient in its features. (The released code takes the norm over pixels, with a backward pass for every pair of
+images.) Every sign step is as large as the ball. After it the last layer is trained to its minimum, and the prediction
+counts as flipped or not. Two steps instead of the released code's 100 keep `laptop` below 12 minutes on one core.
 """
 
 from collections.abc import Iterator
@@ -63,7 +62,7 @@ PROFILES = {
 
 
 class Target(NamedTuple):
-    """A test image whose prediction is attacked, and the training image by which."""
+    """A test image whose prediction is attacked, and the training image that is changed."""
 
     phi: Tensor  # (1, P)
     label: Tensor  # (1,)
@@ -74,7 +73,7 @@ class Target(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Features, and the test images that are attacked by name."""
+    """Features, and the attacked test images by name."""
 
     features: Features
     checksums: dict[str, str]
@@ -106,7 +105,7 @@ def prepare_targets(profile: PoisoningProfile, device: str) -> tuple[Targets, di
 
 
 def strongest(layer: LastLayerInfluence, test_features: Tensor, test_labels: Tensor, labels: Tensor) -> int:
-    """Choose the training image a small change of whose features moves a test loss most, to first order.
+    """Choose the training image whose features, slightly changed, move a test loss most, to first order.
 
     Args:
         layer: fitted to the training features.

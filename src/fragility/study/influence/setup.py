@@ -16,10 +16,10 @@ from fragility.influence.last_layer import LastLayerInfluence
 
 @dataclass(frozen=True, kw_only=True)
 class TwoClasses:
-    """Images of two classes and the network whose features they are seen by.
+    """Images of two classes, and the network that supplies their features.
 
     Attributes:
-        data: `"flowers"` (roses, sunflowers) or `"digits"`, of which `classes` are kept.
+        data: `"flowers"` (roses, sunflowers) or `"digits"`, from which `classes` are kept.
         network: a key of `NETWORKS`.
         size: height and width of the images.
         tests: how many test images are drawn.
@@ -83,7 +83,7 @@ class Features:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """What determines the influence on a test image."""
+        """All that determines the influence on a test image."""
         return {"weights": self.inputs["weights"], "training": self.inputs["training_sha256"]}
 
     def accuracy(self, layer: LastLayerInfluence) -> float:
