@@ -141,13 +141,8 @@ def top_directions(
     picked = picked / picked.norm(dim=2, keepdim=True)
     leading = values.abs()[:, 0]
     scale = leading.where(leading > 0, 1)
-    residual = torch.stack(
-        [
-            (flat_product(picked[:, index]) - values[:, index : index + 1] * picked[:, index]).norm(dim=1) / scale
-            for index in range(count)
-        ],
-        1,
-    )
+    products = torch.stack([flat_product(vectors) for vectors in picked.unbind(1)], 1)
+    residual = (products - values[:, :count, None] * picked).norm(dim=2) / scale[:, None]
     if not leading.any():
         reason = (
             "a ReLU network is piecewise linear: call inside fragility.surrogate.softplus(beta)"
@@ -311,11 +306,8 @@ def _lanczos(product: Product, like: Tensor, steps: int, seed: int) -> tuple[Ten
         ended = length <= 64 * torch.finfo(like.dtype).eps * scale
         other = _orthogonal(fresh[step + 1].expand(batch, size), basis[:, : step + 1])
         beside[:, step] = length.masked_fill(ended, 0)
-        vector = torch.where(
-            ended[:, None],
-            other / other.norm(dim=1, keepdim=True),
-            rest / length.where(~ended, 1)[:, None],
-        )
+        rest, other = rest / length.where(~ended, 1)[:, None], other / other.norm(dim=1, keepdim=True)
+        vector = other.where(ended[:, None], rest)
     if not diagonal.isfinite().all():
         raise ValueError("model: expected finite second derivatives, got NaN or infinity")
     coupling = torch.diag_embed(beside[:, : steps - 1], 1)[:, :steps, :steps]
