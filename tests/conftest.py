@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +19,9 @@ from fragility.data.datasets import ImageDataset
 from fragility.study.attacks import setup
 from fragility.surrogate import softplus
 
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # One thread for small tensors: more only wait for one another. `make check-machines` asks for two.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
