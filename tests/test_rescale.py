@@ -122,6 +122,9 @@ SPELLINGS = {
     "product in place": (lambda z: z.mul_(z > 0), torch.relu),
     "two layers": (lambda z: torch.maximum(z, 1 - 2 * z), lambda z: 1 - 2 * z + torch.relu(3 * z - 1)),
     "abs": (torch.abs, lambda z: torch.relu(z) + torch.relu(-z)),
+    "absolute": (torch.absolute, torch.abs),
+    "multiply": (lambda z: torch.multiply(z, z > 0), torch.relu),
+    "expit": (torch.special.expit, torch.sigmoid),
     "prelu": (lambda z: F.prelu(z, torch.full((6,), 0.2, dtype=torch.float64)), lambda z: F.leaky_relu(z, 0.2)),
     "hard sigmoid": (F.hardsigmoid, lambda z: F.relu6(z + 3) / 6),
 }

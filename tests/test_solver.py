@@ -247,6 +247,11 @@ def single_logit(network: nn.Module) -> nn.Module:
     return nn.Sequential(network, nn.Linear(3, 1)).double().eval()
 
 
+class CentredByTheBatch(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images - images.mean(0))  # type: ignore[no-any-return]
+
+
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -261,6 +266,7 @@ def single_logit(network: nn.Module) -> nn.Module:
         ({"model": lambda _: nn.Flatten().eval()}, "model: expected parameters, got none"),
         ({"model": quantised}, "model: its part '3' .Linear. has quantised weights"),
         ({"model": lambda net: net.train()}, "model: expected evaluation mode"),
+        ({"model": lambda net: CentredByTheBatch(net).eval()}, "model: expected logits that depend on one image each"),
         ({"model": lambda net: nn.Sequential(net, nn.Hardsigmoid()).eval()}, "model: expected .* differentiate twice"),
         ({"model": lambda net: nn.DataParallel(net).eval()}, "model: expected the module itself, .* got DataParallel"),
     ],

@@ -173,14 +173,14 @@ def check_alone(model: nn.Module, images: Tensor) -> None:
 
     Args:
         model: images in [0, 1] to logits (B, K).
-        images: (B, C, H, W); two are used.
+        images: (B, ...); two are used.
 
     Raises:
         ValueError: if the first image's logits differ.
     """
     first = images[:1].detach()
-    opposite = torch.full_like(first, 1.0 if first.mean() < 0.5 else 0.0)  # another mean, and the extremes 0 and 1
-    opposite[..., :1, :1] = 1 - opposite[..., :1, :1]
+    opposite = torch.full(first.shape, float(first.mean() < 0.5), dtype=first.dtype, device=first.device)
+    opposite.view(-1)[:1] = 1 - opposite.view(-1)[:1]  # another mean, and the extremes 0 and 1
 
     def show(batch: Tensor, place: int = 0) -> Tensor:
         with torch.no_grad():

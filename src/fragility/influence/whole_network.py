@@ -16,7 +16,15 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from fragility._checks import check_count, check_gradients, check_labels, check_logits, check_model, check_positive
+from fragility._checks import (
+    check_alone,
+    check_count,
+    check_gradients,
+    check_labels,
+    check_logits,
+    check_model,
+    check_positive,
+)
 from fragility.influence.logistic import check_memory, cross_entropies
 
 Product = Callable[[Tensor], Tensor]
@@ -284,6 +292,7 @@ def _check_data(model: nn.Module, inputs: Tensor, labels: Tensor, prefix: str = 
             "gives the same two probabilities"
         )
     check_labels(labels, len(inputs), classes, name=f"{prefix}labels")
+    check_alone(model, inputs)
 
 
 def _losses(model: nn.Module, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
