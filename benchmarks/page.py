@@ -37,12 +37,25 @@ Mean share of Algorithm 1's gain after so many steps, with 95 % intervals over i
 FLOOR = """## Which method
 
 Times are ratios to the network's own forward pass, taken in turns in the same process, the least of each. An attack
-step is a Hessian-vector product: four passes through the convolutions at least, and what softplus adds to them."""
+step is a Hessian-vector product: four passes through the convolutions at least, and what softplus adds to them.
+`torch.compile` is not used: on a processor it needs a C++ compiler."""
 PEERS = """## Beside other packages
 
 The same inputs in the same process, ours and theirs in turn. *x* is how many times faster ours is."""
 # Where the time goes, for a target that is missed.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "integrated gradients, M = 100 over M = 10: peak memory": (
+        "a step holds the same for every M, as the next row shows; the rest are gaps in the C library's heap"
+    ),
+}
+# What a step and the look at its result are made of, and how often.
+ATTACKS = {
+    "the simple gradient": ("attack step, simple gradient", "selection pass, simple gradient", 1),
+    "DeepLIFT": ("attack step, DeepLIFT", "selection pass, DeepLIFT", 1),
+    "integrated gradients (M = 25)": (
+        "attack step, integrated gradients, per point", "integrated gradients, per point", 25
+    ),
+}  # fmt: skip
 CONDITION = ["image", "method", "attack", "epsilon"]
 # Schedule and step: the lower end of the share's interval that is asked for, at 100 steps of the mass-centre alone.
 AIMS = {("annealed, 40", 40): 0.95, ("annealed, 100", 100): 1.0, ("Algorithm 1", 40): None}
@@ -119,6 +132,7 @@ def compose(rows: pd.DataFrame, sessions: list[dict[str, Any]], shares: pd.DataF
         found = rows[rows.group == group].reindex(columns=[each.name for each in fields(Row)])
         if len(found):
             parts += [lead, *_table([Row(*line) for line in found.to_numpy()])]
+            parts += _example(dict(zip(found.name, found.value, strict=True)))
             parts += [_machine(session) for session in sessions if group in session["seconds"]]
     return "\n\n".join(parts) + "\n"
 
@@ -134,6 +148,19 @@ def _table(found: list[Row]) -> list[str]:
     reasons = [f"- {row.name}: {REASONS[row.name]}" for row in found if row.verdict == "missed" and row.name in REASONS]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return [table, *["Where the time goes where a target is missed:\n\n" + "\n".join(reasons)] * bool(reasons)]
+
+
+def _example(values: dict[str, float]) -> list[str]:
+    """How long forty steps take, where all that makes them was measured."""
+    names = {name for step, look, _ in ATTACKS.values() for name in (step, look)} | {"forward, per image"}
+    if not names <= values.keys():
+        return []
+    each = {
+        attack: 40 * times * (values[step] + values[look]) * values["forward, per image"]
+        for attack, (step, look, times) in ATTACKS.items()
+    }
+    listed = ", ".join(f"{number(seconds)} s on {attack}" for attack, seconds in each.items())
+    return [f"On this machine forty steps take for each image of a batch {listed}."]
 
 
 def _machine(session: dict[str, Any]) -> str:

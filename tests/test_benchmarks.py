@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 
 import pandas as pd
@@ -95,6 +95,19 @@ def test_groups_are_stored_apart_and_make_the_page(tmp_path: Path) -> None:
     assert "| theirs | 1.50 x | >= 1.0 | met | - |" in text
     assert "2026-01-02, cpu (some), 1 thread(s)" in text
     assert "Which schedule" not in text
+    assert "forty steps" not in text
+
+
+def test_the_seconds_of_an_attack_are_those_of_its_parts() -> None:
+    values = {name: 2.0 for step, look, _ in page.ATTACKS.values() for name in (step, look)}
+    rows = pd.DataFrame([astuple(Row("floor", name, value, "forwards")) for name, value in values.items()])
+    rows.columns = [field.name for field in fields(Row)]
+    seconds = Row("floor", "forward, per image", 0.01, "s")
+    rows.loc[len(rows)] = astuple(seconds)
+    # 40 steps of 2 forwards with looks of 2 more, a hundredth of a second each, and 25 times that.
+    assert "1.60 s on the simple gradient, 1.60 s on DeepLIFT, 40.0 s on integrated" in page.compose(
+        rows, [], pd.DataFrame()
+    )
 
 
 def course(attack: str, schedule: str, iterations: int, gain: float, **columns: object) -> dict[str, object]:

@@ -134,6 +134,37 @@ def test_a_model_is_checked_once_in_an_attack(images):
     assert not is_trusted(model)
 
 
+def test_a_model_is_checked_again_when_something_about_it_has_changed(images, labels):
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.mix, self.seen = nn.Linear(192, 4).double().eval(), 0.0, []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append(len(x))
+            z: Tensor = self.net(x.flatten(1))
+            return z + self.mix * z.flip(0)
+
+    model = Counting().eval()
+
+    def shown() -> int:
+        model.seen.clear()
+        simple_gradient(model, images, labels)
+        return sum(model.seen)
+
+    assert [shown(), shown()] == [9, 2]  # both images, and before that two, two and three
+    with torch.no_grad():
+        model.net.weight[0, 0] += 1
+    assert [shown(), shown()] == [9, 2]
+    model.net.register_forward_hook(lambda *_: None)
+    assert [shown(), shown()] == [9, 2]
+    model.mix = 0.5
+    with pytest.raises(ValueError, match="depend on one image each"):
+        shown()
+    with pytest.raises(ValueError, match="depend on one image each"):
+        shown()
+
+
 def test_an_exported_network_needs_no_eval(images, labels):
     model = around(activation=nn.ReLU())
     exported = torch.export.export(model, (images,)).module()

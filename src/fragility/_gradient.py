@@ -1,6 +1,7 @@
 """The scores of the labels, and their gradient: what every attribution is made of."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from fragility._convolution import clear_errors
 from fragility._hinges import forget
 from fragility._reach import check_reached
 from fragility._softplus import active_beta, check_substitutable
+from fragility._state import check_once
 
 Model = Callable[[Tensor], Tensor]
 
@@ -40,7 +42,7 @@ def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int 
     if active_beta() is not None:
         check_substitutable(model)
     if copies * len(images) > 1:
-        check_alone(model, images)
+        check_once(partial(check_alone, model, images), model, (images.shape[1:], images.dtype, len(images) > 1))
 
 
 def scores_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

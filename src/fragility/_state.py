@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,32 @@ def _checksum(tensor: Tensor) -> int:
         tensor = torch.view_as_real(tensor)
     bits = tensor.view(_BITS[tensor.element_size()])
     return int(bits.sum(dtype=torch.int64 if bits.element_size() == 8 else torch.int32))
+
+
+def check_once(check: Callable[[], None], model: nn.Module, setting: object) -> None:
+    """Check a model in some setting, unless it has passed and nothing that can be seen of it has changed since."""
+    try:
+        now = setting, state(model), [_attributes(module) for module in model.modules()]
+    except RuntimeError:  # tensors whose bits cannot be summed up
+        check()
+        return
+    if _passed.get(model) != now:
+        check()
+        _passed[model] = now
+
+
+_passed: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    """Settings by their values, everything else by which it is; hooks and parts by how many there are, and which."""
+    found: dict[str, object] = {}
+    for key, value in vars(module).items():
+        held = isinstance(value, dict)
+        found[key] = (
+            value if isinstance(value, (int, float, str)) else [*map(id, value.values())] if held else id(value)
+        )
+    return found
 
 
 class _Remembered(NamedTuple):
