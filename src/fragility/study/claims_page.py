@@ -61,7 +61,7 @@ agreement in place of a least correlation. Each claim's section says when its ru
 stored, what the rule was changed for, and what the verdict was before and after, on the rows of that day.
 """
 STYLE = """\
-table.forest { width: 100%; }
+table.forest { width: 100%; margin-bottom: 1rem; }
 table.forest th { font-weight: 400; }
 table.forest td:nth-child(2) { width: 34%; }
 table.forest svg { display: block; height: 1.3em; width: 100%; min-width: 5.5rem; overflow: visible; }
@@ -71,7 +71,15 @@ table.forest .limit { stroke: var(--pst-color-text-base, #333); }
 table.forest .dot { fill: currentColor; }
 table.forest .hollow { fill: var(--pst-color-background, #fff); stroke: currentColor; stroke-width: 2; }
 table.forest .chapter th { font-weight: 600; padding-top: .7rem; }
-table.forest small { color: var(--pst-color-text-muted, #555); white-space: nowrap; }
+table.forest small { color: var(--pst-color-text-muted, #555); }
+@media (max-width: 576px) {
+  table.forest, table.forest tbody { display: block; }
+  table.forest thead { clip-path: inset(50%); position: absolute; }
+  table.forest tr { display: flex; flex-wrap: wrap; }
+  table.forest th { flex: 0 0 100%; }
+  table.forest td:nth-child(2) { flex: 0 0 38%; }
+  table.forest td:nth-child(3) { flex: 1 1 0; }
+}
 """
 LEGEND = """\
 One line per claim. The vertical line is the threshold that the claim's rule sets, the tinted side is where the claim
