@@ -98,6 +98,9 @@ RIGHT = {
     "a test and an assertion": harmless_branches,
     "a backward hook that changes nothing": hooked,
     "an activation of a parameter": lambda m, x: m.net(x * F.softplus(m.canvas) + torch.relu_(m.canvas * 1)),
+    "a dropout of a view, in place": lambda m, x: m.head(
+        F.dropout(m.net[:2](x).flatten(1)[:], training=False, inplace=True)
+    ),
     "maxout": lambda m, x: m.rest(torch.cat([F.max_pool3d(m.conv(x), (2, 1, 1))] * 2, 1)),
     "max-pool in one dimension": lambda m, x: m.head(F.max_pool1d(m.conv(x).flatten(1), 3, 1, 1)),
     "adaptive max-pool": lambda m, x: m.rest(F.adaptive_max_pool2d(m.conv(x), (4, 2)).repeat(1, 1, 2, 4)),

@@ -97,6 +97,8 @@ class Dependence:
         """Refuse a call that writes into a view, unless it is linear: the graph does not show which function it was."""
         if not (_IN_PLACE.fullmatch(str(getattr(func, "__name__", ""))) or kwargs.get("inplace")):
             return
+        if kwargs.get("training") is False:  # a dropout that does nothing
+            return
         tensors = list(tensors_in((args, kwargs)))
         if not any(self.of(tensor) for tensor in tensors) or not tensors[0]._is_view():
             return
