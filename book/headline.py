@@ -7,8 +7,6 @@ Minutes on two cores. The pictures state what was used; nothing in them is typed
 
 from __future__ import annotations
 
-import base64
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +17,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from pages import lighter
 from PIL import Image
 from torch import Tensor
 
@@ -95,15 +94,7 @@ def still(parts: Sequence[Attacked], target: Path) -> None:
     file = StringIO()
     figure.savefig(file, format="svg", dpi=130, metadata={"Date": None})
     plt.close(figure)
-    target.write_text(re.sub(r'data:image/png;base64,\s*([^"]+)"', _webp, file.getvalue()), encoding="utf-8")
-
-
-def _webp(match: re.Match[str]) -> str:
-    """Pack an embedded picture anew, into a tenth."""
-    picture = Image.open(BytesIO(base64.b64decode(match[1])))
-    file = BytesIO()
-    picture.convert("RGB").save(file, "WebP", quality=82, method=6)
-    return f'data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"'
+    target.write_text(lighter(file.getvalue()), encoding="utf-8")
 
 
 def moving(parts: Sequence[Attacked], target: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from fragility.study.attacks.attack_sweep import BOTH, DEEPLIFT, GRADIENT, INTEG
 from fragility.study.attacks.setup import Subject
 from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, metrics, prepare_sweeps
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator
+from fragility.titles import METRICS
 
 RADII = (1, 2, 3)
 CHECKPOINTS = (1, 2, 3, 6, 10, 16, 20, 30, 40, 60, 80, 100, 150, 200, 300, 450, 600)
@@ -74,6 +76,29 @@ TOLERANCE = Tolerance(
 def pieces(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterator[Piece]:
     """Name every condition."""
     return (piece | {"schedule": sweep.schedule} for sweep, piece in conditions(profile, subjects))
+
+
+def courses(stored: pd.DataFrame) -> pd.DataFrame:
+    """Spread stored courses: a line for each image and number of steps, the metrics in columns."""
+    names = dict(zip(COURSE[1:], METRICS, strict=True))
+    written = ["course_steps", *(f"course_{name}" for name in names)]
+    spread = stored[stored.course_steps != ""][["image", "method", "attack", *written]]
+    spread = spread.assign(**{name: spread[name].str.split() for name in written}).explode(written)
+    spread = spread.rename(columns={"course_steps": "steps"} | {f"course_{old}": new for old, new in names.items()})
+    return spread.astype({"steps": int} | dict.fromkeys(METRICS, float))
+
+
+def by_choice(stored: pd.DataFrame) -> pd.DataFrame:
+    """Spread the two choices of the iterate: a line for each, named in the column `choice`."""
+    both = {"the largest D": "", "the release's": "release_"}
+    kept = ["image", "method", "attack", "epsilon"]
+    tables = [
+        stored[kept + [prefix + name for name in _CHOSEN]]
+        .rename(columns={prefix + name: name for name in _CHOSEN})
+        .assign(choice=choice)
+        for choice, prefix in both.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
