@@ -18,9 +18,7 @@ if "google.colab" in sys.modules:
     )
 
 # %% tags=["parameters", "remove-cell"]
-profile: str = (
-    "fast"  # steps of an attack: fast 30, laptop 100, paper 300
-)
+profile: str = "fast"  # steps: fast 30, laptop 100, paper 300
 seed: int = 0  # of the noise
 
 # %% tags=["remove-cell"]

@@ -400,7 +400,7 @@ def test_pictures_inside_a_figure_become_lighter_and_look_the_same() -> None:
     figure.savefig(file := StringIO(), format="svg")
     plt.close(figure)
     svg = file.getvalue()
-    light = figures.lighter(svg)
+    light = pages.lighter(svg)
     assert len(light) < len(svg) / 2
     before, after = (  # brightness, which is what a map says; WebP halves the resolution of colours
         np.asarray(Image.open(BytesIO(b64decode(text.partition("base64,")[2].partition('"')[0]))).convert("L"), float)
@@ -408,7 +408,7 @@ def test_pictures_inside_a_figure_become_lighter_and_look_the_same() -> None:
     )
     assert np.abs(before - after).mean() < 4  # of 255 steps, for white noise, the worst there is
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.99
-    assert figures.lighter(light) == light
+    assert pages.lighter(light) == light
 
 
 FADING = """parts => {

@@ -3,22 +3,17 @@
 Plots are SVG files as matplotlib writes them. Their greys (paper, axes, text) become variables that follow the page's
 colour scheme; data colours, photographs and maps stay as they were drawn. For a phone the panels of a figure are set
 anew, as many beside each other as there is room for while the smallest label has 11 px; what is still wider scrolls.
-The photographs and maps inside a figure become WebP, which takes a fifth of what PNG does for a map.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from itertools import pairwise
 from math import cos, radians, sin
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
-
-from PIL import Image
 
 PHONE, LEAST = 358, 11  # px: the width of a phone, edge to edge, and the smallest label
 PX = 4 / 3  # of a point, in which matplotlib measures
@@ -26,7 +21,6 @@ PAD = 2  # points: what ticks and markers need beyond texts and frames
 _IMAGE = re.compile(r'(<a\b[^>]*>\s*)?(<img\b[^>]*\bsrc="([^"]*/_images/[^"]*|_images/[^"]*)"[^>]*>)')
 _PLOT = re.compile(r'<img\b([^>]*\bsrc="([^"]*_images/)([^"/]+)\.svg"[^>]*)>')
 _TEXT = re.compile(r"translate\((\S+) (\S+)\)(?: rotate\((\S+)\))? scale\((\S+) -")
-_EMBEDDED = re.compile(r'data:image/png;base64,([^"]+)')
 _GREY = re.compile(r'(<g style="fill: )?#([0-9a-f]{2})\2\2\b')
 _SVG = "{http://www.w3.org/2000/svg}"
 Span = tuple[float, float]
@@ -212,18 +206,6 @@ def follow_scheme(svg: str) -> str:
     return re.sub(r"<svg [^>]*>", lambda match: f"{match[0]}\n{style}", changed, count=1)
 
 
-def lighter(svg: str) -> str:
-    """Pack the pictures inside a figure as WebP where that is smaller."""
-
-    def packed(match: re.Match[str]) -> str:
-        file = BytesIO()
-        Image.open(BytesIO(b64decode(match[1]))).save(file, "WebP", quality=90, method=6)
-        text = b64encode(file.getvalue()).decode()
-        return f"data:image/webp;base64,{text}" if len(text) < len(match[1]) else match[0]
-
-    return _EMBEDDED.sub(packed, svg)
-
-
 def link(body: str) -> str:
     """Wrap every image of the page's own that is not a link yet in a link to its file."""
     return _IMAGE.sub(
@@ -246,7 +228,6 @@ def _finish(app: Any, error: Exception | None) -> None:
         svg = path.read_text(encoding="utf-8")
         if 'id="figure_1"' not in svg:
             continue
-        svg = lighter(svg)
         label = smallest_label(parsed(svg))
         width = PX * float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
         if anew := stacked(svg):
