@@ -267,7 +267,7 @@ def test_students_predict_without_the_answer_and_without_a_gap() -> None:
 
 
 # Chapters whose visible code is the lesson; the others follow.
-WRITTEN_ANEW = ("01_methods", "02_attacks", "04_hessian")
+WRITTEN_ANEW = ("01_methods", "02_attacks", "04_hessian", "07_errata")
 SVG = "{http://www.w3.org/2000/svg}"
 CLOSING = (
     "## What follows, and what does not",
