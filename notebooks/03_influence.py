@@ -1,24 +1,18 @@
 # %% [markdown]
 # # Influence functions
 #
-# An [importance map](../book/glossary.md#importance-map) says which *pixels* made the network decide. [Influence](../book/glossary.md#influence) says which *training images* did: how much would the
-# loss at this test picture change, had the network never seen that one? Nobody retrains a thousand networks to
-# find out. A formula with one linear solve answers for all of them at once. This chapter derives it, computes it exactly, checks it against
-# retraining, uses it to find wrong labels, and then attacks it.
+# An [importance map](../book/glossary.md#importance-map) says which *pixels* made the network decide. [Influence](../book/glossary.md#influence) says which *training images* did: how much
+# would the loss at this test picture rise, had the network never seen that one? Nobody retrains a thousand networks to find out. A formula with one linear
+# solve answers for all images at once. This chapter computes it exactly, holds it against retraining, uses it to find wrong labels, and attacks it.
 #
 # **After this chapter you can**
 #
 # - derive influence by upweighting, and write it in ten lines for the last layer of a network;
-# - check it against [leave-one-out retraining](../book/glossary.md#leave-one-out), with the slope and not only the correlation;
-# - attack it through the test image or through a training image, and tell an attack's effect from rounding noise.
-#
-# | in class | to run at `fast` | at `laptop` | at `paper` |
-# |---|---|---|---|
-# | 60 minutes | under a minute ([seconds](../book/status.md)) | not timed yet | not timed yet; needs Inception's weights |
+# - check it against [leave-one-out retraining](../book/glossary.md#leave-one-out), image by image, and say what each of correlation and slope tells;
+# - attack it through the test image or through a training image, and tell an attack's effect from noise, from lost labels and from rounding.
 
 # %% tags=["remove-cell"]
-# On Colab this installs the package and keeps Colab's own PyTorch;
-# elsewhere it does nothing.
+# On Colab this installs the package and keeps Colab's own PyTorch.
 import sys
 
 if "google.colab" in sys.modules:
@@ -30,82 +24,94 @@ if "google.colab" in sys.modules:
         check=True,
     )
 
-# %% tags=["parameters"]
-profile: str = "fast"  # two digits; laptop, paper: roses and sunflowers
+# %% tags=["parameters", "remove-cell"]
+profile: str = "fast"  # threes and eights; laptop, paper: two flowers
 seed: int = 0  # flipped labels, random signs, small networks
 
 # %% tags=["remove-cell"]
 import textwrap
 from functools import partial
-from itertools import pairwise
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy, pad
 
 from fragility import chapter, plot
-from fragility.attack import random_sign
-from fragility.influence import LastLayerInfluence
-from fragility.influence.attack import (
-    lower_influence,
-    sign_attack,
-    training_attack,
-)
-from fragility.interval import mean_interval
-from fragility.similarity import spearman, top_k_intersection
-from fragility.influence.whole_network import (
-    conjugate_gradient,
-    direct,
-    lissa,
-    network_influence,
-)
-from fragility.study.influence import influence_attack as study
-from fragility.study.influence.setup import SOURCES, load, prepare
+from fragility.study.store import stored
 
+# denormal numbers make a matrix product several times slower on a CPU
 torch.set_flush_denormal(True)
-from fragility.study.store import provenance, stored
-
 device = chapter.start(profile=profile, seed=seed)
 
 # %% [markdown]
 # ## A frozen network and a last layer
 #
-# As in the paper, the features $\phi(x)$ of a network are frozen and only a last layer is trained on them, to tell two classes
-# apart. At `fast` these are threes and eights and the features of the small digits network; at `laptop` roses and sunflowers, the paper's
-# own data, with SqueezeNet's features.
+# As in the paper, the features $\phi(x)$ of a network are frozen and only a last layer is trained on them, to tell two classes apart. Here the classes
+# are the threes and eights of MNIST, and the features are the 64 units before the logits of a small network that reads all ten digits. (The paper takes roses
+# and sunflowers. So does the profile `laptop`, whose stored results come at the end.)
 #
 # The last layer is fitted to its minimum by Newton's method, in double precision, with a penalty on its parameters $\theta$ (a bias is
 # among the features):
 #
 # $$L(\theta) = \frac1n \sum_{i=1}^n \ell(\theta\phi_i, y_i) + \frac{\lambda}{2}\|\theta\|^2.$$
 
-# %%
-settings = study.PROFILES[profile]
-ready, _ = prepare(settings.source, device)
-training, test = load(settings.source, "train"), ready.images
-features, labels = ready.training, ready.labels
-l2 = 1e-2
+# %% tags=["nbval-check-output"]
+from fragility import network
+from fragility.data import datasets
+from fragility.influence import LastLayerInfluence
+
+names, size, l2 = ("3", "8"), 28, 0.1
+model = network.mnist_cnn() if profile == "fast" else "squeezenet"
+if profile != "fast":
+    names, size, l2 = ("rose", "sunflower"), 227, 0.01
+if profile == "paper":
+    model, size = "inception_v3", 299
+backbone = network.feature_extractor(model).to(device)
+
+
+def pictures(split):
+    """Images (N, C, H, W) of the two classes, and labels 0 or 1."""
+    if profile != "fast":
+        flowers = datasets.flowers(split, size=size)
+        return flowers.images, flowers.labels
+    digits = datasets.mnist_5k(split)
+    kept = (digits.labels == 3) | (digits.labels == 8)
+    return digits.images[kept], (digits.labels[kept] == 8).long()
+
+
+@torch.no_grad()
+def see(images):
+    """The features (N, P) of images."""
+    parts = images.to(device).split(50)
+    return torch.cat([backbone(part) for part in parts])
+
+
+training, labels = pictures("train")
+tests, truth = pictures("test")
+features, labels, phi = see(training), labels.to(device), see(tests)
 layer = LastLayerInfluence(features, labels, l2=l2, num_classes=2)
+y = layer.logits(phi).argmax(1)  # what is explained is the prediction
+right = (y.cpu() == truth).double().mean()
+print(f"{len(features)} training images, {features.shape[1]} features")
+print(f"{right:.1%} of {len(tests)} test images are predicted right")
 
+# %% [markdown]
+# One line then names the training images behind every prediction. Look at them first; the next section says what the numbers mean.
 
-def accuracy(layer):
-    right = (
-        layer.logits(ready.validation).argmax(1)
-        == ready.validation_labels
-    )
-    return right.double().mean().item()
-
-
-test_features = ready.test
-# what is explained is the prediction
-test_labels = layer.logits(test_features).argmax(1)
-print(
-    f"{len(features)} training images, {features.shape[1]} features, {len(test)} test images"
-)
-print(
-    f"validation accuracy {accuracy(layer):.3f} on {len(ready.validation_labels)} images"
-)
+# %% mystnb={"figure": {"caption": "Test images with the three training images that help their prediction most and the three that harm it most. Below each, its influence in thousandths of a nat.", "name": "influential"}, "image": {"alt": "Three rows, each a test digit followed by six training digits: three that help, which are of the predicted class, and three that harm, which are of the other class or badly written."}}
+influence = layer.influence(phi, y)  # (test images, training images)
+strongest = influence.abs().amax(1).topk(3).indices
+order = influence[strongest].argsort(1, descending=True).cpu()
+columns, notes = {"test": tests[strongest.cpu()]}, {}
+for title, place in {"helps": 0, "harms": -1}.items():
+    for number in (0, 1, 2):
+        column = order[:, place + (number if place == 0 else -number)]
+        values = 1000 * influence[strongest.cpu(), column]
+        columns[f"{title} {number + 1}"] = training[column]
+        notes[f"{title} {number + 1}"] = [f"{v:+.2g}" for v in values]
+rows = [f"seen as {names[k]}" for k in y[strongest].tolist()]
+plot.grid(columns, rows=rows, notes=notes)
+plt.show()
 
 # %% [markdown]
 # ## What influence is
@@ -129,66 +135,40 @@ print(
 #
 # For a softmax layer $g = (p - e_y)\,\phi^\top$, and everything is in closed form. Ten lines by automatic differentiation, without any closed form:
 
-# %%
+# %% tags=["nbval-check-output"]
+from torch.nn.functional import cross_entropy, pad
+
 few = slice(0, 2)
-inputs, tests = (
-    pad(part.double(), (0, 1), value=1.0)
-    for part in (features, test_features[few])
-)
-
-
-def loss(theta):
-    return (
-        cross_entropy(inputs @ theta.view(2, -1).T, labels)
-        + l2 / 2 * theta.square().sum()
-    )
+inputs = pad(features.double(), (0, 1), value=1.0)  # the bias's feature
+asking = pad(phi[few].double(), (0, 1), value=1.0)
 
 
 def losses(theta, x, y):
     return cross_entropy(x @ theta.view(2, -1).T, y, reduction="none")
 
 
-theta = layer.theta.flatten()
-H = torch.autograd.functional.hessian(loss, theta)
-g_train = torch.autograd.functional.jacobian(
+def loss(theta):
+    penalty = l2 / 2 * theta.square().sum()
+    return losses(theta, inputs, labels).mean() + penalty
+
+
+theta, derivatives = layer.theta.flatten(), torch.autograd.functional
+H = derivatives.hessian(loss, theta)
+g_train = derivatives.jacobian(
     lambda t: losses(t, inputs, labels), theta
 )
-g_test = torch.autograd.functional.jacobian(
-    lambda t: losses(t, tests, test_labels[few]), theta
+g_test = derivatives.jacobian(
+    lambda t: losses(t, asking, y[few]), theta
 )
 by_hand = g_test @ torch.linalg.solve(H, g_train.T) / len(labels)
 
-# (test images, training images)
-influence = layer.influence(test_features, test_labels)
-error = (by_hand - influence[few]).abs().max() / by_hand.abs().max()
-print(f"agrees with the package to 1e-10: {bool(error < 1e-10)}")
+off = (by_hand - influence[few]).abs().max() / by_hand.abs().max()
+print(f"agrees with the package to 1e-10: {bool(off < 1e-10)}")
 
 # %% [markdown]
-# ## The training images behind a prediction
-
-# %% mystnb={"figure": {"caption": "Test images with their three most helpful and three most harmful training images. Below each, its influence in thousandths of a nat.", "name": "influential"}, "image": {"alt": "Three rows, each a test picture followed by six training pictures, three that help and three that harm."}} tags=["hide-input"]
-shown = (influence.abs().amax(1)).topk(3).indices
-order = influence[shown].argsort(1, descending=True).cpu()
-columns, notes = {"test": test.images[shown.cpu()]}, {}
-for title, places in (("helps", (0, 1, 2)), ("harms", (-1, -2, -3))):
-    for number, place in enumerate(places, 1):
-        name = f"{title} {number}"
-        columns[name] = training.images[order[:, place]]
-        notes[name] = [
-            f"{1000 * influence[t, i].item():+.2f}"
-            for t, i in zip(shown, order[:, place], strict=True)
-        ]
-plot.grid(
-    columns,
-    rows=[test.class_names[k] for k in test_labels[shown].tolist()],
-    notes=notes,
-)
-plt.show()
-
-# %% [markdown]
-# Two factors make a training image influential: a large residual $p_i - e_{y_i}$ and features that $H^{-1}$ finds similar. Hard images near the boundary have
-# the first for every test image, and so come up again and again. *Relative* influence ([Barshan et al. 2020](../book/bibliography.md)) divides by how much an image moves its own loss
-# (last exercise).
+# Two factors make a training image influential: a large residual $p_i - e_{y_i}$, and features that $H^{-1}$ finds similar to the test image's. Hard images near
+# the boundary have the first for every test image, and so come up again and again. *Relative* influence
+# ([Barshan et al. 2020](../book/bibliography.md)) divides by how much an image moves its own loss (last exercise).
 #
 # ## Is it true?
 #
@@ -198,312 +178,295 @@ plt.show()
 #
 # $$\mathrm{infl}^{\text{corrected}}(i, t) = \frac{\mathrm{infl}(i, t)}{1 - h_i}, \qquad h_i = \tfrac1n\, w_i\, \phi_i^\top H^{-1} \phi_i .$$
 #
-# The correction costs nothing.
-#
+# The correction costs nothing. Each test image gets its own correlation and its own slope of truth on promise: its influences and another image's may differ by
+# orders of magnitude, and one line through all pairs would be the line of the image with the largest.
+
+# %%
+asked = slice(0, 30)
+
+
+def line(promised, true):
+    """Of every test image: correlation, slope of truth on promise."""
+    x, y = (
+        part - part.mean(1, keepdim=True) for part in (promised, true)
+    )
+    xy, xx, yy = (x * y).sum(1), x.square().sum(1), y.square().sum(1)
+    return xy / (xx * yy).sqrt(), xy / xx
+
+
+def checked(layer):
+    """Changes of the loss by leaving one image out: promised, true."""
+    tests = phi[asked], layer.logits(phi[asked]).argmax(1)
+    left_out = layer.leverage().argsort()[::8]  # one in eight
+    promised = {
+        name: layer.influence(*tests, corrected=corrected)[:, left_out]
+        for name, corrected in {"": False, "_corrected": True}.items()
+    }
+    return promised, layer.leave_one_out(*tests, left_out), left_out
+
+
+def lines(promised, true):
+    """A row for each test image."""
+    columns = {}
+    for end, changes in promised.items():
+        r, slope = line(changes, true)
+        columns |= {f"r{end}": r.cpu(), f"slope{end}": slope.cpu()}
+    return pd.DataFrame(columns)
+
+
+promised, true, left_out = checked(layer)
+per_image = lines(promised, true)
+
+# %% [markdown]
 # **Predict.** Plain influence leaves the image in the Hessian that is to tell what its absence does. Will it promise too large a change or too small a
 # one? Will the correlation between promise and truth notice?
 
-# %% mystnb={"figure": {"caption": "Predicted against true change of the test loss when one training image is left out and the layer is trained again. Left: influence. Right: divided by one minus the leverage. Dashed: equality.", "name": "leave-one-out"}, "image": {"alt": "Two scatter plots along a diagonal; on the left the points leave the dashed line where changes are large, on the right they follow it more closely."}} tags=["hide-input"]
-asked = slice(0, 8)
-left_out = torch.arange(len(labels))[
-    :: 2 if profile == "fast" else 20
-].to(device)
-truth = layer.leave_one_out(
-    test_features[asked], test_labels[asked], left_out
-).cpu()
-agreement = {}
-figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.6), sharey=True)
-for axes, corrected in zip(panels, (False, True), strict=True):
-    predicted = layer.influence(
-        test_features[asked], test_labels[asked], corrected=corrected
-    )[:, left_out].cpu()
-    x, y = predicted.flatten(), truth.flatten()
-    slope = ((x - x.mean()) * y).sum() / (x - x.mean()).square().sum()
-    agreement[corrected] = (
-        torch.corrcoef(torch.stack([x, y]))[0, 1].item(),
-        slope.item(),
-    )
-    axes.plot(x, y, ".", markersize=4, alpha=0.5)
-    axes.axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1)
-    axes.set(
-        title="leverage corrected" if corrected else "influence",
-        xlabel="predicted change of the loss",
-    )
-panels[0].set_ylabel("change after retraining")
+# %% mystnb={"code_prompt_show": "Look: promise and truth", "code_prompt_hide": "Fold", "figure": {"caption": "Change of a test loss when one training image is left out and the layer trained again, over the change that influence promised, against the leverage of that image; for ten test images. Left: influence, and 1 / (1 - leverage) dashed. Right: divided by one minus the leverage.", "name": "leave-one-out"}, "image": {"alt": "Two clouds of dots against the leverage on a logarithmic axis. On the left they rise from one along a dashed curve, on the right they stay around one; both spread as the leverage grows."}} tags=["hide-output", "nbval-check-output"]
+figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
+leverage = layer.leverage()[left_out].cpu()
+factors = {
+    "influence": 1 / (1 - leverage),
+    "corrected": 1 + 0 * leverage,
+}
+pairs = zip(panels, promised.values(), factors.items(), strict=True)
+for axes, changes, (title, factor) in pairs:
+    ratios = (true / changes)[:10].T.cpu()
+    axes.plot(leverage, ratios, ".", color="C0", markersize=3)
+    axes.plot(leverage, factor, "k--")
+    axes.set(title=title, xlabel="leverage", xscale="log", ylim=(0, 3))
+panels[0].set_ylabel("true change over promised")
 plt.show()
-
-# %% tags=["nbval-check-output", "hide-input"]
-rows = [
-    [
-        "leverage corrected" if corrected else "influence",
-        f"{r:.3f}",
-        f"{slope:.2f}",
-    ]
-    for corrected, (r, slope) in agreement.items()
-]
-chapter.Table(
-    [
-        f"{truth.numel()} pairs",
-        "Pearson r",
-        "slope of truth on prediction",
-    ],
-    rows,
-)
+for end in promised:
+    slope = per_image[f"slope{end}"]
+    print(f"slope{end}: {slope.mean():.2f} on average,", end=" ")
+    print(f"from {slope.min():.2f} to {slope.max():.2f}")
+    print(f"    median correlation {per_image[f'r{end}'].median():.3f}")
+squares = true.square().sum(1)
+share = squares.max() / squares.sum()
+print(f"one test image has {share:.0%} of all squares")
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
 #
-# Too small: an image in the training set holds the fit in place, and the Hessian still counts that grip. So the slope of truth on prediction lies above one
-# in the first row, and nearer to one in the second. A correlation is the same for a prediction and for half of it, which is why this table has two columns.
+# Too small, by a factor of 1.22 on average: an image in the training set holds the fit in place, and the Hessian still counts that grip. Divided by one minus the leverage the
+# promise is right to 1.01. The correlation hardly notices, .996 before and .999 after, because it is the same for a promise and for half of it: that is why the slope stands
+# beside it. One of the thirty images has 30% of all squares, so a single line through all pairs would be its line more than anyone's.
 #
 # </details>
 
 # %% [markdown]
-# Koh and Liang report a correlation of .86 for a convolutional network. The last layer alone is a convex problem, and the agreement here is a statement about
-# that problem only. How far the leverages are from zero decides how wrong the first-order size is: with fewer images than features
-# they can approach one, and the slope of plain influence leaves one by far (first exercise). What the correction leaves over is the curvature of the
-# loss beyond second order: one Newton step is not a whole retraining when a single image matters much.
+# Does that hang on the training images, or on the penalty? The same for five random halves of the training images, and for other penalties:
+
+# %% tags=["nbval-check-output"]
+rows = []
+for strength in (1.0, 0.1, 0.01):
+    for draw in range(5):
+        generator = torch.Generator().manual_seed(1000 * seed + draw)
+        half = torch.randperm(len(labels), generator=generator)
+        half = half[: len(labels) // 2].to(device)
+        fitted = LastLayerInfluence(
+            features[half], labels[half], l2=strength, num_classes=2
+        )
+        found = lines(*checked(fitted)[:2])
+        worst = fitted.leverage().max().item()
+        rows.append(
+            {**found.median(), "l2": strength, "leverage": worst}
+        )
+columns = ["r", "slope", "r_corrected", "slope_corrected", "leverage"]
+chapter.means(pd.DataFrame(rows), ["l2"], columns)
+
+# %% [markdown]
+# Divided by one minus the leverage, a single promise comes true whatever the penalty; plain influence is off by a factor of 1.76 where the penalty is weak and single
+# images have leverages up to .82. Koh and Liang report a correlation of .86 for a convolutional network trained as a whole. The last layer alone is a convex
+# problem, and the agreement here is a statement about that problem only.
 #
 # ## Finding wrong labels
 #
 # Flip a tenth of the training labels. Somebody has time to check the images one by one; in which order? Koh and Liang's answer: by
 # [*self-influence*](../book/glossary.md#self-influence), how much an image lowers its own loss. Compare with the plain training loss, the leverage, and chance.
 
-# %% tags=["hide-input"]
-seeds = range(10)
+# %%
 shares = torch.linspace(0, 1, 41)
-found = {
-    name: []
-    for name in (
-        "self-influence",
-        "training loss",
-        "leverage",
-        "chance",
-    )
-}
-auc = {name: [] for name in found}
-for trial in seeds:
-    generator = torch.Generator().manual_seed(1000 * seed + trial)
-    flipped = torch.randperm(len(labels), generator=generator)[
-        : len(labels) // 10
-    ]
+curves, areas = [], []
+for draw in range(10):
+    generator = torch.Generator().manual_seed(1000 * seed + draw)
+    order = torch.randperm(len(labels), generator=generator)
+    flipped = order[: len(labels) // 10].to(device)
     wrong = labels.clone()
     wrong[flipped] = 1 - wrong[flipped]
     fitted = LastLayerInfluence(features, wrong, l2=l2, num_classes=2)
+    logits = fitted.logits(features)
     scores = {
         "self-influence": fitted.self_influence(),
-        "training loss": cross_entropy(
-            fitted.logits(features), wrong, reduction="none"
-        ),
+        "training loss": cross_entropy(logits, wrong, reduction="none"),
         "leverage": fitted.leverage(),
         "chance": torch.rand(len(labels), generator=generator),
     }
-    is_flipped = torch.zeros(len(labels)).index_fill_(0, flipped, 1.0)
+    found = {}
     for name, score in scores.items():
-        hits = pad(
-            is_flipped[score.cpu().argsort(descending=True)].cumsum(0),
-            (1, 0),
-        ) / len(flipped)
-        found[name].append(hits[(shares * len(labels)).round().long()])
-        auc[name].append(hits.mean().item())
+        checked_first = score.to(device).argsort(descending=True)
+        hits = torch.isin(checked_first, flipped).double().cumsum(0)
+        found[name] = pad(hits / len(flipped), (1, 0)).cpu()
+    curves.append(found)
+    areas.append({name: c.mean().item() for name, c in found.items()})
+areas = pd.DataFrame(areas)
 
-# %% mystnb={"figure": {"caption": "Share of the flipped labels found against the share of training images checked, in the order given by four scores. Bands are 95 % intervals over ten draws of flips.", "name": "mislabels"}, "image": {"alt": "Two curves rise steeply and together, for self-influence and training loss; the leverage lies below them, chance on the diagonal."}} tags=["hide-input"]
-figure, axes = plt.subplots(figsize=(5.6, 3.6))
-for name, curves in found.items():
-    plot.curve(
-        axes,
-        shares.tolist(),
-        torch.stack(curves, 1),
-        label=name,
-        style={
-            "markevery": [],
-            "linestyle": "--" if name == "training loss" else "-",
-        },
-    )
-axes.set(
-    xlabel="share of images checked", ylabel="share of flips found"
-)
-axes.legend(fontsize=9)
+# %% mystnb={"figure": {"caption": "Left: share of the flipped labels found against the share of training images checked, in the order given by four scores. Right: what self-influence finds more than the training loss. Means over ten draws of flips with 95 % intervals.", "name": "mislabels"}, "image": {"alt": "Left: one steep curve for self-influence and training loss, which coincide; the leverage below, chance on the diagonal. Right: their difference, which dips a tenth below zero where a tenth of the images is checked and is zero elsewhere."}}
+at = (shares * len(labels)).round().long()
+drawn = {
+    name: torch.stack([found[name][at] for found in curves], 1)
+    for name in areas
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4))
+plain = {"marker": ""}
+for name in ("self-influence", "leverage", "chance"):
+    plot.curve(left, shares, drawn[name], label=name, style=plain)
+left.text(0.2, 0.8, "self-influence and\ntraining loss", color="C0")
+left.text(0.16, 0.56, "leverage", color="C1")
+left.text(0.6, 0.42, "chance", color="C2")
+left.set(ylabel="share of flips found")
+more = drawn["self-influence"] - drawn["training loss"]
+plot.curve(right, shares, more, label="difference", style=plain)
+right.axhline(0, color="0.5", linestyle="--")
+right.set(ylabel="found more than by the loss", ylim=(-0.15, 0.05))
+for axes in (left, right):
+    axes.set_xlabel("share of images checked")
 plt.show()
 
-# %% tags=["nbval-check-output", "hide-input"]
-area = {
-    name: torch.tensor(values, dtype=torch.float64)
-    for name, values in auc.items()
-}
-gain = mean_interval(
-    area["self-influence"]
-    - torch.maximum(area["training loss"], area["chance"])
+# %% tags=["nbval-check-output"]
+better = areas["self-influence"] - areas[
+    ["training loss", "chance"]
+].max(axis=1)
+areas["self-influence, less the better of loss and chance"] = better
+stored_areas = stored("mislabel-laptop").pivot(
+    index="image", columns="order", values="auc"
 )
-rows = [
-    [name, *(f"{value:.3f}" for value in mean_interval(values))]
-    for name, values in area.items()
-]
-display_gain = [f"{value:+.3f}" for value in gain]
-rows.append(
-    [
-        "self-influence minus the better of loss and chance",
-        *display_gain,
-    ]
-)
-chapter.Table(["area under the curve", "mean", "from", "to"], rows)
+others = stored_areas[["loss", "random"]].max(axis=1)
+gain = (stored_areas.self_influence - others).mean()
+print(f"on the stored flowers self-influence gains {gain:+.3f}")
+areas = areas.melt(var_name="order", value_name="area under the curve")
+three = {"area under the curve": 3}
+chapter.means(areas, ["order"], list(three), digits=three)
 
 # %% [markdown]
-# The last line is the statistic of claim I4: its interval has to lie above zero for influence to be *better* than simply looking at the
-# loss. Whatever the sign, the distance between the two upper curves is small against their distance to chance: an image with a large
-# residual is found by both.
+# The last line is the statistic of claim I4: on these digits self-influence finds the flips a little later than the plain loss does, by -.003 of the area, on the flowers a little earlier, by +.003. Both
+# can be told from zero, and neither is a reason to compute a Hessian: an image with a large residual is found by both.
 #
 # ## The attack
 #
 # Now perturb the test image, $\|\delta\|_\infty \le \epsilon$, one step along a sign (the paper's eq. 2). $S$ are the three most influential
-# training images, and $u_i = H^{-1} g_i$ does not depend on the test image:
+# training images, those that help most, and $u_i = H^{-1} g_i$ does not depend on the test image:
 #
-# $$\delta = -\epsilon\, \mathrm{sign}\Bigl(\nabla_{x}\, \sum_{i \in S} g_t(x)^\top u_i \Bigr).$$
+# $$
+# \begin{aligned}
+# \delta &= \epsilon\, \mathrm{sign}\Bigl(\nabla_{x} \sum_{i \in S} \mathcal I_{\text{up,loss}}(i, x)\Bigr)\\
+# &= -\epsilon\, \mathrm{sign}\Bigl(\nabla_{x}\, \sum_{i \in S} g_t(x)^\top u_i \Bigr).
+# \end{aligned}
+# $$
 #
-# Two details decide whether this does what it should. The *sign*: eq. 1 carries a minus, and $+\mathrm{sign}(\nabla \mathcal I)$ as printed
-# would raise helpfulness; here the sum of helpful influences is to go down. And the *label* $y_t$ in $g_t$ is fixed to the prediction
-# before the attack, or a flip would reverse all signs. The gradient is a formula in feature space followed by one backward pass
-# through the network.
+# Both lines say one thing: a helpful image has a negative $\mathcal I_{\text{up,loss}}$, and raising it toward zero takes its helpfulness away. One detail
+# decides whether this does what it should: the label $y_t$ in $g_t$ is fixed to the prediction before the attack, or a flip would reverse all signs. The gradient is a
+# formula in feature space followed by one backward pass through the network.
 
-# %%
-epsilons = [
-    e / 255
-    for e in (
-        (13.0, 26.0, 51.0)
-        if profile == "fast"
-        else (1.0, 2.0, 4.0, 8.0)
-    )
-]
-attacked_images = slice(0, 24)
-images = test.images[attacked_images].to(device)
-phi, y = test_features[attacked_images], test_labels[attacked_images]
-before = layer.influence(phi, y)
+# %% tags=["nbval-check-output"]
+from fragility.influence.attack import lower_influence, sign_attack
+
+sizes = (8, 16, 32) if profile == "fast" else (2, 4, 8)  # of 255
+epsilon = sizes[-1] / 255
+images, seen, said = tests[:24].to(device), phi[:24], y[:24]
+before = layer.influence(seen, said)
 top = before.topk(3).indices
 
 x = images.clone().requires_grad_()
-summed = layer.influence(ready.backbone(x), y).gather(1, top).sum()
-by_hand = (
-    images - epsilons[-1] * torch.autograd.grad(summed, x)[0].sign()
-).clamp(0, 1)
+helpfulness = layer.influence(backbone(x), said).gather(1, top).sum()
+(slope,) = torch.autograd.grad(helpfulness, x)
+by_hand = (images - epsilon * slope.sign()).clamp(0, 1)
 
-objective = lower_influence(layer, y, layer.parameter_change(top))
+objective = lower_influence(layer, said, layer.parameter_change(top))
 attacked = sign_attack(
-    ready.backbone,
-    layer,
-    images,
-    objective=objective,
-    epsilon=epsilons[-1],
+    backbone, layer, images, objective=objective, epsilon=epsilon
 )
 kept = attacked.labels_kept
-same = (
-    ((by_hand - attacked.images).abs().amax((1, 2, 3)) < 1e-6)[kept]
-    .double()
-    .mean()
-    .item()
-)
-print(
-    f"label kept on {int(kept.sum())} of {len(images)} images;\nsame picture as by hand on {same:.0%} of those"
-)
+same = (by_hand - attacked.images).abs().amax((1, 2, 3)) < 1e-6
+print(f"label kept on {int(kept.sum())} of {len(images)} images,")
+print(f"the same picture as by hand on {int((same & kept).sum())}")
+seen_after = see(attacked.images)
+after = layer.influence(seen_after, said)
+left = after.gather(1, top).sum(1) < before.gather(1, top).sum(1)
+print(f"the three help less than before on {int((left & kept).sum())}")
 
-# %% mystnb={"figure": {"caption": "Two test images before and after the attack, each with the training images that help most. Every prediction is the same before and after; below the test images its probability, below the others their influence in thousandths.", "name": "influence-before-after"}, "image": {"alt": "Four rows: a test picture with its three most helpful training pictures, and the changed picture below it with partly different ones."}} tags=["hide-input"]
-with torch.no_grad():
-    after_features = ready.backbone(attacked.images)
-after = layer.influence(after_features, y)
-changed = (
-    1
-    - top_k_intersection(before, after, 3)
-    + 0.01 * (1 - spearman(before, after))
-).where(kept, -1.0)
-columns = {
-    name: [] for name in ("test", "helps 1", "helps 2", "helps 3")
-}
-notes = {name: [] for name in columns}
-for row in changed.topk(2).indices.tolist():
-    pictures = (
-        (images, attacked.confidence_before, before),
-        (attacked.images, attacked.confidence_after, after),
-    )
-    for picture, confidence, values in pictures:
-        columns["test"].append(picture[row].cpu())
-        notes["test"].append(f"p = {confidence[row].item():.4f}")
-        for number, i in enumerate(
-            values[row].topk(3).indices.tolist(), 1
+# %% mystnb={"figure": {"caption": "Two test images before and after the attack, each with the training images that help most. Every prediction is the same before and after; below the test images its probability, below the others their influence in thousandths of a nat.", "name": "influence-before-after"}, "image": {"alt": "Four rows: a test digit with its three most helpful training digits, and the changed digit, speckled with grey, below it with other ones."}}
+from fragility.similarity import spearman, top_k_intersection
+
+replaced = (1 - top_k_intersection(before, after, 3)).where(kept, -1.0)
+columns, notes = {}, {}
+for rank in range(-1, 3):
+    name = "test" if rank < 0 else f"helps {rank + 1}"
+    columns[name], notes[name] = [], []
+    for row in replaced.topk(2).indices.tolist():
+        for picture, p, values in (
+            (images, attacked.confidence_before, before),
+            (attacked.images, attacked.confidence_after, after),
         ):
-            columns[f"helps {number}"].append(training.images[i])
-            notes[f"helps {number}"].append(
-                f"{1000 * values[row, i].item():.2g}"
+            i = values[row].topk(3).indices[rank].item()
+            shown = picture[row].cpu() if rank < 0 else training[i]
+            value = f"{1000 * values[row, i]:.2g}"
+            columns[name].append(shown)
+            notes[name].append(
+                f"p = {p[row]:.4f}" if rank < 0 else value
             )
 columns = {name: torch.stack(part) for name, part in columns.items()}
 plot.grid(columns, rows=["before", "after"] * 2, notes=notes)
 plt.show()
 
+# %% [markdown]
+# How far does it get beyond noise? The same pixels moved up or down at random are the yardstick, as in [chapter 2](02_attacks.ipynb). An image whose prediction
+# changes under noise has no comparison to offer: counted as unchanged it would flatter the noise, so it is left out here, and the table says how many remain.
 
-# %% tags=["hide-input"]
-def outcome(condition, epsilon, layer=layer):
-    """Perturb the test images; rank correlation, top-5 overlap, ratio of the top 3, labels kept: (4, B)."""
-    draws = [
-        torch.Generator().manual_seed(1000 * seed + row)
-        for row in range(len(images))
-    ]
-    noise = [
-        random_sign(image[None], epsilon, generator=draw)
-        for image, draw in zip(images, draws, strict=True)
-    ]
-    found = study.perturb(
-        condition,
-        ready.backbone,
-        layer,
-        images,
-        phi,
-        epsilon,
-        torch.cat(noise),
+# %% mystnb={"figure": {"caption": "Rank correlation of all influences and overlap of the five most helpful training images, before and after, against epsilon. Means over the test images that keep their label, with 95 % intervals.", "name": "influence-curves"}, "image": {"alt": "Two panels against epsilon from 8 to 32. The rank correlation falls alike under random signs and under the attack; the overlap of the top five falls faster under the attack."}} tags=["nbval-check-output"]
+from fragility.attack import random_sign
+from fragility.study.influence.influence_attack import perturb
+
+
+def outcome(condition, size, layer=layer):
+    """A row for each test image, changed in one of four ways."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = random_sign(images, size / 255, generator=generator)
+    step = perturb(
+        condition, backbone, layer, images, seen, size / 255, draw
     )
-    y = layer.logits(phi).argmax(1)
-    old = layer.influence(phi, y)
-    with torch.no_grad():
-        new = layer.influence(ready.backbone(found.images), y)
+    y = layer.logits(seen).argmax(1)
+    old = layer.influence(seen, y)
+    new = layer.influence(see(step.images), y)
     best = old.topk(3).indices
-    ratio = new.gather(1, best).sum(1) / old.gather(1, best).sum(1)
-    return torch.stack(
-        [
-            spearman(old, new),
-            top_k_intersection(old, new, 5),
-            ratio,
-            found.labels_kept.double(),
-        ]
-    ).cpu()
+    three = (part.gather(1, best).sum(1).cpu() for part in (new, old))
+    rows = {
+        "spearman": spearman(old, new).cpu(),
+        "top5_overlap": top_k_intersection(old, new, 5).cpu(),
+        "ratio": torch.div(*three),
+        "labels_kept": step.labels_kept.cpu(),
+    }
+    return pd.DataFrame(rows).assign(condition=condition, epsilon=size)
 
 
-curves = {
-    (name, e): outcome(name, e)
-    for name in ("random", "eq2")
-    for e in epsilons
-}
-
-# %% mystnb={"figure": {"caption": "Rank correlation of all influences and overlap of the five most helpful training images, before and after, against epsilon. Bands are 95 % intervals over test images; images that lose their label count as unchanged.", "name": "influence-curves"}, "image": {"alt": "Two panels against epsilon: both measures fall faster under the attack than under random signs."}} tags=["hide-input"]
-figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.3))
-for row, (axes, title) in enumerate(
-    zip(
-        panels,
-        ("Spearman correlation", "overlap of the top 5"),
-        strict=True,
-    )
-):
-    for name, label in (
-        ("random", "random sign"),
-        ("eq2", "attack, eq. 2"),
-    ):
-        plot.curve(
-            axes,
-            [255 * e for e in epsilons],
-            torch.stack([curves[name, e][row] for e in epsilons]),
-            label=label,
-        )
-    axes.set(title=title, xlabel="epsilon (of 255)", ylim=(None, 1.02))
-panels[0].legend(fontsize=9)
+against_noise = pd.concat(
+    outcome(condition, size)
+    for condition in ("random", "eq2")
+    for size in sizes
+)
+alike = ["spearman", "top5_overlap"]
+stay = against_noise.query("labels_kept")
+plot.curves(stay, "epsilon", values=alike, hue="condition")
 plt.show()
+chapter.means(
+    against_noise.query("labels_kept"), ["condition", "epsilon"], alike
+)
 
 # %% [markdown]
+# At $8/255$ the ranking hardly moves, by noise or by attack. At $32/255$ the attack is no better than noise at changing all ranks, .82 against .79; what it does better
+# is what it aims at, the leaders: .55 of the five most helpful images stay, under noise .73. On white paper with a black pen noise is a strong opponent; on photographs (below)
+# it is a weak one.
+#
 # ## Eq. 2, taken apart
 #
 # In the binary case influence is a product. With $p$ the probability of class 1 and $u$ the difference of $U$'s two rows,
@@ -511,201 +474,183 @@ plt.show()
 # $$\mathrm{infl}(x) = (p(x) - y)\; \phi(x)^\top u .$$
 #
 # There are two ways to make it small: change what the features resemble, the second factor, or simply make the network *more sure*, the
-# first.
+# first. So compare eq. 2 with raising the confidence and nothing else; with the residual $p - y$ held fixed while the gradient is taken, which leaves only the features;
+# and with noise. Since an image without its label counts as unchanged in the paper's code, the means are shown both ways.
 #
 # **Predict.** Raise the network's confidence and do nothing else. What becomes of the influence of every training image? Can the first factor, by
 # itself, change their ranking? And which of the two does eq. 2 do?
-#
-# Compare it with raising the confidence and nothing else, with the residual $p - y$ held fixed while the gradient is taken, and
-# with noise, for several penalties $\lambda$.
 
-# %% tags=["nbval-check-output", "hide-input"]
-titles = {
-    "random": "random signs",
-    "eq2": "eq. 2",
-    "confidence": "raise the confidence only",
-    "frozen_residual": "eq. 2, residual frozen",
-}
+# %%
+conditions = ("random", "eq2", "confidence", "frozen_residual")
 rows = []
 for strength in (1e-3, 1e-2, 1e-1):
     other = LastLayerInfluence(
         features, labels, l2=strength, num_classes=2
     )
-    for condition, title in titles.items():
-        rho, overlap, ratio, stayed = outcome(
-            condition, epsilons[-1], other
+    rows += [
+        outcome(condition, sizes[-1], other).assign(l2=strength)
+        for condition in conditions
+    ]
+apart = pd.concat(rows)
+
+# %% mystnb={"code_prompt_show": "Look: four ways to change a test image", "code_prompt_hide": "Fold", "figure": {"caption": "What four changes of the same size leave of the ranking, for three penalties. Filled: means over the images that keep their label. Hollow, joined to them: the same with images that lost it counted as unchanged.", "name": "taken-apart"}, "image": {"alt": "Two panels with three groups of four lines. In every group the marks of eq. 2 and of raising the confidence lie on top of each other. With the residual frozen the filled mark lies far to the left and the hollow one to the right."}} tags=["hide-output", "nbval-check-output"]
+from fragility.titles import TITLES
+
+figure, panels = plt.subplots(1, 2, figsize=(8.4, 4), sharey=True)
+keys = [(l2, c) for l2 in sorted({*apart.l2}) for c in conditions]
+for axes, value in zip(panels, alike, strict=True):
+    for line_at, (strength, condition) in enumerate(keys):
+        part = apart[apart.l2 == strength].query(
+            "condition == @condition"
         )
-        cells = [
-            f"{rho.mean():.2f}",
-            f"{overlap.mean():.2f}",
-            f"{ratio.median():.2g}",
-            f"{stayed.mean():.0%}",
+        ends = [
+            rows[value].mean()
+            for rows in (part, part.query("labels_kept"))
         ]
-        rows.append([f"l2 {strength:g}, {title}", *cells])
-chapter.Table(
-    [
-        "",
-        "Spearman",
-        "top-5 overlap",
-        "top-3 ratio (median)",
-        "label kept",
-    ],
-    rows,
-)
+        color = f"C{conditions.index(condition)}"
+        axes.plot(ends, [line_at] * 2, color=color)
+        axes.plot(ends[0], line_at, "o", color=color, mfc="white")
+        axes.plot(ends[1], line_at, "o", color=color)
+    axes.set_xlabel(TITLES[value])
+marks = [f"{l2:g}, {TITLES[c]}" for l2, c in keys]
+panels[0].set_yticks(range(len(keys)), marks)
+panels[0].invert_yaxis()
+panels[0].set_ylabel("penalty, change")
+plt.show()
+for condition in conditions:
+    part = apart.query("l2 == .01 and condition == @condition")
+    stay = part.query("labels_kept")
+    share = len(stay) / len(part)
+    print(f"{TITLES[condition]}: label kept on {share:.0%},")
+    print(
+        f"    helpfulness of the top 3 times {stay.ratio.median():.2g}"
+    )
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
 #
-# As $p \to y$ the first factor goes to zero and takes *every* influence with it: see how small the ratios of the third line of each block are. It is the same
-# factor for all training images, so that it cannot change a rank; what moves the ranks in that line is that the features move along with the confidence.
+# Both eq. 2 and raising the confidence leave a six-hundredth of the helpfulness of the top three, and in both panels their marks coincide: as $p \\to y$ the first factor takes
+# *every* influence with it. It is the same factor for all training images, so it cannot change a rank; what moves the ranks is that the features move along. So eq. 2 is mostly a
+# way of raising the confidence. Only with the residual frozen do the features turn, until the helpful images harm; then 58% keep their label, and the others were explained by another class.
 #
 # </details>
 
 # %% [markdown]
-# Compare the second line of each block with the third. As far as they agree, eq. 2 is a way of raising the confidence: the ratio of the top-3
-# influence goes to zero because *every* influence does. With the residual frozen the gradient has to go through the features, the ratio may turn negative,
-# and the label is at risk more often. A falling *sum* of influences is thus no evidence that the explanation changed; the ranks are.
+# A falling *sum* of influences is thus no evidence that the explanation changed; the ranks are. And the hollow marks say why the label matters: with the residual
+# frozen most images lose it, and "unchanged" is what the count calls them.
 #
 # ## Was the explanation wrong?
 #
 # After the attack other training images are named. Are they the wrong ones? That can be asked of the truth: leave images out, train again, and look at
 # the loss of the *changed* picture.
 
-# %% tags=["nbval-check-output", "hide-input"]
-chosen = torch.where(kept)[0][:6]
-sample = torch.arange(len(labels))[
-    :: 4 if profile == "fast" else 25
-].to(device)
-true_before = layer.leave_one_out(phi[chosen], y[chosen], sample)
-true_after = layer.leave_one_out(
-    after_features[chosen], y[chosen], sample
+# %% tags=["nbval-check-output"]
+chosen = kept.nonzero().flatten()[:6]
+sample = torch.arange(0, len(labels), 8).to(device)
+promised, promised_after = (
+    values[chosen][:, sample] for values in (before, after)
+)
+true, true_after = (
+    layer.leave_one_out(part[chosen], said[chosen], sample)
+    for part in (seen, seen_after)
 )
 pairs = {
-    "influence and retraining, original image": (
-        before[chosen][:, sample],
-        true_before,
-    ),
-    "influence and retraining, changed image": (
-        after[chosen][:, sample],
-        true_after,
-    ),
-    "influence before and after the attack": (
-        before[chosen][:, sample],
-        after[chosen][:, sample],
-    ),
-    "retraining before and after the attack": (true_before, true_after),
+    "promise and truth, original image": (promised, true),
+    "promise and truth, changed image": (promised_after, true_after),
+    "promises before and after the attack": (promised, promised_after),
+    "truths before and after the attack": (true, true_after),
 }
-rows = [
-    [title, f"{spearman(a, b).mean():.2f}"]
-    for title, (a, b) in pairs.items()
+header = [
+    f"{len(chosen)} images, {len(sample)} retrainings",
+    "Spearman",
 ]
 chapter.Table(
-    [f"{len(chosen)} images, {len(sample)} retrainings", "Spearman"],
-    rows,
+    header,
+    [
+        [name, f"{spearman(*two).mean():.2f}"]
+        for name, two in pairs.items()
+    ],
 )
 
 # %% [markdown]
-# If the first two lines are high and the last two agree with one another, the explanation followed the truth: which training images the loss at this picture
-# depends on *did* change. The fragile thing is then the dependence itself, not the formula that reports it.
+# The first two lines are high and the last two agree: the explanation followed the truth. Which training images the loss at this picture
+# depends on *did* change. The fragile thing is the dependence itself, not the formula that reports it.
 #
 # ## Fragile, or only ill-conditioned?
 #
 # With fewer images than parameters and no penalty the Hessian is singular. The released code inverts one: it takes 1,000 images and 2,049 parameters, a damping of zero, and
 # the squared error of a sigmoid. An explanation that changes then need not say anything about networks. A control that costs
-# nothing: perturb the *features* by a relative $10^{-7}$, far less than any image attack, and see whether the ranking survives.
-
-# %% tags=["nbval-check-output", "hide-input"]
-small = torch.arange(0, len(labels), max(1, len(labels) // 40))[:40].to(
-    device
-)
-noise = 1 + 1e-7 * torch.randn(
-    features[small].shape, generator=torch.Generator().manual_seed(seed)
-).double().to(device)
-# a feature that is zero everywhere has no curvature at all
-alive = (features[small] != 0).any(0)
-clean, noise, shown_to = (
-    features[small].double()[:, alive],
-    noise[:, alive],
-    phi[:, alive],
-)
+# nothing: perturb the *features* by a relative $10^{-7}$, far less than any image attack, and see whether the ranking survives. Forty training images,
+# so that there are fewer of them than features:
 
 
-def released(train, dtype, damping=0.0):
-    """The released recipe: squared error of a sigmoid, the Hessian inverted as it is."""
-    x, t = (
-        pad(part.to(dtype), (0, 1), value=1.0)
-        for part in (train, shown_to)
-    )
-    fitted = LastLayerInfluence(
-        train, labels[small], l2=1e-2, num_classes=2
-    ).theta.to(dtype)
-    p, q = (part @ (fitted[1] - fitted[0]) for part in (x, t))
-    p, q = p.sigmoid(), q.sigmoid()
-    slope, bend = p * (1 - p), p * (1 - p)
-    target = labels[small].to(dtype)
-    curvature = bend * (slope - (target - p) * (1 - 2 * p))
-    hessian = 2 * x.T @ (curvature.unsqueeze(1) * x) / len(
-        x
-    ) + damping * torch.eye(x.shape[1], dtype=dtype, device=x.device)
-    g_train = (2 * (p - target) * slope).unsqueeze(1) * x
-    g_test = (2 * (q - y.to(dtype)) * q * (1 - q)).unsqueeze(1) * t
+# %% tags=["nbval-check-output"]
+def released(x, t, damping):
+    """The released recipe: a squared error, its Hessian inverted."""
+    x, t = (pad(part, (0, 1), value=1.0) for part in (x, t))
+    weights = LastLayerInfluence(
+        x[:, :-1], labels[small], l2=1e-2, num_classes=2
+    ).theta.to(x)
+    p, q = ((z @ (weights[1] - weights[0])).sigmoid() for z in (x, t))
+    slope, target = p * (1 - p), labels[small].to(x)
+    bend = slope * (slope - (target - p) * (1 - 2 * p))
+    hessian = 2 * x.T @ (bend.unsqueeze(1) * x) / len(x)
+    hessian += damping * torch.eye(len(hessian)).to(x)
+    g_train = ((p - target) * slope).unsqueeze(1) * x
+    g_test = ((q - said) * q * (1 - q)).unsqueeze(1) * t
     return g_test @ torch.linalg.inv_ex(hessian).inverse @ g_train.T
 
 
-def ours(train, dtype, strength):
-    layer = LastLayerInfluence(
-        train, labels[small], l2=strength, num_classes=2, dtype=dtype
+def ours(x, t, l2):
+    fitted = LastLayerInfluence(
+        x, labels[small], l2=l2, num_classes=2, dtype=x.dtype
     )
-    return layer.influence(shown_to, y)
+    return fitted.influence(t, said)
 
 
+small = torch.arange(0, len(labels), len(labels) // 40).to(device)[:40]
+# a feature that is zero everywhere has no curvature at all
+alive = (features[small] != 0).any(0)
+clean, shown_to = features[small][:, alive], seen[:, alive]
+generator = torch.Generator().manual_seed(seed)
+noise = torch.randn(clean.shape, generator=generator).to(clean)
+recipes = {
+    "released recipe, damping 0": partial(released, damping=0.0),
+    "released recipe, damping 1e-4": partial(released, damping=1e-4),
+}
+for strength in (0.0, 1e-10, 1e-4, 1e-1):
+    recipes[f"l2 {strength:g}"] = partial(ours, l2=strength)
 rows = []
-for title, recipe in (
-    ("released recipe, damping 0", partial(released, damping=0.0)),
-    ("released recipe, damping 1e-4", partial(released, damping=1e-4)),
-    *(
-        (f"l2 {strength:g}", partial(ours, strength=strength))
-        for strength in (0.0, 1e-10, 1e-6, 1e-4, 1e-2, 1e-1)
-    ),
-):
+for title, recipe in recipes.items():
     cells = []
     for dtype in (torch.float64, torch.float32):
+        x, t = clean.to(dtype), shown_to.to(dtype)
         try:
-            shaken = spearman(
-                recipe(clean, dtype), recipe(clean * noise, dtype)
-            ).nanmean()
-            cells.append(
-                f"{shaken:.3f}" if shaken.isfinite() else "no numbers"
-            )
+            shaken = recipe(x * (1 + 1e-7 * noise.to(dtype)), t)
+            rho = spearman(recipe(x, t), shaken).nanmean().item()
+            cells.append(f"{rho:.3f}" if rho == rho else "no numbers")
         except ValueError:
             cells.append("refused")
     rows.append([title, *cells])
-chapter.Table(
-    [
-        f"{len(small)} images; Spearman under 1e-7 of feature noise",
-        "float64",
-        "float32",
-    ],
-    rows,
-)
+header = [f"{len(small)} images, Spearman", "float64", "float32"]
+chapter.Table(header, rows)
 
 # %% [markdown]
-# Where the package can tell that a Hessian is singular in the precision at hand it refuses:
+# The released recipe's ranking does not survive a change of the seventh digit: a rank correlation of .367 in double and -.028 in single precision says that its explanations are rounding. A damping of $10^{-4}$
+# cures it, any penalty does. Where the package can tell that a Hessian is singular in the precision at hand, it refuses:
 
 # %%
 try:
-    LastLayerInfluence(
-        features[small], labels[small], l2=0.0, num_classes=2
-    )
+    ours(clean, shown_to, 0.0)
 except ValueError as error:
-    print(textwrap.fill(f"ValueError: {error}", 76))
+    print(textwrap.fill(f"ValueError: {error}", 72))
 
 # %% [markdown]
 # | the paper | the released code | here |
 # |---|---|---|
 # | cross entropy | squared error of a sigmoid | cross entropy of a softmax |
 # | a Hessian that is inverted | singular, damping 0 | penalised, or refused |
-# | eq. 2, a gradient in the image | three sign steps in feature space | eq. 2 with its sign put right |
+# | eq. 2, a gradient in the image | three sign steps in feature space | eq. 2 |
 # | confidence before and after | prints the size of the perturbation | probability of the label |
 #
 # ## The other side: attacking the training set
@@ -713,221 +658,165 @@ except ValueError as error:
 # The same function, read the other way round. With $g_t$ fixed and the *training* image $x_i$ as the variable, $-\nabla_{x} (g_t^\top H^{-1} g_i(x))$ is
 # the direction in which the training image hurts the test image most, Koh and Liang's $\mathcal I_{\text{pert,loss}}$. After every
 # step the last layer is trained again, so that a flip below is a flip after real training on a set in which one picture is different. How much
-# one picture can do depends on how many there are: the table compares the whole training set with 40 images of it.
+# one picture can do depends on how many there are: the table compares the whole training set with 40 images of it, on the six least certain predictions.
 
-# %% tags=["nbval-check-output", "hide-input"]
-many, scarce = torch.arange(len(labels)).to(device), small
-budgets = [0.5 / 255, 8 / 255, 51 / 255]
-poisonings = {}
-for members in (many, scarce):
-    fitted = LastLayerInfluence(
-        features[members], labels[members], l2=l2, num_classes=2
-    )
-    confidence, predicted = (
-        fitted.logits(test_features).softmax(1).max(1)
-    )
-    targets = confidence.argsort()[
-        :6
-    ].tolist()  # the least certain predictions
-    for budget in budgets:
-        for t in targets:
-            one = slice(t, t + 1)
-            strongest = int(
-                fitted.influence(test_features[one], predicted[one])
-                .abs()
-                .argmax()
+# %% tags=["nbval-check-output"]
+from fragility.influence.attack import training_attack
+
+every = torch.arange(len(labels)).to(device)
+budgets = [0.5 / 255, 8 / 255, 77 / 255]
+poisoned, rows = {}, []
+for budget in budgets:
+    cells = [f"{255 * budget:g}/255"]
+    for members in (every, small):
+        fitted = LastLayerInfluence(
+            features[members], labels[members], l2=l2, num_classes=2
+        )
+        confidence, predicted = fitted.logits(phi).softmax(1).max(1)
+        flips = 0
+        for t in confidence.argsort()[:6].tolist():
+            test = phi[t : t + 1], predicted[t : t + 1]
+            i = int(fitted.influence(*test).abs().argmax())
+            picture = training[members[i : i + 1].cpu()].to(device)
+            found = training_attack(
+                backbone,
+                fitted,
+                picture,
+                i,
+                *test,
+                epsilon=budget,
+                step_size=budget / 4,
+                iterations=5,
             )
-            picture = training.images[
-                members[strongest : strongest + 1].cpu()
-            ].to(device)
-            poisonings[len(members), budget, t] = picture, training_attack(
-                ready.backbone, fitted, picture, strongest, test_features[one], predicted[one],
-                epsilon=budget, step_size=budget / 4, iterations=5,
-            )  # fmt: skip
-
-
-def flips(count, budget):
-    hits = [
-        poison.flipped
-        for (n, size, _), (_, poison) in poisonings.items()
-        if (n, size) == (count, budget)
-    ]
-    return f"{sum(hits)} of {len(hits)}"
-
-
-rows = [
-    [
-        f"{255 * budget:g}/255",
-        *(flips(len(members), budget) for members in (many, scarce)),
-    ]
-    for budget in budgets
+            flips += found.flipped
+            poisoned[len(members), budget, t] = picture, found
+        cells.append(f"{flips} of 6")
+    rows.append(cells)
+header = [
+    "change of one image",
+    "flips, all images",
+    "flips, 40 images",
 ]
-chapter.Table(
-    [
-        "change of one image",
-        *(
-            f"flips, {len(members)} images"
-            for members in (many, scarce)
-        ),
-    ],
-    rows,
-)
+chapter.Table(header, rows)
 
-# %% mystnb={"figure": {"caption": "One training image before and after the attack with the largest budget, the change magnified around grey, and the test image it was made for.", "name": "poison"}, "image": {"alt": "Two rows of four pictures: a training picture, its changed version that looks much alike, the pattern of the change, and the test picture."}} tags=["hide-input"]
-picked = targets[:2]
+# %% mystnb={"figure": {"caption": "One training image before and after the attack with the largest budget on the set of 40, the change magnified around grey, and the test image that it was made for.", "name": "poison"}, "image": {"alt": "Two rows of four pictures: a training digit, the same digit speckled with grey, the pattern of the change, and the test digit."}}
 columns = {"training": [], "changed": [], "change": [], "test": []}
-titles_below = []
-for t in picked:
-    picture, poison = poisonings[len(scarce), budgets[-1], t]
-    image = picture[0].cpu()
-    columns["training"].append(image)
-    columns["changed"].append(poison.image[0].cpu())
-    columns["change"].append(
-        (poison.image[0].cpu() - image) / (2 * budgets[-1]) + 0.5
-    )
-    columns["test"].append(test.images[t])
-    titles_below.append("flipped" if poison.flipped else "not flipped")
-plot.grid(
-    {title: torch.stack(part) for title, part in columns.items()},
-    notes={"test": titles_below},
-)
+notes = []
+for (count, budget, t), (picture, found) in poisoned.items():
+    if count == len(small) and budget == budgets[-1]:
+        changed = found.image.cpu() - picture.cpu()
+        columns["training"].append(picture[0].cpu())
+        columns["changed"].append(found.image[0].cpu())
+        columns["change"].append(changed[0] / (2 * budget) + 0.5)
+        columns["test"].append(tests[t])
+        notes.append("flipped" if found.flipped else "not flipped")
+columns = {
+    name: torch.stack(part[:2]) for name, part in columns.items()
+}
+plot.grid(columns, notes={"test": notes[:2]})
 plt.show()
 
 # %% [markdown]
+# Among 40 images, a change of $8/255$ of one of them is enough for 3 of 6 predictions; among 800 it flips none, and it takes a change that everybody sees. Koh and
+# Liang report that 57 % of 591 test images can be flipped within the rounding of an 8-bit file. Our stored run on the flowers asks the same with 2 steps per image,
+# where theirs takes 100, so its share is a lower bound:
+
+# %% tags=["nbval-check-output"]
+poisoning = stored("poisoning-laptop").query("epsilon == .5")
+steps, n = poisoning.most_iterations.max(), len(poisoning)
+print(f"{poisoning.flipped.sum()} of {n} flipped in {steps} steps")
+favourite = poisoning.training_image.value_counts()
+print(f"{favourite.iloc[0]} of {n} through one and the same image")
+rank = poisoning.confidence_before.rank()
+among = (poisoning.flipped & (rank <= 17)).sum()
+print(f"{among} of the flips are among the 17 least certain tests")
+
+# %% [markdown]
+# So one training image, which the layer finds hard, carries most of these attacks, and what flips are predictions that stood on the edge. An attack with the published number of
+# steps is not stored; until it is, our share says little against the 57 %.
+#
 # ## Deeper than a last layer
 #
 # For all the parameters of a network the loss has no unique minimum, the Hessian may be indefinite, and training does not reach a minimum. [Basu et al. (2021)](../book/bibliography.md) found
-# that influence then loses its accuracy with depth and without weight decay. In miniature, with exact Hessians: networks of
-# 16 inputs, six units a layer, trained on 60 images to a small gradient; each retraining starts from the trained parameters, as in Koh and Liang.
-# A reply to Basu et al. is that such retraining is noisy itself, so the last column retrains twice from slightly
-# shifted parameters *with nothing left out*.
+# that influence then loses its accuracy with depth and without weight decay. In miniature, with an exact Hessian: a network of 16 inputs and two layers of
+# six units, trained on 60 digits to a small gradient; each retraining starts from the trained parameters, as in Koh and Liang.
 
-# %% tags=["nbval-check-output", "hide-input"]
-tiny = load(SOURCES["fast"], "train")
-tiny_x = nn.functional.avg_pool2d(tiny.images, 8).flatten(1).double()
-tiny_train, tiny_y = tiny_x[:60] - tiny_x.mean(0), tiny.labels[:60]
-tiny_test, tiny_test_y = (
-    tiny_x[60:70] - tiny_x.mean(0),
-    tiny.labels[60:70],
+# %% tags=["nbval-check-output"]
+from torch.nn.functional import adaptive_avg_pool2d
+
+from fragility.influence.whole_network import direct, network_influence
+from fragility.study.influence.depth import fit, mlp
+
+digits = datasets.mnist_5k("train", limit=1000)
+pair = (digits.labels == 3) | (digits.labels == 8)
+pixels = adaptive_avg_pool2d(digits.images[pair], 4).flatten(1).double()
+pixels, classes = (
+    pixels - pixels.mean(0),
+    (digits.labels[pair] == 8).long(),
+)
+own, others = (
+    (pixels[:60], classes[:60]),
+    (pixels[60:70], classes[60:70]),
 )
 
 
-def mlp(depth):
-    widths = [16] + [6] * depth + [2]
-    parts = [
-        part
-        for a, b in pairwise(widths)
-        for part in (nn.Linear(a, b), nn.Tanh())
-    ]
-    return nn.Sequential(*parts[:-1]).double().eval()
+def train_again(net, weights, decay, steps):
+    """Train in place on the weighted loss; the other digits' losses."""
+
+    def loss():
+        parts = cross_entropy(net(own[0]), own[1], reduction="none")
+        penalty = sum(p.square().sum() for p in net.parameters())
+        return (weights * parts).mean() + decay / 2 * penalty
+
+    fit(net.requires_grad_(True), loss, steps)
+    net.requires_grad_(False)
+    return cross_entropy(net(others[0]), others[1], reduction="none")
 
 
-def fit(model, weights, decay, steps):
-    """Full-batch L-BFGS on the weighted loss."""
-    model.requires_grad_(True)
-    solver = torch.optim.LBFGS(
-        model.parameters(),
-        max_iter=steps,
-        tolerance_grad=1e-9,
-        line_search_fn="strong_wolfe",
+weights = torch.ones(60).double()
+for decay in (1e-2, 1e-3):
+    net = mlp(2, torch.Generator().manual_seed(seed))
+    start = train_again(net, weights, decay, steps=200)
+    promised, _ = network_influence(
+        net, *own, *others, l2=decay, damping=1e-5, solve=direct
     )
-
-    def closure():
-        solver.zero_grad()
-        entropy = cross_entropy(
-            model(tiny_train), tiny_y, reduction="none"
-        )
-        value = (weights * entropy).mean() + decay / 2 * sum(
-            p.square().sum() for p in model.parameters()
-        )
-        value.backward()
-        return value
-
-    solver.step(closure)
-    return model.requires_grad_(False)
-
-
-def test_losses(model):
-    return cross_entropy(
-        model(tiny_test), tiny_test_y, reduction="none"
-    )
-
-
-def retrained(model, start, weights, decay, shift=0.0):
-    """Test losses after training again from the parameters `start`, shifted by noise."""
-    generator = torch.Generator().manual_seed(seed)
-    noisy = {
-        name: p
-        + shift * torch.randn(p.shape, generator=generator).double()
-        for name, p in start.items()
-    }
-    model.load_state_dict(noisy)
-    return test_losses(fit(model, weights, decay, 150))
-
-
-rows = []
-for decay in (1e-2, 1e-4):
-    for depth in (0, 1, 2):
-        torch.manual_seed(seed)
-        model = fit(mlp(depth), torch.ones(60).double(), decay, 400)
-        start = {
-            name: p.clone() for name, p in model.state_dict().items()
-        }
-        base = test_losses(model)
-        predicted, solution = network_influence(
-            model,
-            tiny_train,
-            tiny_y,
-            tiny_test,
-            tiny_test_y,
-            l2=decay,
-            damping=1e-5,
-            solve=direct,
-        )
-        largest = predicted.abs().sum(0).topk(8).indices
-        changes = []
-        for i in largest.tolist():
-            weights = torch.ones(60).double()
-            weights[i] = 0
-            changes.append(
-                retrained(model, start, weights, decay) - base
-            )
-        floor = (
-            (
-                retrained(
-                    model,
-                    start,
-                    torch.ones(60).double(),
-                    decay,
-                    shift=0.02,
-                )
-                - base
-            )
-            .abs()
-            .mean()
-        )
-        true, guess = (
-            torch.stack(changes, 1).flatten(),
-            predicted[:, largest].flatten(),
-        )
-        r = torch.corrcoef(torch.stack([true, guess]))[0, 1]
-        size = true.abs().mean()
-        rows.append(
-            [
-                f"{depth} hidden, decay {decay:g}",
-                f"{r:.2f}",
-                f"{size:.1e}",
-                f"{floor:.1e}",
-            ]
-        )
-chapter.Table(
-    ["", "r, influence and retraining", "mean change", "noise floor"],
-    rows,
-)
+    largest = promised.abs().sum(0).topk(4).indices
+    trained = {name: p.clone() for name, p in net.state_dict().items()}
+    changes = []
+    for i in largest:
+        net.load_state_dict(trained)
+        without = weights.index_fill(0, i, 0.0)
+        changes.append(train_again(net, without, decay, 150) - start)
+    true = torch.stack(changes, 1).flatten()
+    both = torch.stack([promised[:, largest].flatten(), true])
+    print(f"decay {decay:g}: r = {torch.corrcoef(both)[0, 1]:.2f}")
 
 # %% [markdown]
-# One seed, 80 pairs a line: an illustration, not a test. Read the correlation beside the last two columns. Where the noise floor reaches the size of the
-# changes, a low correlation says as much about the validation as about influence.
+# One draw of images and parameters proves nothing. The stored study has ten, on scikit-learn's digits, and measures one thing more: retraining is noisy itself, a reply to Basu et al. says.
+# So the network is also trained again from slightly shifted parameters *with nothing left out*. How large a correlation that noise would leave a perfect estimate
+# is the ceiling.
+
+# %% mystnb={"figure": {"caption": "Stored: correlation of influence and retraining against the number of hidden layers, for three strengths of weight decay; means over ten draws with 95 % intervals. Dotted: the ceiling that the noise of retraining sets for a perfect estimate.", "name": "depth"}, "image": {"alt": "Three lines that fall with the number of hidden layers; the one with the strongest decay lies highest, near one."}}
+depth = stored("depth-laptop")
+figure, axes = plt.subplots(figsize=(5.6, 3.6))
+for decay, part in depth.groupby("decay"):
+    draws = part.pivot(index="depth", columns="image", values="r")
+    samples = torch.tensor(draws.to_numpy())
+    plot.curve(axes, [*draws.index], samples, label=f"decay {decay:g}")
+axes.axhline(depth.ceiling.min(), color="0.5", linestyle=":")
+axes.set(xlabel="hidden layers", ylabel="correlation with retraining")
+axes.set(xticks=[0, 1, 2], ylim=(None, 1.02))
+axes.legend(loc="lower left")
+plt.show()
+
+# %% tags=["nbval-check-output"]
+print(f"the lowest ceiling of all is {depth.ceiling.min():.4f}")
+hidden = depth.depth.map("{} hidden layers".format)
+chapter.means(depth.assign(hidden=hidden), ["hidden", "decay"], ["r"])
+
+# %% [markdown]
+# Both trends of Basu et al. are there: the correlation falls from 1.00 without a hidden layer at the strongest decay to .76 with two at the weakest. And the noise of
+# retraining is not the reason: the lowest ceiling is 1.0000. Networks of this size can be trained to their minimum again; of larger ones the reply may still be true.
 #
 # ## What a solve costs
 #
@@ -935,106 +824,84 @@ chapter.Table(
 # where the exact answer is known, the cost is the number of products for each test image, each worth about two gradients of the whole training loss.
 # (Seconds depend on the machine: `benchmarks/influence.py` times this package against another on the same inputs.)
 
-# %% tags=["hide-input"]
+# %% tags=["nbval-check-output"]
+from torch import nn
+
+from fragility.influence.whole_network import conjugate_gradient, lissa
+
 linear = nn.Linear(features.shape[1], 2).double().to(device).eval()
-linear.load_state_dict(
-    {"weight": layer.theta[:, :-1], "bias": layer.theta[:, -1]}
-)
-data = (
-    features.double(),
-    labels,
-    test_features[:8].double(),
-    test_labels[:8],
-)
+state = {"weight": layer.theta[:, :-1], "bias": layer.theta[:, -1]}
+linear.load_state_dict(state)
+data = (features.double(), labels, phi[:8].double(), y[:8])
 exact = layer.influence(*data[2:])
-top_eigenvalue = torch.linalg.eigvalsh(H)[-1].item()
-rows = []
-for title, solve in {
+scale = torch.linalg.eigvalsh(H)[-1].item()
+solvers = {
     "conjugate gradients to 1e-2": partial(
         conjugate_gradient, tolerance=1e-2
     ),
-    "conjugate gradients to 1e-8": partial(
-        conjugate_gradient, tolerance=1e-8
-    ),
-    "LiSSA, 30 products": partial(
-        lissa, scale=top_eigenvalue, iterations=30
-    ),
-    "LiSSA, 120 products": partial(
-        lissa, scale=top_eigenvalue, iterations=120
-    ),
-}.items():
-    mine, solution = network_influence(
+    "conjugate gradients to 1e-8": conjugate_gradient,
+    "LiSSA, 30": partial(lissa, scale=scale, iterations=30),
+    "LiSSA, 120": partial(lissa, scale=scale, iterations=120),
+}
+rows = []
+for title, solve in solvers.items():
+    found, solution = network_influence(
         linear, *data, l2=l2, damping=0.0, solve=solve
     )
-    wrong = ((mine - exact).norm() / exact.norm()).item()
-    rows.append(
-        [
-            title,
-            f"{wrong:.0e}",
-            str(solution.iterations),
-            "yes" if solution.converged else "no",
-        ]
-    )
-rows.append(["Cholesky, factored once", "0", "0", "yes"])
-chapter.Table(
-    ["8 test images", "relative error", "products", "converged"], rows
-)
+    off = (found - exact).norm() / exact.norm()
+    rows.append([title, f"{off:.0e}", str(solution.iterations)])
+rows.append(["Cholesky, factored once", "0", "0"])
+chapter.Table(["8 test images", "relative error", "products"], rows)
 
 # %% [markdown]
+# Nineteen products of conjugate gradients give eight digits, and eight products two. LiSSA after 120 is still off by a third: each product shrinks its error by
+# one minus the ratio of the smallest to the largest eigenvalue, and the smallest is the penalty.
+#
 # ## Roses and sunflowers, stored
 #
 # The paper's data at the paper's sizes: 1,000 training images, 200 test images, epsilon from 1 to 8 of 255; SqueezeNet's 512 features instead of Inception's 2,048.
-# `fragility run influence_attack --profile laptop` and `fragility run leave_one_out --profile laptop` compute what follows.
+# `fragility run influence_attack --profile laptop` and `fragility run leave_one_out --profile laptop` compute what follows. Of its Figure 4 the paper says that "the effect
+# of random attacks is small".
+#
+# **Predict.** On which side of .95 is the rank correlation after random signs of $8/255$? And does eq. 2 do more than raising the confidence?
 
-# %% mystnb={"figure": {"caption": "Stored results on roses and sunflowers against epsilon, means over the test images with 95 % intervals; an image that lost its label counts as unchanged.", "name": "stored"}, "image": {"alt": "Two panels: Spearman correlation and top-5 overlap against epsilon for random signs, eq. 2, confidence only and frozen residual."}} tags=["hide-input"]
-flowers = stored("influence_attack-laptop").replace(
-    {"condition": titles}
-)
-plot.curves(
-    flowers.query("l2 == 0.01"),
-    "epsilon",
-    values=["spearman", "top5_overlap"],
-    hue="condition",
-)
+# %% mystnb={"code_prompt_show": "Look: four ways to change a photograph", "code_prompt_hide": "Fold", "figure": {"caption": "Stored results on roses and sunflowers against epsilon: means over the test images that keep their label, with 95 % intervals.", "name": "stored"}, "image": {"alt": "Two panels against epsilon. The line of random signs falls from near one to three quarters; eq. 2 and raising the confidence coincide far below it; with the residual frozen the overlap is lowest."}} tags=["hide-output"]
+flowers = stored("influence_attack-laptop")
+stay = flowers.query("labels_kept and l2 == .01")
+plot.curves(stay, "epsilon", values=alike, hue="condition")
 plt.show()
-
-# %% tags=["hide-input"]
-story = provenance("influence_attack", "laptop")
-state = "complete" if story["complete"] else "not complete yet"
-accuracy = flowers.validation_accuracy.iloc[0]
-print(f"{len(flowers)} rows, {state}; accuracy {accuracy:.3f}")
-keys = ["l2", "condition", "epsilon"]
 chapter.means(
-    flowers.query("epsilon in [2, 8]"),
-    keys,
-    ["spearman", "top5_overlap"],
-    folded="The numbers",
+    stay, ["condition", "epsilon"], alike, folded="The numbers"
 )
 
-# %% tags=["hide-input"]
-ratios = flowers.query("l2 == 0.01 and epsilon in [2, 8]")
-medians = ratios.groupby(["condition", "epsilon"]).ratio_top3.median()
-chapter.Table(
-    ["ratio of the top-3 influence, median", "ours"],
-    [
-        [f"{condition}, {e:g}/255", f"{ratio:.2g}"]
-        for (condition, e), ratio in medians.items()
-    ],
-)
-
-# %% tags=["hide-input"]
-retrainings = stored("leave_one_out-laptop")
-first = retrainings.iloc[0]
-print(
-    f"{len(retrainings)} test images, {first.pairs} retrainings,",
-    f"leverages up to {first.max_leverage:.2f}",
-)
-columns = ["r", "slope", "r_corrected", "slope_corrected"]
-chapter.means(
-    retrainings, ["network"], columns, digits=dict.fromkeys(columns, 3)
-)
+# %% [markdown] tags=["answer", "solution"]
+# <details><summary><b>Answer</b></summary>
+#
+# Below: .74 at 8/255, but .99 and .97 at 1/255 and 2/255. Noise "hardly changes" influence where it is small, and the claim does not name a size. Eq. 2 and raising the
+# confidence both leave .51 of the rank correlation, and .40 and .42 of the top five: beyond raising the confidence, eq. 2 does almost nothing.
+#
+# </details>
 
 # %% [markdown]
+# What becomes of the *size* of an influence? The median of what is left of the helpfulness of the three most helpful images, labels kept:
+
+# %% tags=["nbval-check-output"]
+ratios = stay.query("epsilon == 8").groupby("condition").ratio_top3
+shown = [[TITLES[c], f"{x:.2g}"] for c, x in ratios.median().items()]
+chapter.Table(["helpfulness at 8/255, times", "median"], shown)
+
+# %% tags=["nbval-check-output"]
+retrainings = stored("leave_one_out-laptop")
+first = retrainings.iloc[0]
+print(f"{len(retrainings)} test images, {first.pairs} retrainings,")
+print(f"leverages up to {first.max_leverage:.2f}")
+columns = ["r", "slope", "r_corrected", "slope_corrected"]
+chapter.means(retrainings, ["network"], columns)
+
+# %% [markdown]
+# Influence and retraining correlate by .84 here; Koh and Liang report .86 for another network, and so small a difference between two networks decides nothing. What is off is the
+# size: single images have leverages up to .93, and true changes are 4.14 times the promised ones. With the correction the correlation is .95 and the slope 1.09.
+#
 # ## What follows, and what does not
 #
 # - For a convex last layer influence is no approximation in need of faith: it can be computed exactly and checked against retraining, and it should be.
@@ -1042,13 +909,14 @@ chapter.means(
 #   that errs. Retraining separates them.
 # - A ratio of influences says little in a two-class problem, where the confidence alone moves it.
 # - Where a Hessian cannot be inverted, there is no ranking to attack.
+# - Test images differ in influence by orders of magnitude: pairs of a test and a training image are no sample, and one image can make any pooled number.
 #
 # ## Claimed, published, measured
 #
-# The rules read what is stored for the flowers and, for I4 to I6, their own stored draws; the digits above do not enter. I1 is read at
-# $8/255$. The [ledger](../book/claims.md) has every condition.
+# The rules read what is stored for the flowers and, for I4 to I6, their own stored draws; the digits above do not enter. The
+# [ledger](../book/claims.md) has every condition.
 
-# %% tags=["hide-input"]
+# %%
 chapter.ledger("I1", "I2", "I3", "I4", "I5", "I6")
 
 # %% [markdown]
@@ -1062,36 +930,38 @@ chapter.ledger("I1", "I2", "I3", "I4", "I5", "I6")
 # **Software**: Captum ([Kokhlikyan et al. 2020](../book/bibliography.md)), dattri ([Deng et al. 2024](../book/bibliography.md)) and Kronfluence ([Grosse et al. 2023](../book/bibliography.md)) compute influence for whole
 # networks; the attack on it is here.
 #
+# **To run it.** The second code cell sets the profile.
+#
+# | in class | to run at `fast` | at `laptop` | at `paper` |
+# |---|---|---|---|
+# | 60 minutes | half a minute ([seconds](../book/status.md)) | not timed yet | not timed yet; needs Inception's weights |
+#
 # ## Exercises
 #
 # Solutions follow folded. The student's version of this notebook (`make student`) leaves them out.
 #
 # ### Warm-up
 #
-# Fit the layer to the first 40 training images only, fewer than features. What happens to the leverages, and to the slope with and without correction?
+# Fit the layer to 40 training images only, fewer than features. A corrected influence makes two approximations: one Newton step for the parameters, and a linear formula for
+# the loss. How large is the error of each? (`retrained(i)` gives the parameters without image $i$.)
 
 # %% tags=["solution", "hide-cell"]
-tight = LastLayerInfluence(
-    features[small], labels[small], l2=l2, num_classes=2
-)
-everything = torch.arange(len(small)).to(device)
-change = tight.leave_one_out(
-    test_features[:5], test_labels[:5], everything
-).flatten()
-print(
-    f"form {tight.form}, leverages from {tight.leverage().min():.2f} to {tight.leverage().max():.2f}"
-)
-for corrected in (False, True):
-    guess = tight.influence(
-        test_features[:5], test_labels[:5], corrected=corrected
-    ).flatten()
-    line = ((guess - guess.mean()) * change).sum() / (
-        guess - guess.mean()
-    ).square().sum()
-    print(
-        f"slope {line:.2f} {'with' if corrected else 'without'} correction"
-    )
-# The nearer a leverage is to 1, the more one image bends the fit, and the further the first-order size is off.
+options = {"l2": l2, "num_classes": 2}
+tight = LastLayerInfluence(features[small], labels[small], **options)
+every = [tight.retrained(i) for i in range(len(small))]
+said, z = y[:24], pad(phi[:24].double(), (0, 1), value=1.0)
+p = tight.logits(phi[:24]).softmax(1) - nn.functional.one_hot(said, 2)
+moved = torch.stack(every) - tight.theta  # by retraining
+by_line = torch.einsum("tk,nkp,tp->tn", p, moved, z)
+true = tight.leave_one_out(phi[:24], said, torch.arange(len(small)))
+for c in (False, True):
+    promise = tight.influence(phi[:24], said, corrected=c)
+    print(f"corrected {c}: {line(promise, true)[1].median():.2f}")
+print(f"the parameters: {line(promise, by_line)[1].median():.2f}")
+print(f"the loss: {line(by_line, true)[1].median():.2f}")
+# With images this few both err: the step overshoots (.89), the loss
+# bends (1.26), and the product happens to be near 1 (1.07). Without
+# the correction the promise is too small by 2.40.
 
 # %% [markdown]
 # ### Core
@@ -1099,36 +969,36 @@ for corrected in (False, True):
 # Put the penalty's gradient $\lambda\theta$ into $g_i$. Show that the ranks stay, and count the signs that flip.
 
 # %% tags=["solution", "hide-cell"]
-shift = (g_test @ torch.linalg.solve(H, l2 * theta)).unsqueeze(1) / len(
-    labels
-)
-other = influence[few] + shift
-print(
-    f"Spearman {spearman(influence[few], other).min():.3f}, signs flipped {((other > 0) != (influence[few] > 0)).double().mean():.0%}"
-)
-print(
-    "the influences now sum to zero:",
-    bool(other.sum(1).abs().max() < 1e-9 * other.abs().sum(1).max()),
-)
-# g_i + l2 theta sums to zero over the training set, because theta is the minimum.
+z = pad(phi.double(), (0, 1), value=1.0)
+residual = layer.logits(phi).softmax(1) - nn.functional.one_hot(y, 2)
+g_tests = torch.einsum("tk,tp->tkp", residual, z).flatten(1)
+shift = g_tests @ torch.linalg.solve(H, l2 * theta) / len(labels)
+other = influence + shift.unsqueeze(1)
+flips = ((other > 0) != (influence > 0)).double().mean()
+print(f"rank correlation {spearman(influence, other).min():.3f}")
+print(f"of {len(phi)} test images' signs {flips:.0%} flip")
+sums = other.sum(1).abs() / other.abs().sum(1)
+print("the influences now sum to zero:", bool(sums.max() < 1e-6))
+# g_i + l2 theta sums to zero over the training set, because theta is
+# the minimum: what helps is balanced by what harms.
 
 # %% [markdown]
 # ### Open
 #
-# Which training images does *relative* influence name? Compare the mean self-influence of the top three by both rankings. Which of the two would you rather show to somebody
+# Which training images does *relative* influence name? Compare the self-influence of the top three by both rankings. Which of the two would you rather show to somebody
 # who has to check training images by hand, and how would you find out?
 
 # %% tags=["solution", "hide-cell"]
 own = layer.self_influence()
-for name, values in (
-    ("influence", influence),
-    (
-        "relative influence",
-        layer.relative_influence(test_features, test_labels),
-    ),
-):
+relative = layer.relative_influence(phi, y)
+for name, values in {
+    "influence": influence,
+    "relative": relative,
+}.items():
     best = values.topk(3).indices
-    print(
-        f"{name}: {len(best.unique())} different images in all top threes, median self-influence {own[best].median():.1e}"
-    )
-# Influence keeps naming the same few hard images; divided by their self-influence, others get their turn.
+    print(f"{name}: {len(best.unique())} images in all top threes,")
+    print(f"    median self-influence {own[best].median():.1e}")
+# Influence keeps naming the same 36 hard images, which are worth
+# a check by hand; relative influence names 392, most of them typical
+# digits that resemble the test image: the better explanation, and the
+# worse list of suspects. To find out, flip some labels and count.

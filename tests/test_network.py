@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torchvision import models
 
 from fragility import network, train
 from fragility.data import datasets
 from fragility.fingerprint import fingerprint
+from fragility.study.defenses import mnist_weights
 from fragility.weights import make_squeezenet
 
 pytestmark = pytest.mark.usefixtures("data_folder")
@@ -135,6 +137,43 @@ def test_missing_weights_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     for build, name in ((network.squeezenet, "squeezenet1_1-b8a52dc0"), (network.inception_v3, "inception_v3_google")):
         with pytest.raises(ConnectionError, match=rf"{name}.*Without a network, put the file at .*checkpoints.{name}"):
             build(weights="torchvision")
+
+
+# The network for MNIST's digits.
+
+
+def withstood(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> float:
+    """The share still right after 20 sign steps on the loss, written without the package."""
+    x = images.clone()
+    for _ in range(20):
+        (slope,) = torch.autograd.grad(cross_entropy(model(x.requires_grad_()), labels), x)
+        x = (x + epsilon / 8 * slope.sign()).detach().clamp(images - epsilon, images + epsilon).clamp(0, 1)
+    return float((model(x).argmax(1) == labels).double().mean())
+
+
+@pytest.mark.parametrize("weights", network.MNIST_SHA256)
+def test_the_carried_networks_read_digits_and_the_robust_one_withstands_an_attack(weights: str) -> None:
+    model, digits = network.mnist_cnn(weights=weights), datasets.mnist_5k("test", limit=200)
+    assert withstood(model, digits.images, digits.labels, 0.0) >= 0.9
+    assert (withstood(model, digits.images, digits.labels, 0.3) >= 0.6) == (weights == "adversarial")
+
+
+def test_untrained_networks_for_digits_follow_the_seed_and_wrong_names_are_refused() -> None:
+    first, again, other = (network.mnist_cnn(weights=None, seed=seed).state_dict()["0.weight"] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    with pytest.raises(ValueError, match=r"weights: expected one of natural, .* or None, got 'robust'"):
+        network.mnist_cnn(weights="robust")
+    with pytest.raises(ValueError, match=r"images: expected shape \(B, 1, 28, 28\)"):
+        network.mnist_cnn(weights=None)(torch.rand(1, 1, 32, 32))
+
+
+@pytest.mark.slow
+def test_training_again_gives_a_network_as_good_as_the_carried_one() -> None:
+    digits = datasets.mnist_5k("test")
+    right = (mnist_weights.fitted("natural")(digits.images).argmax(1) == digits.labels).double().mean()
+    carried = (network.mnist_cnn()(digits.images).argmax(1) == digits.labels).double().mean()
+    assert abs(right - carried) < 0.02
 
 
 # The script that made the weights.

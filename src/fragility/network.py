@@ -1,6 +1,7 @@
 """The paper's networks with their weights: images in [0, 1] in, logits out, normalisation inside."""
 
 import hashlib
+import io
 from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -13,12 +14,17 @@ from urllib.error import URLError
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
 from torchvision import models
 
 from fragility._checks import check_model
 from fragility.weights.make_squeezenet import FP16_FLAG
 
 CAFFE_SHA256 = "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6"
+MNIST_SHA256 = {
+    "natural": "ff91e4d916bf4c3b4bce3d4ec3dd0561db985fbd9b29780aedd622adf9fcfd8f",
+    "adversarial": "979257c5c8aa6ee3a7319a9098db063fe83dc613f73fbf6eb7fbab99b91fdecf",
+}
 CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)  # RGB, for pixels in [0, 1]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -140,6 +146,35 @@ def cifar_cnn(*, seed: int = 0) -> nn.Module:
     return _finish(Normalize(nn.Sequential(*layers), CIFAR_MEAN, CIFAR_STD), 3, 32)
 
 
+def mnist_cnn(*, weights: str | None = "natural", seed: int = 0) -> nn.Module:
+    """Return a small convolutional network for MNIST's digits.
+
+    Two convolutions of 4 x 4 with stride 2 and 16 and 32 channels, a hidden layer of 64 units and 10 logits; ReLU after
+    every layer but the last.
+
+    Args:
+        weights: How the network was trained, on 4,000 digits: a key of `MNIST_SHA256`; or None for random weights.
+        seed: Seed of random weights; the global random state is left alone.
+
+    Returns:
+        A network from (B, 1, 28, 28) to logits (B, 10), with 110 thousand parameters.
+
+    Raises:
+        ValueError: `weights` has another value, or the weights' file is damaged.
+    """
+    if weights is not None and weights not in MNIST_SHA256:
+        raise ValueError(f"weights: expected one of {', '.join(MNIST_SHA256)} or None, got {weights!r}")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        first, second = nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.Conv2d(16, 32, 4, stride=2, padding=1)
+        dense = [nn.Linear(32 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, 10)]
+    layers = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), *dense)
+    if weights is not None:
+        numbers = np.load(io.BytesIO(_carried(f"mnist_{weights}.npy", MNIST_SHA256[weights])), allow_pickle=False)
+        vector_to_parameters(torch.from_numpy(numbers.astype("f4")), layers.parameters())
+    return _finish(layers, 1, 28)
+
+
 def squeezenet(*, weights: str | None = "caffe", pooling: str = "floor", seed: int = 0) -> nn.Module:
     """Return SqueezeNet v1.1, the network of the paper's ImageNet experiments.
 
@@ -166,7 +201,7 @@ def squeezenet(*, weights: str | None = "caffe", pooling: str = "floor", seed: i
         torch.manual_seed(seed)
         network = models.squeezenet1_1()
     if weights == "caffe":
-        load_caffe(network, _caffe_dump())
+        load_caffe(network, _carried("squeezenet_v1.1.bin", CAFFE_SHA256))
     elif weights == "torchvision":
         network.load_state_dict(_torchvision_weights(models.SqueezeNet1_1_Weights.IMAGENET1K_V1))
         _fold(network.features[0], IMAGENET_MEAN, IMAGENET_STD)
@@ -358,11 +393,11 @@ def load_caffe(network: nn.Module, dump: bytes) -> None:
         raise ValueError(f"dump: expected {start} bytes, got {len(dump)}")
 
 
-def _caffe_dump() -> bytes:
-    """Read the file of weights beside the code; see `fragility/weights/README.md`."""
-    path = Path(str(files("fragility") / "weights" / "squeezenet_v1.1.bin"))
+def _carried(name: str, sha256: str) -> bytes:
+    """Read a file of weights beside the code; see `fragility/weights/README.md`."""
+    path = Path(str(files("fragility") / "weights" / name))
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != CAFFE_SHA256:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"weights: {path} is damaged; install the package again")
     return content
 
