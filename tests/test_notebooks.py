@@ -276,8 +276,8 @@ CLOSING = (
     "## Exercises",
 )
 TIERS = ("### Warm-up", "### Core", "### Open")
-# Koh and Liang 2017; Madry et al. (2018); Ghorbani, Abid and Zou (2019)
-CITATION = re.compile(r"\b([A-Z][\w-]+)(?:, [A-Z]\w+)*(?: et al\.| and [A-Z][\w-]+)? \(?(\d{4})\b")
+# Koh and Liang 2017; Madry et al. (2018); Ghorbani, Abid and Zou (2019); but not AAAI 2019, and not 22 November 2026
+CITATION = re.compile(r"(?<!\d )\b([A-Z][\w-]*[a-z][\w-]*)(?:, [A-Z]\w+)*(?: et al\.| and [A-Z][\w-]+)? \(?(\d{4})\b")
 
 
 def chapters() -> list[tuple[str, list[nbformat.NotebookNode]]]:
