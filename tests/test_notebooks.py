@@ -267,7 +267,7 @@ def test_students_predict_without_the_answer_and_without_a_gap() -> None:
 
 
 # Chapters whose visible code is the lesson; the others follow.
-WRITTEN_ANEW = ("01_methods", "02_attacks", "03_influence", "04_hessian", "07_errata")
+WRITTEN_ANEW = ("01_methods", "02_attacks", "03_influence", "04_hessian", "05_orthogonality", "07_errata")
 SVG = "{http://www.w3.org/2000/svg}"
 CLOSING = (
     "## What follows, and what does not",
@@ -336,7 +336,7 @@ def results(text: str) -> set[str]:
     return {number.lstrip("0") + unit.strip() for number, unit in found if "." in number or unit}
 
 
-@pytest.mark.parametrize("name", ["01_methods", "03_influence", "04_hessian"])
+@pytest.mark.parametrize("name", ["01_methods", "03_influence", "04_hessian", "05_orthogonality"])
 def test_every_result_in_prose_stands_in_an_output_of_the_page(name: str) -> None:
     cells = nbformat.read(pages.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
