@@ -65,7 +65,12 @@ plt.show()
 #
 # Move the picture by $\delta$. To first order the gradient of the score moves by
 #
-# $$\nabla_x S(x+\delta) - \nabla_x S(x) \approx H\,\delta, \qquad H = \nabla_x^2 S(x).$$
+# $$
+# \begin{aligned}
+# \nabla_x S(x+\delta) - \nabla_x S(x) &\approx H\,\delta,\\
+# H &= \nabla_x^2 S(x).
+# \end{aligned}
+# $$
 #
 # If $H$ is zero nothing moves. If it is not, the unit $\delta$ that moves the gradient most is the eigenvector of $H$ whose
 # eigenvalue is largest in modulus ($H$ is symmetric, so this is also its first singular vector). The paper calls it the [most fragile](../book/glossary.md#fragile-direction)
