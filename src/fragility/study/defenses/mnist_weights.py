@@ -50,7 +50,7 @@ def fitted(name: str, *, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         for epoch in range(epochs):
-            for part, rows in enumerate(torch.randperm(len(data)).split(BATCH)):
+            for part, rows in enumerate(torch.split(torch.randperm(len(data)), BATCH)):
                 done = (epoch + part * BATCH / len(data)) / epochs
                 radius = EPSILON * min(1.0, (done - 0.05) / 0.45)
                 loss = ball(radius) if radius > 0 else train.cross_entropy
