@@ -11,6 +11,7 @@ from fragility.attack import iterative
 from fragility.attribution import importance, simple_gradient
 from fragility.defense import Discretized, discretize
 from fragility.objective import top_k
+from fragility.surrogate import suggest_beta
 
 
 def pixels(*values: float) -> Tensor:
@@ -86,3 +87,13 @@ def test_bad_input(images: Tensor) -> None:
         discretize(images, levels=2, encoding="one-hot")
     with pytest.raises(ValueError, match=r"images: expected pixels in \[0, 1\]"):
         discretize(images + 1, levels=2)
+
+
+def test_pixels_at_the_ends_of_their_range_are_no_kink_to_a_surrogate() -> None:
+    """Digits are mostly exactly 0, where the clamp to [0, 1] bends and softplus does not reach."""
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand((8, 1, 8, 8), generator=generator) > 0.5).float()
+    layers = nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3)
+    model = randomise(nn.Sequential(*layers)).float().eval()
+    found = suggest_beta(Discretized(model, levels=4), images, model(images).argmax(1))
+    assert found == suggest_beta(model, images, model(images).argmax(1))
