@@ -38,7 +38,7 @@ torch.set_flush_denormal(True)
 device = chapter.start(profile=profile, seed=seed)
 generator = torch.Generator().manual_seed(seed)
 
-# %% mystnb={"figure": {"caption": "Four photographs; the gradient of the predicted class's score, by the size of its entries; the most fragile direction; and the angle between the two.", "name": "two-directions"}, "image": {"alt": "Four photographs in columns. The gradients are speckled all over; the fragile directions are single spots."}}
+# %% mystnb={"figure": {"caption": "Four photographs; the gradient of the predicted class's score, by the size of its entries; the most fragile direction; and the angle between the two.", "name": "two-directions"}, "image": {"alt": "Four photographs in columns. The gradients are speckled all over; the fragile directions are single spots."}} tags=["hide-input"]
 squeezenet = network.squeezenet().to(device)
 shown = datasets.photographs()
 photos = shown.images.to(device)
@@ -47,14 +47,12 @@ copy = SoftplusNetwork(squeezenet, 1.0)  # for every ReLU a softplus
 uphill = simple_gradient(copy, photos, classes)
 found = top_directions(copy, photos, classes, steps=12)
 spots = found.directions[:, 0]
-degrees = angle(uphill, spots).tolist()
 names = [shown.class_names[label] for label in classes.tolist()]
-rows = zip(photos, importance(uphill), importance(spots), strict=True)
-pictures = dict(zip(names, rows, strict=True))
-angles = zip(names, degrees, strict=True)
-notes = {name: ["", "", f"{angle_:.1f}°"] for name, angle_ in angles}
+maps = zip(photos, importance(uphill), importance(spots), strict=True)
+degrees = zip(names, angle(uphill, spots).tolist(), strict=True)
+notes = {name: ["", "", f"{theta:.1f}°"] for name, theta in degrees}
 titles = ["photograph", "gradient", "most fragile"]
-plot.grid(pictures, rows=titles, notes=notes)
+plot.grid(dict(zip(names, maps, strict=True)), rows=titles, notes=notes)
 plt.show()
 
 # %% [markdown]
@@ -294,6 +292,8 @@ axes.axvline(chance.item(), color="k", linestyle="--", linewidth=1)
 axes.set(xlabel="angle (degrees)", ylabel="images")
 axes.legend(loc="upper left")
 plt.show()
+
+# %% tags=["nbval-check-output"]
 chapter.Table(
     ["", "n", "median angle", "T", "null [95 %]"],
     [row for _, row in found.values()],
