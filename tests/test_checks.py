@@ -301,3 +301,16 @@ class TestMessages:
         images[0, 0, 0, 0] = pixel
         with pytest.raises(ValueError, match=str(pixel)):
             simple_gradient(around(), images, labels)
+
+    @pytest.mark.parametrize("explanation", EXPLANATIONS)
+    @pytest.mark.parametrize(
+        "kind", [torch.Tensor.long, partial(torch.Tensor.to, dtype=torch.complex128), Tensor.tolist]
+    )
+    def test_what_is_not_logits(self, kind, explanation, images, labels):
+        with pytest.raises(TypeError, match="model: expected"):
+            EXPLANATIONS[explanation](around(lambda net, x: kind(net(x))), images, labels)
+
+    @pytest.mark.parametrize("explanation", sorted(EXPLANATIONS.keys() - {"Hessian"}))  # which takes a direction too
+    def test_images_of_numpy(self, explanation, images, labels):
+        with pytest.raises(TypeError, match="images: expected a tensor, got ndarray"):
+            EXPLANATIONS[explanation](around(), images.numpy(), labels)

@@ -154,13 +154,15 @@ def check_logits(logits: object, batch: int) -> Tensor:
         The logits, (B, K).
 
     Raises:
-        TypeError: if the output is not a tensor.
+        TypeError: if the output is not a tensor of floating-point numbers.
         ValueError: if its shape is not (B, K).
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"model: expected it to return a tensor of logits (B, K), got {type(logits).__name__}")
     if logits.ndim != 2 or logits.shape[0] != batch:
         raise ValueError(f"model: expected logits ({batch}, K), got shape {tuple(logits.shape)}")
+    if not logits.is_floating_point():
+        raise TypeError(f"model: expected floating-point logits, got {logits.dtype}")
     return logits
 
 

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fragility._checks import check_alone, check_count, check_epsilon, check_model, check_positive, trusting
+from fragility._checks import (
+    check_alone,
+    check_count,
+    check_epsilon,
+    check_images,
+    check_model,
+    check_positive,
+    trusting,
+)
 from fragility._reach import check_smooth
 from fragility._softplus import softplus
 from fragility.ball import ball, frozen, sign_step, uniform
@@ -106,6 +114,7 @@ def random_walk(
         The best iterates.
     """
     _check_run(model, step_size, iterations)
+    check_images(images)
     images = images.detach()
     lower, upper = ball(images, epsilon)
     check_alone(model, images)
@@ -187,6 +196,7 @@ def iterative(
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
     check_count("restarts", restarts, least=0)
+    check_images(images)
     images = images.detach()
     lower, upper = ball(images, epsilon)
     check_alone(model, images)

@@ -248,6 +248,8 @@ def evaluate(objective: Objective, maps: Tensor, reference: Tensor) -> Tensor:
         ValueError: if it is not one value per image.
     """
     values = objective(maps, reference)
+    if not isinstance(values, Tensor):
+        raise ValueError(f"objective: expected a tensor, one value per image, got {type(values).__name__}")
     if values.shape != maps.shape[:1]:
         raise ValueError(f"objective: expected one value per image, ({len(maps)},), got shape {tuple(values.shape)}")
     return values
