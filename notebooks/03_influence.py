@@ -458,6 +458,8 @@ alike = ["spearman", "top5_overlap"]
 stay = against_noise.query("labels_kept")
 plot.curves(stay, "epsilon", values=alike, hue="condition")
 plt.show()
+
+# %% tags=["nbval-check-output"]
 chapter.means(
     against_noise.query("labels_kept"), ["condition", "epsilon"], alike
 )
@@ -870,6 +872,8 @@ flowers = stored("influence_attack-laptop")
 stay = flowers.query("labels_kept and l2 == .01")
 plot.curves(stay, "epsilon", values=alike, hue="condition")
 plt.show()
+
+# %%
 chapter.means(
     stay, ["condition", "epsilon"], alike, folded="The numbers"
 )
