@@ -126,5 +126,6 @@ $(SITE)/index.html: build/executed/.done $(PROSE)
 	@mkdir -p build/book/notebooks
 	@cp -R _config.yml book build/book
 	@cp build/executed/*.ipynb build/book/notebooks
+	@$(BIN)/python book/pages.py lighten build/book/notebooks
 	@$(BIN)/python book/status.py build/executed build/book/book/status.md
 	@cd build/book && ../../$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet > ../site.log || { cat ../site.log; exit 1; }

@@ -3,6 +3,7 @@
     python book/pages.py execute -p profile laptop --output FOLDER    pages for the site, the tree untouched
     python book/pages.py refresh [NAME ...]                           the committed pages beside the sources
     python book/pages.py check                                        are the committed pages in step?
+    python book/pages.py lighten FOLDER                               pack the pictures inside the figures of its pages
 
 A page is a function of its source and of the results that the source names, and sees no others. Cell ids come from the
 cells' text, run times are dropped: a second execution on the same machine gives the same bytes.
@@ -175,7 +176,6 @@ def execute(
             cell.id, cell.metadata, cell.source = "injected-parameters", NotebookNode(), cell.source.strip()
         if injected and cell.cell_type == "code":  # larger profiles may download and train with a progress bar
             cell.outputs = [part for part in cell.outputs if part.get("name") != "stderr"]
-        _lighten(cell.get("outputs", []))
     executed.metadata = page.metadata
     if found := output_problems(executed):
         raise RuntimeError(f"{source.name}: " + "; ".join(found))
@@ -198,13 +198,15 @@ def lighter(svg: str) -> str:
     return re.sub(r'data:image/png;base64,\s*([^"]+)', packed, svg)
 
 
-def _lighten(outputs: list[NotebookNode]) -> None:
+def lighten(page: Path) -> None:
     """Keep one copy of a figure with pictures inside, the vector graphic, which shows wherever notebooks are read."""
-    for output in outputs:
+    notebook = nbformat.read(page, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
         if "data:image/png" in data.get("image/svg+xml", ""):
             data["image/svg+xml"] = lighter(data["image/svg+xml"])
             data.pop("image/png", None)
+    nbformat.write(notebook, page)
 
 
 @contextmanager
@@ -279,6 +281,8 @@ def execute_all(
         run = partial(execute, values=values, read=read)
         for target, seconds in zip(targets, pool.map(run, chosen, targets), strict=True):
             times[target.stem] = round(seconds, 1)
+            if output == NOTEBOOKS:
+                lighten(target)
             print(f"  {target.stem} executed in {seconds:.0f} s", flush=True)
     if output != NOTEBOOKS:
         story = {"profile": values.get("profile", "fast"), "notebooks": times}
@@ -303,8 +307,13 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (execution, refreshing):
         command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="such as 01_methods (default: all)")
     commands.add_parser("check", help="tell whether the committed pages are in step with their sources")
+    commands.add_parser("lighten", help="pack the pictures inside figures").add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     try:
+        if options.command == "lighten":
+            for page in sorted(options.folder.glob("*.ipynb")):
+                lighten(page)
+            return 0
         if options.command == "check":
             orphans = {path.stem for path in NOTEBOOKS.glob("*.ipynb")} - {path.stem for path in sources([])}
             found = [f"{name}.ipynb has no source" for name in sorted(orphans)]
