@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from activations import Ramp
 from conftest import randomise, scores, total
 from fragility._reach import check_smooth
 from fragility.attribution import deeplift, simple_gradient
@@ -95,17 +96,6 @@ class Cubed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return 3 * ctx.saved_tensors[0] ** 2 * grad
-
-
-class Ramp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return z * (z.data > 0)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * (ctx.saved_tensors[0] > 0)
 
 
 ACTIVATIONS = {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from activations import Ramp, Swish
 from conftest import randomise
 from fragility._reach import check_smooth
 from fragility.attack import iterative
@@ -34,34 +35,6 @@ def network(function, before=None) -> nn.Module:
     model = randomise(Wrapped(function, before))
     model.last.weight.data *= 0.1
     return model
-
-
-class Ramp(torch.autograd.Function):
-    """A ReLU of one's own."""
-
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return z * (z.data > 0)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * (ctx.saved_tensors[0] > 0)
-
-
-class Swish(torch.autograd.Function):
-    """A smooth activation of one's own, with a backward pass that can be differentiated."""
-
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return z * torch.sigmoid(z)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (z,) = ctx.saved_tensors
-        gate = torch.sigmoid(z)
-        return grad * gate * (1 + z * (1 - gate))
 
 
 def in_a_thread(z: Tensor) -> Tensor:

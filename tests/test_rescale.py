@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from activations import Swish
 from conftest import randomise, scores, second_derivative_error, total
 from fragility._checks import trusting
 from fragility._state import remembered
@@ -131,19 +132,6 @@ SPELLINGS = {
     "prelu": (lambda z: F.prelu(z, torch.full((6,), 0.2, dtype=torch.float64)), lambda z: F.leaky_relu(z, 0.2)),
     "hard sigmoid": (F.hardsigmoid, lambda z: F.relu6(z + 3) / 6),
 }
-
-
-class Swish(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return z * torch.sigmoid(z)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (z,) = ctx.saved_tensors
-        s = torch.sigmoid(z)
-        return grad * s * (1 + z * (1 - s))
 
 
 def in_a_thread(m, x):
