@@ -29,6 +29,17 @@ def test_grid_shows_images_and_maps():
     np.testing.assert_array_equal(panels[3].images[0].get_array(), maps[1])
 
 
+def test_panels_lie_where_a_rounding_error_cannot_move_them():
+    figure, axes = plt.subplots(2, 3, width_ratios=(1, 1.2, 1.7))
+    figure.colorbar(axes[0, 1].imshow(np.eye(3)), ax=axes[0])
+    axes[1, 2].set(xlabel="x", ylabel="y", title="a title")
+    for _ in range(2):
+        figure.canvas.draw()
+    corners = np.array([panel.get_position(original=True).extents for panel in figure.axes])
+    np.testing.assert_array_equal(corners, corners.round(6))
+    assert all(panel.get_in_layout() for panel in figure.axes)
+
+
 def test_grid_of_unequal_columns():
     with pytest.raises(ValueError, match="columns: expected 2 rows each"):
         grid({"image": torch.rand(2, 1, 4, 4), "map": torch.rand(3, 4, 4)})

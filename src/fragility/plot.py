@@ -8,6 +8,8 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Bbox
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -30,6 +32,7 @@ def use_style() -> None:
             "savefig.dpi": 110,
             "figure.facecolor": "white",
             "figure.constrained_layout.use": True,
+            "figure.hooks": ["fragility.plot:_round_places"],
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.titlesize": 11,
@@ -283,6 +286,8 @@ def _grid(draw: Callable[..., seaborn.FacetGrid], data: pd.DataFrame, **options:
     """Panels named after metrics, which seaborn lays out its own way, and the legend above them."""
     with plt.rc_context({"figure.constrained_layout.use": False}):
         grid = draw(data, **options)
+    sides = ("left", "right", "bottom", "top", "wspace", "hspace")
+    grid.figure.subplots_adjust(**{side: round(getattr(grid.figure.subplotpars, side), 6) for side in sides})
     grid.set_titles("{row_name}\n{col_name}" if grid.row_names else "{col_name}")
     if (legend := grid.legend) is not None:
         every = zip(legend.legend_handles, (text.get_text() for text in legend.texts), strict=True)
@@ -290,6 +295,27 @@ def _grid(draw: Callable[..., seaborn.FacetGrid], data: pd.DataFrame, **options:
         legend.remove()
         grid.figure.legend(*zip(*entries, strict=True), loc="lower center", bbox_to_anchor=(0.5, 1), ncol=5)
     return grid
+
+
+class _RoundedLayout(ConstrainedLayoutEngine):
+    """Constrained layout whose panels lie on multiples of a millionth of the figure.
+
+    The solver's last bits differ from run to run, and an SVG names its clip paths after all bits of their corners.
+    """
+
+    def execute(self, fig: Figure) -> None:
+        """Lay out, then round."""
+        super().execute(fig)
+        for axes in fig.axes:
+            stays = axes.get_in_layout()
+            axes.set_position(Bbox(axes.get_position(original=True).get_points().round(6)))
+            axes.set_in_layout(stays)  # what an explicit position ends
+
+
+def _round_places(figure: Figure) -> None:
+    """Give a new figure the rounded layout, where it was to have constrained layout: a hook of Matplotlib's."""
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.set_layout_engine(_RoundedLayout())
 
 
 def _bare(axes: Axes) -> None:
