@@ -13,11 +13,11 @@ from benchmarks.harness import ROOT, Row, interleaved
 from fragility import network
 from fragility._checks import trusting
 from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
-from fragility.ball import frozen
 from fragility.curvature import input_hvp
 from fragility.data import datasets
 from fragility.iterate import Attribution, Judge, gradient
 from fragility.objective import top_k
+from fragility.step import frozen
 from fragility.surrogate import softplus
 
 K = 1000  # the most important pixels of 227 x 227, as in the paper

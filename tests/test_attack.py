@@ -17,11 +17,11 @@ from conftest import EveryRelu, randomise
 from fragility import network
 from fragility.attack import SCHEDULES, Perturbation, annealed, iterative, random_sign, random_walk
 from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated_gradients, simple_gradient
-from fragility.ball import ball
 from fragility.data import datasets
 from fragility.iterate import gradient, safe_importance
 from fragility.objective import box, mass_center, opposite_quadrant, targeted, top_k
 from fragility.similarity import center_shift, spearman, top_k_intersection
+from fragility.step import ball
 from fragility.surrogate import softplus
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -19,7 +19,7 @@ from fragility.study.attacks.attack_sweep import STUDY
 from fragility.study.attacks.rules import differences
 from fragility.study.attacks.setup import NETWORKS, RECIPES, Setup, prepare
 from fragility.study.attacks.sweep import ATTACKS, Sweep, SweepProfile
-from fragility.study.cifar import mixed_precision_loss
+from fragility.study.cifar_network import mixed_precision_loss
 from fragility.study.piece import Plan, Row, generator
 from fragility.surrogate import softplus, suggest_beta
 from fragility.titles import METRICS

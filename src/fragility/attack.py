@@ -19,10 +19,10 @@ from fragility._checks import (
 )
 from fragility._reach import check_smooth
 from fragility._softplus import softplus
-from fragility.ball import ball, frozen, sign_step, uniform
 from fragility.iterate import Attribution, BestIterate, Iterate, Judge, evaluate, gradient
 from fragility.iterate import Perturbation as Perturbation
 from fragility.objective import Objective
+from fragility.step import ball, frozen, sign_step, uniform
 
 Callback = Callable[[Iterate], None]
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from fragility._checks import check_count, check_positive, check_training
 from fragility._convolution import twice_differentiable
 from fragility._gradient import gradient
-from fragility.ball import ball, sign_step, uniform
 from fragility.defense.loss_attribution import Criterion, each_cross_entropy, each_loss, l1_norm, loss_attributions
 from fragility.fingerprint import recipe
+from fragility.step import ball, sign_step, uniform
 
 Size = Callable[[Tensor], Tensor]  # attributions (B, C, H, W) -> (B,), the s of robust attribution regularization
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fragility._checks import check_count, check_gradients, check_labels, check_model, check_positive
-from fragility.ball import ball, frozen, sign_step
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.influence.logistic import cross_entropies, residuals
 from fragility.iterate import BestIterate, Perturbation
+from fragility.step import ball, frozen, sign_step
 
 FeatureObjective = Callable[[Tensor], Tensor]
 """Features (B, P) to the values (B,) that an attack raises."""

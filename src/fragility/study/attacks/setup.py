@@ -13,12 +13,12 @@ from fragility import network, train
 from fragility.attribution import ATTRIBUTIONS
 from fragility.data.datasets import ImageDataset, load, sample
 from fragility.iterate import Attribution
-from fragility.study import cifar
+from fragility.study import cifar_network
 from fragility.study.piece import Piece, positions
 from fragility.surrogate import suggest_beta
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"digits_cnn": network.digits_cnn, "squeezenet": network.squeezenet}
-RECIPES: dict[str, Callable[[ImageDataset], nn.Module]] = {"cifar_cnn": cifar.trained}
+RECIPES: dict[str, Callable[[ImageDataset], nn.Module]] = {"cifar_cnn": cifar_network.trained}
 CALIBRATION = 16  # training images by which a surrogate is chosen
 
 

@@ -16,7 +16,7 @@ from fragility import network, train
 from fragility.attribution import simple_gradient
 from fragility.curvature import top_directions
 from fragility.data import datasets
-from fragility.study import cifar
+from fragility.study import cifar_network
 from fragility.study.curvature import null
 from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions, row_per_image
 from fragility.surrogate import softplus
@@ -97,7 +97,7 @@ def _digits() -> tuple[nn.Module, nn.Module]:
 
 def _cifar10() -> tuple[nn.Module, nn.Module]:
     training = datasets.cifar10("train")
-    return cifar.trained(training), cifar.trained(training, smooth=True)
+    return cifar_network.trained(training), cifar_network.trained(training, smooth=True)
 
 
 # The network trained with ReLU, and the one retrained from there with softplus (beta = 1).

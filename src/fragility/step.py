@@ -1,4 +1,4 @@
-"""What all attacks share: the ball of images allowed, draws from it, and parameters that stay as they are."""
+"""A step of an attack: the ball of images allowed, the sign step in it, draws, and parameters that stay as they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
