@@ -142,7 +142,7 @@ def aim() -> Piece:
     frames = [(place, number) for place in places for number in range(len(sizes))]
     return Piece(
         [
-            Control("Where the importance shall go", [*NINTHS, "random noise instead"], "place"),
+            Control("Where the importance should go", [*NINTHS, "random noise instead"], "place"),
             Control("Largest change of a pixel, of 255 steps", [str(size) for size in sizes]),
         ],
         [

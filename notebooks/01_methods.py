@@ -88,7 +88,7 @@ for name, probability in zip(names, confidence, strict=True):
 #
 # The score of class $l$ is the [logit](../book/glossary.md#logit) $S_l(x)$, before the softmax. Its gradient says how much the score would
 # change per unit of change of each pixel, near the picture as it is ([Baehrens et al. 2010](../book/bibliography.md); [Simonyan et al. 2014](../book/bibliography.md)). The
-# paper takes absolute values, adds up the colour channels, and divides by the sum, which makes a map a distribution of
+# paper takes absolute values and divides by the sum; like its released code we add up the colour channels first, which makes a map a distribution of
 # importance over the pixels:
 #
 # $$R(x)_j = \frac{|\nabla_x S_l(x)_j|}{\sum_i |\nabla_x S_l(x)_i|}.$$
@@ -401,7 +401,7 @@ chapter.Table(
 # %% [markdown]
 # On these photographs the averaged gradient makes the map: alone it correlates .90 with the whole, the input alone .40. Steadiness comes from the other
 # factor: averaging adds nothing to it (.63 for both gradients), and multiplying by the input lifts both to .68 and .69. The last line warns twice. A
-# map with the gradient of *another* photograph agrees with the true one to .40, by the input factor alone; and it holds as still as
+# map with the gradient of *another* photograph correlates .40 with the true one, by the input factor alone; and it is as steady as
 # the true one, .69. What is steady need not be an explanation of this picture.
 #
 # ## What the methods promise, checked
@@ -519,7 +519,7 @@ for title, part in by_baseline.items():
 # Dividing by the sum makes maps comparable and throws away two things. Sign: a pixel that speaks against the class
 # counts as much as one that speaks for it. And size: multiply all logits by ten and every gradient grows tenfold while
 # the map stays as it is. A perturbation that makes *every* pixel ten times as important is invisible to every metric
-# below. The [Hessian](../book/glossary.md#hessian) decides which of the two a small perturbation can do.
+# below. The [Hessian](../book/glossary.md#hessian) decides whether a small perturbation can do more than that.
 
 # %% tags=["nbval-check-output"]
 quiet = simple_gradient(S, x, y)
@@ -615,7 +615,7 @@ plt.show()
 #   map settles long before its books balance.
 # - A factor that knows only the picture, $x - x^0$, makes maps steadier and more alike, whatever the network does.
 # - A map moved by one pixel looks the same to a person and different to a correlation. The centre shift is the
-#   opposite: it sees where the mass is and nothing else. The paper found that it agrees best with what people call a different map.
+#   opposite: it sees where the mass is and nothing else. The authors say that of their three measures it agrees best with their own perception of change.
 # - Two unrelated maps do not score 0. Compare every number with what another photograph's map would get.
 # - An attack that is judged by one metric can be tuned to it. This is why every table in this book reports several.
 #
@@ -633,13 +633,13 @@ chapter.ledger("M1")
 # | | simple gradient | integrated gradients | DeepLIFT (Rescale) |
 # |---|---|---|---|
 # | says | local slope of the score | share of $S(x) - S(x^0)$ along a straight path | share of $S(x) - S(x^0)$ through secants |
-# | cost, in gradients | 1 | $M$ | about 3 |
+# | cost, in gradients | 1 | $M$ | 3 to 4 |
 # | strengths | no choices to make; any network | axioms; any differentiable network | complete without steps; sees through saturation |
 # | limitations | saturates; noisy in ReLU networks | baseline; path leaves the data; maps inherit the picture | baseline; needs a rule for every layer; differs between two implementations of one function |
 # | software | Captum `Saliency` | Captum `IntegratedGradients` | Captum `DeepLift`, the authors' `deeplift` |
 #
 # None of those implementations can be differentiated once more for all three methods, which is what the
-# next chapter needs. For a critique of all three, see [Adebayo et al. (2018)](../book/bibliography.md): some maps change little
+# next chapter needs. For a test that some methods fail, see [Adebayo et al. (2018)](../book/bibliography.md): some maps change little
 # when the network's weights are replaced by random ones.
 #
 # **To run it.** The second code cell sets the profile: the number of points on the path.

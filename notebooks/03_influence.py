@@ -218,7 +218,7 @@ promised, true, left_out = checked(layer)
 per_image = lines(promised, true)
 
 # %% [markdown]
-# **Predict.** Plain influence leaves the image in the Hessian that is to tell what its absence does. Will it promise too large a change or too small a
+# **Predict.** Plain influence uses a Hessian that still contains the image whose absence it should predict. Will it promise too large a change or too small a
 # one? Will the correlation between promise and truth notice?
 
 # %% mystnb={"code_prompt_show": "Look: promise and truth", "code_prompt_hide": "Fold", "figure": {"caption": "Change of a test loss when one training image is left out and the layer trained again, over the change that influence promised, against the leverage of that image; for ten test images. Left: influence, and 1 / (1 - leverage) dashed. Right: divided by one minus the leverage.", "name": "leave-one-out"}, "image": {"alt": "Two clouds of dots against the leverage on a logarithmic axis. On the left they rise from one along a dashed curve, on the right they stay around one; both spread as the leverage grows."}} tags=["hide-output", "nbval-check-output"]
@@ -255,7 +255,7 @@ print(f"one test image has {share:.0%} of all squares")
 # </details>
 
 # %% [markdown]
-# Does that hang on the training images, or on the penalty? The same for five random halves of the training images, and for other penalties:
+# Does that depend on the training images, or on the penalty? The same for five random halves of the training images, and for other penalties:
 
 # %% tags=["nbval-check-output"]
 rows = []
@@ -350,11 +350,11 @@ chapter.means(areas, ["order"], list(three), digits=three)
 
 # %% [markdown]
 # The last line is the statistic of claim I4: on these digits self-influence finds the flips a little later than the plain loss does, by -.003 of the area, on the flowers a little earlier, by +.003. Both
-# can be told from zero, and neither is a reason to compute a Hessian: an image with a large residual is found by both.
+# differ from zero, and neither is a reason to compute a Hessian: an image with a large residual is found by both.
 #
 # ## The attack
 #
-# Now perturb the test image, $\|\delta\|_\infty \le \epsilon$, one step along a sign (the paper's eq. 2). $S$ are the three most influential
+# Now perturb the test image, $\|\delta\|_\infty \le \epsilon$, one step along a sign (the paper's eq. 2). $S$ are the three most influential, which we read as those that help most
 # training images, those that help most, and $u_i = H^{-1} g_i$ does not depend on the test image:
 #
 # $$
@@ -477,7 +477,7 @@ chapter.means(
 #
 # There are two ways to make it small: change what the features resemble, the second factor, or simply make the network *more sure*, the
 # first. So compare eq. 2 with raising the confidence and nothing else; with the residual $p - y$ held fixed while the gradient is taken, which leaves only the features;
-# and with noise. Since an image without its label counts as unchanged in the paper's code, the means are shown both ways.
+# and with noise. Since an image without its label counts as unchanged in the paper's code for maps, the means are shown both ways.
 #
 # **Predict.** Raise the network's confidence and do nothing else. What becomes of the influence of every training image? Can the first factor, by
 # itself, change their ranking? And which of the two does eq. 2 do?
@@ -539,7 +539,7 @@ for condition in conditions:
 
 # %% [markdown]
 # A falling *sum* of influences is thus no evidence that the explanation changed; the ranks are. And the hollow marks say why the label matters: with the residual
-# frozen most images lose it, and "unchanged" is what the count calls them.
+# frozen up to four in ten lose it, and "unchanged" is what the count calls them.
 #
 # ## Was the explanation wrong?
 #
@@ -638,7 +638,7 @@ header = [f"{len(small)} images, Spearman", "float64", "float32"]
 chapter.Table(header, rows)
 
 # %% [markdown]
-# The released recipe's ranking does not survive a change of the seventh digit: a rank correlation of .367 in double and -.028 in single precision says that its explanations are rounding. A damping of $10^{-4}$
+# On forty digits the released recipe's ranking does not survive a change of the seventh digit: a rank correlation of .367 in double and -.028 in single precision. A ranking without damping is largely rounding there. A damping of $10^{-4}$
 # cures it, any penalty does. Where the package can tell that a Hessian is singular in the precision at hand, it refuses:
 
 # %%
@@ -650,10 +650,10 @@ except ValueError as error:
 # %% [markdown]
 # | the paper | the released code | here |
 # |---|---|---|
-# | cross entropy | squared error of a sigmoid | cross entropy of a softmax |
+# | a loss, not named | squared error of a sigmoid | cross entropy of a softmax |
 # | a Hessian that is inverted | singular, damping 0 | penalised, or refused |
 # | eq. 2, a gradient in the image | three sign steps in feature space | eq. 2 |
-# | confidence before and after | prints the size of the perturbation | probability of the label |
+# | (not in the workshop's text) | prints the size of the perturbation as confidence | probability of the label |
 #
 # ## The other side: attacking the training set
 #
@@ -794,7 +794,7 @@ for decay in (1e-2, 1e-3):
     print(f"decay {decay:g}: r = {torch.corrcoef(both)[0, 1]:.2f}")
 
 # %% [markdown]
-# One draw of images and parameters proves nothing. The stored study has ten, on scikit-learn's digits, and measures one thing more: retraining is noisy itself, a reply to Basu et al. says.
+# One draw of images and parameters proves nothing. The stored study has ten, on scikit-learn's digits, and measures one thing more: retraining is itself noisy, which others have objected.
 # So the network is also trained again from slightly shifted parameters *with nothing left out*. How large a correlation that noise would leave a perfect estimate
 # is the ceiling.
 
@@ -921,7 +921,7 @@ chapter.means(retrainings, ["network"], columns)
 # [ledger](../book/claims.md) has every condition.
 
 # %%
-chapter.ledger("I1", "I2", "I3", "I4", "I5", "I6")
+chapter.ledger("I1", "I2", "I3", "I3b", "I4", "I5", "I6")
 
 # %% [markdown]
 # ## Strengths, limitations, software

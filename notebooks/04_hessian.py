@@ -3,7 +3,7 @@
 #
 # The attacks of the [second chapter](02_attacks.ipynb) work. Why do they? An [importance map](../book/glossary.md#importance-map) is made of a gradient, and what turns a
 # gradient is the second derivative of the score, the [Hessian](../book/glossary.md#hessian). Each of these photographs has a direction in which the gradient of its score turns
-# faster than in any other. It is a spot: most of the pattern that it adds lies on a few hundred of the photograph's 51,529 pixels.
+# faster than in any other. It is a spot: most of the pattern that it adds lies on at most 491 of the photograph's 51,529 pixels.
 
 # %% tags=["remove-cell"]
 # On Colab this installs the package and keeps Colab's own PyTorch;
@@ -229,7 +229,7 @@ print(f"maps change by at most {neurons.map_change.max():.0e}")
 # an $L_\infty$ ball of fixed radius is a larger and larger ball in $L_2$.
 #
 # **And the map does not move.** All importances grow by one common factor, and the map divides by their sum. In the metrics of the paper's own
-# experiments, each of normalised maps, a single neuron is perfectly robust at any dimension, exactly like the linear model. The paper does not say so.
+# experiments, each of normalised maps, the gradient's map of a single neuron is perfectly robust at any dimension, exactly like the linear model's. The paper does not say so.
 #
 # The neuron has another property that the paper states (H3): $\mathrm{sign}(w)$ is the sign of the Hessian's top direction, as $H = g'' w
 # w^\top$ has only one. It is at the same time the steepest direction of the *score*: one neuron cannot be attacked
@@ -262,8 +262,8 @@ for units in (1, 2, 8, 64):
 chapter.Table(["units", "gradient changes by", "map changes by"], table)
 
 # %% [markdown]
-# Each line is the mean of 20 drawn networks. One unit turns the gradient by 6.9 % and the map not at all; with two a part of the change shows, 1.5 % of 5.6 %; with 64
-# all of it, 1.4 %. Fragile maps need units that disagree, which is the ordinary state of a network with hidden layers.
+# Each line is the mean of 20 drawn networks. One unit turns the gradient by 6.9 % and the map not at all; with two the gradient turns by 5.6 % and the map by 1.5 %; with 64 the map
+# moves as far as the gradient, by 1.4 % (they are measured differently). Fragile maps need units that disagree, which is the ordinary state of a network with hidden layers.
 #
 # ## The same for influence, with a missing term
 #
@@ -306,7 +306,7 @@ for title, part in {
 # ## The paper's network
 #
 # Now SqueezeNet, with a [softplus in place](../book/glossary.md#softplus-surrogate) of every ReLU (the paper's $\beta = 1$), since a ReLU network has no second derivative. The Hessian of a
-# photograph of 227 by 227 pixels has 24 billion entries. Nobody needs them: $Hv$ costs about two
+# photograph of 227 by 227 pixels has 24 billion entries. Nobody needs them: $Hv$ costs two to three
 # gradients ([Pearlmutter 1994](../book/bibliography.md)), as the derivative of $\nabla_x S \cdot v$.
 
 
@@ -378,7 +378,7 @@ for title, part in {"random signs": turned, "v1": along}.items():
     print(f"{hidden.max():.1%} at most")
 
 # %% [markdown]
-# Next to nothing, 10.8 % at most. What is a theorem for one neuron, that maps hold still, is far from true of the network.
+# Next to nothing, 10.8 % at most. What is a theorem for one neuron, that the gradient's map holds still, is far from true of the network.
 #
 # ## How far does the Hessian reach?
 #
@@ -458,7 +458,7 @@ plt.show()
 
 # %% [markdown]
 # So there are two kinds of fragility. One is curvature, and the Hessian describes it as far as it reaches: to about a tenth of a grey level here. At 1/255 the formula promises a turn of .590
-# where, with the winners held, .360 happens. The other are the jumps of the max-pools, which make up most of the turn under noise at every step here, and which no
+# where, with the winners held, .360 happens. The other is the jumps of the max-pools, which make up most of the turn under noise up to 1/255, and which no
 # argument by Hessians covers, because at the photograph they have not begun. (The network of the paper's CIFAR-10 experiments has strides instead of pools.) The ReLU network turns
 # like its softplus copy, .816 and .769: what chapter 2 relies on when it attacks the one through the other.
 #
@@ -560,7 +560,7 @@ plt.show()
 # noise: 1.36 against 1.33, a rank correlation of .45 against .48. The ten steps end where the formula promises less, 14.85, and there the map is another: a correlation of .33, .04 of the
 # leading pixels left, and every label kept. Nor do the first two eigenvectors make the attack: 26.8 % of what it does to first order lies along them, 17.1 % of what noise does.
 #
-# So the Hessian at the photograph is good for the first tenth of a grey level. What breaks the map is to ask again after every step, as Algorithm 1 does.
+# So, with the pools' winners held, the Hessian at the photograph is good for the first tenth of a grey level; on the network itself jumps come in from a hundredth on. What breaks the map is to ask again after every step, as Algorithm 1 does.
 #
 # ## Dimension inside one network
 #
@@ -638,7 +638,7 @@ print(f"length left after clipping to [0, 1]: {min(kept):.2%}")
 # By the formula the turn along the worst blocks grows with the number of free signs to the power .22, .38 and at last .51, the square root, as for one
 # neuron. That is what more pixels do to the *first order*. On the network, at a single grey level, the powers are .13, .11 and .14: from .42 to 1.14 over
 # more than three thousand times as many signs, while the formula ends at 9.10. Finer patterns do turn more of the map, to a rank correlation of .56 at last, but random
-# ones follow at .72, and the growth that carried the argument has been used up by the bend itself.
+# ones follow at .72, and the growth that carried the argument is lost because the gradient's turn saturates.
 #
 # ## Does training decide?
 #
@@ -710,8 +710,8 @@ chapter.Table(
 )
 
 # %% [markdown]
-# Four more epochs raise the curvature by a factor of 1.36; four more adversarial ones leave it where it was (.99, an interval that holds 1), with fewer errors. So training
-# does decide, and an accuracy says nothing about it. The intervals speak for other digits, n = 200, not for other trainings: there is one network of each kind at `fast`.
+# Four more epochs raise the curvature by a factor of 1.36; four more adversarial ones leave it where it was (.99, an interval that holds 1), with fewer errors. So on
+# this network the kind of training mattered, and the accuracy did not tell. The intervals speak for other digits, n = 200, not for other trainings: there is one network of each kind at `fast`.
 #
 # ## What follows, and what does not
 #
@@ -720,7 +720,7 @@ chapter.Table(
 #   normalised maps change; for that units have to disagree.
 # - "Dimension" in the argument is the ratio between the $L_2$ and the $L_\infty$ size of a perturbation. Whether one calls that a property of the model or of
 #   the threat model is a matter of taste, but it should be said.
-# - On the paper's network the Hessian tells in which direction gradients bend, within a tenth of a grey level. What a perturbation of a whole
+# - On the paper's network the Hessian tells in which direction gradients bend, within a tenth of a grey level and between the jumps. What a perturbation of a whole
 #   grey level or more does is decided by what the Hessian does not contain: saturation of the bend, and jumps of the max-pools. The step of 8/255 that is best to
 #   first order does no more than noise; an attack succeeds by looking again.
 # - The direction that turns the gradient most is a spot, and turns the map less than noise of the same length.

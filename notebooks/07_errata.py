@@ -2,8 +2,8 @@
 # # Errata lab
 #
 # Reading a paper closely means doing its algebra again. Here are two formulas in print, and what a few lines of numbers say about them. The first
-# bounds how fast the gradient of a network can turn, and a chain of single units turns faster. The second says that the explanation of a single
-# neuron becomes more fragile with every pixel; its gradient does, and its map does not move at all.
+# bounds how fast the gradient of a network can turn, and a chain of single units turns faster. The second says that the saliency of a single
+# neuron changes the more, the more pixels there are; its gradient does, and the map of its gradient does not move at all.
 
 # %% tags=["remove-cell"]
 # On Colab this installs the package and keeps Colab's own PyTorch.
@@ -48,7 +48,7 @@ for d in sizes:
     pairs = gradients, maps
     changes.append([(b - a).norm() / a.norm() for a, b in pairs])
 
-# %% mystnb={"figure": {"caption": "Left: the largest curvature of a chain of softplus units whose weights are all 1, and what eq. 7 prints as its bound. Right: one neuron with inputs and weights of length 1, and a step of .001 on every pixel: by how much its gradient and its importance map change, each relative to its own length.", "name": "two-formulas"}, "image": {"alt": "Left: the curvature stays at a quarter for one to six layers, while the printed bound falls by a factor of four with each layer. Right: the change of the gradient grows with the number of pixels; that of the map is zero throughout."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: the largest curvature of a chain of softplus units whose weights are all 1, and what eq. 7 prints as its bound. Right: one neuron with inputs and weights of length 1, and a step of .001 on every pixel: by how much its gradient and the gradient's importance map change, each relative to its own length.", "name": "two-formulas"}, "image": {"alt": "Left: the curvature stays at a quarter for one to six layers, while the printed bound falls by a factor of four with each layer. Right: the change of the gradient grows with the number of pixels; that of the map is zero throughout."}} tags=["hide-input"]
 depth, e = torch.arange(1, 7), torch.linspace(-9, 9, 1801).exp()
 bend = (depth[:, None] * e / (depth[:, None] + e) ** 2).amax(1)
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2))
@@ -255,7 +255,7 @@ chapter.Table(
 
 # %% [markdown]
 # Eq. 2 leaves a third of the top three's helpfulness (.33), and a step that only makes the model surer as much (.35); with the residual frozen, the attack on similarity
-# alone leaves .76. Almost all that eq. 2 achieves here is confidence, which shrinks all influences alike. And the ranking? It hardly suffers at all (.98), less than from random signs
+# alone leaves .76. Almost all that eq. 2 achieves here is confidence, which shrinks all influences alike. And the ranking? It hardly suffers at all (.98), no more than from random signs
 # (.97), which do not aim at anything. To claim that influence was attacked, report the comparison; [chapter 3](03_influence.ipynb) has it on photographs.
 
 # %% [markdown]
@@ -293,8 +293,8 @@ for name, guess in zip(("printed", "repaired"), guesses, strict=True):
 #
 # **Printed.** In $S = \sum_j v_j\, g(w_j^\top x)$ with orthogonal $w_j$ the [most fragile direction](../book/glossary.md#fragile-direction) $\hat w_k$ and the gradient "are not parallel unless $g'(\cdot) = g''(\cdot)$".
 #
-# **Check.** To refute it takes a network with $g' \ne g''$ whose two directions *are* parallel. The softplus has $g' \ne g''$ everywhere; give the network one unit, or eight of which
-# one counts. The exponential has $g' = g''$, and no say in the matter.
+# **Check.** To refute it takes a network with $g' \ne g''$ whose two directions *are* parallel. The softplus has $g' \ne g''$ everywhere; give the network one unit (which appendix F itself calls the exception), or eight of which
+# one counts. The exponential has $g' = g''$, and that does not make them parallel.
 
 
 # %% tags=["nbval-check-output"]
@@ -344,7 +344,7 @@ chapter.Table(
 
 # %% [markdown]
 # **Corrected.** The gradient is $\sum_j v_j g'(z_j) w_j$, *all* units; the fragile direction is the *one* with the largest $|v_j g''(z_j)|\|w_j\|^2$. They are
-# parallel if and only if a single unit has a slope, $v_j g'(z_j) \ne 0$, and a curvature. That happens with $g' \ne g''$ (the first two lines: 0 degrees), and it does not happen
+# parallel if and only if the unit that bends most is the only one with a slope, $v_j g'(z_j) \ne 0$ (but for ties). That happens with $g' \ne g''$ (the first two lines: 0 degrees), and it does not happen
 # because of $g' = g''$ (the exponential's last three lines), so the condition is neither necessary nor sufficient. "Not parallel" is also a weak statement: the angle of two units is small, and how near to a right angle large
 # networks come is a matter of distributions ([chapter 5](05_orthogonality.ipynb)).
 #
@@ -398,7 +398,7 @@ chapter.Table(
 # </details>
 
 # %% [markdown]
-# **Corrected.** Footnote 8 is the slip: $(fg)' = f'g + fg'$, so the Lipschitz constant of a product needs the *sizes* of the factors too. Differentiate $S' = J_1^\top D_1 J_2^\top \cdots$
+# **Corrected.** Eq. 6 and footnote 8 are the slip: $(fg)' = f'g + fg'$, so the Lipschitz constant of a product needs the *sizes* of the factors too. Differentiate $S' = J_1^\top D_1 J_2^\top \cdots$
 # by the product rule: each layer's curvature contributes one term,
 #
 # $$
@@ -480,14 +480,14 @@ ratio = (bound / found).median()
 print(f"the repaired bound over what was found, median: {ratio:.0f}")
 
 # %% [markdown]
-# The repaired bound holds and is loose, as the paper itself warns ("in practice the Lipschitz bounds are rarely tight"). As a *direction* for training, lower the operator norms, the advice survives;
+# The repaired bound holds and is loose, as the paper itself warns: in practice such bounds "are rarely tight", and its calculation is meant to be "suggestive rather than conclusive". As a *direction* for training, lower the operator norms, the advice survives;
 # [chapter 6](06_defenses.ipynb) trains with it.
 
 # %% [markdown]
 # ## Item 6, robust attribution: the one-layer theorem
 #
-# **Printed** (on slides about [robust attribution regularization](../book/glossary.md#robust-attribution-regularization), RAR). Training minimises $l(x) + \lambda \max_{x'} s(\mathrm{IG}(x, x'))$, with IG of the *loss* along the path from $x$ to $x'$ in the
-# $L_\infty$ ball. "For the special case of one-layer neural networks (linear function), the robust attribution instantiation ($s = \|\cdot\|_1$) and the robust prediction instantiation ($s = \mathrm{sum}$) coincide."
+# **Printed** (on the slides of Chen et al. about [robust attribution regularization](../book/glossary.md#robust-attribution-regularization), RAR). Training minimises $l(x) + \lambda \max_{x'} s(\mathrm{IG}(x, x'))$, with IG of the *loss* along the path from $x$ to $x'$ in the
+# $L_\infty$ ball. "For the special case of one-layer neural networks (linear function), the robust attribution instantiation ($s = \|\cdot\|_1$) and the robust prediction instantiation ($s = \mathrm{sum}$) coincide, and both reduce to soft max-margin training."
 #
 # **Check.** Two classes, $l = g(-y\,w^\top x)$. Write $z = -y\,w^\top x$ and $a = \epsilon\|w\|_1$. By [completeness](../book/glossary.md#completeness) the sum gives $g(z + a) - g(z)$ at best. For the norm, all
 # $|\delta_i| = \epsilon$ with signs to choose: $\|\mathrm{IG}\|_1 = a\,\frac{g(z+s)-g(z)}{s}$ with $s = -y\, w^\top\delta \in [-a, a]$. For the logistic loss
@@ -543,14 +543,14 @@ for classes in (2, 10):
 # %% [markdown]
 # **Corrected.** The secant $\frac{g(z+s)-g(z)}{s}$ grows with $s$ exactly if $g$ is convex, and then the norm too is largest at $s = a$, where every $\delta_i$ has the sign that raises the
 # loss (this is where *non-decreasing* enters) and no $\mathrm{IG}_i$ is negative. The sigmoid is concave beyond 0: its steepest secant is the shortest one. With more classes there is no single such direction: a pixel may help one wrong class and hurt another. So: two classes, and a
-# convex, non-decreasing $g$. The slide states the theorem without these; for what the paper itself assumes, see [Chen et al. (2019)](../book/bibliography.md).
+# convex, non-decreasing $g$. Of these the slide says only "soft max-margin training"; for what the paper itself assumes, see [Chen et al. (2019)](../book/bibliography.md).
 
 # %% [markdown]
 # ## Item 7, robust attribution: approximate IG
 #
 # **Printed** (slides). "If $\lambda = \lambda'/\epsilon^q$ and $s = \|\cdot\|_1^q$ with approximate IG, then RAR becomes the input gradient regularization", $l + \lambda'\|\nabla_x l\|_q^q$.
 #
-# **Check.** One-step IG from $x$ to $x' = x+\delta$ is $\delta \odot \nabla l$ at *some* point. At the left end it is the gradient at $x$; at the right end, where the right Riemann sum of the paper puts it, it is
+# **Check.** One-step IG from $x$ to $x' = x+\delta$ is $\delta \odot \nabla l$ at *some* point. At the left end it is the gradient at $x$; at the right end, where the right Riemann sum of Ghorbani et al. puts it, it is
 # the gradient at $x'$. Maximise over a ball of radius $\epsilon$ and divide by the penalty that was promised:
 
 
@@ -705,11 +705,11 @@ chapter.Table(["median of 5 draws (range)", "r", "slope"], rows)
 #
 # ## Claimed, published, measured
 #
-# The claims that these items touch. Items 1 and 3 belong to H2, 4 to O3, 5 to D1, 6 to D4, 7 to D5, 8 to I3; item 2 is measured on photographs under I1. A claim may be *[reproduced](../book/glossary.md#verdict)* with the
+# The claims that these items touch. Items 1 and 3 belong to H2, 4 to O3, 5 to D1, 6 to D4, 7 to D5, 8 to I3 and I3b; item 2 is measured on photographs under I1. A claim may be *[reproduced](../book/glossary.md#verdict)* with the
 # assumption put in; the [ledger](../book/claims.md) has every condition.
 
 # %%
-chapter.ledger("H2", "I1", "I3", "O3", "D1", "D4", "D5")
+chapter.ledger("H2", "I1", "I3", "I3b", "O3", "D1", "D4", "D5")
 
 # %% [markdown]
 # ## Strengths, limitations, software

@@ -92,7 +92,7 @@ def test_the_table_that_closes_a_chapter_is_the_ledgers():
         assert row[2].startswith(sentence(found))
         assert row[3] == as_markdown(found.verdict)
     (decisive,) = found.finding.refuted()
-    assert f"{decisive.name}: {shown(decisive)} (misses {decisive.threshold}); another network" in table.rows[1][2]
+    assert f"{decisive.name}: {shown(decisive)} ({decisive.threshold} refuted); another network" in table.rows[1][2]
 
 
 def test_the_closing_table_follows_the_results(tmp_path):

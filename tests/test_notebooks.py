@@ -19,6 +19,7 @@ import student
 from address import ROOT, current
 
 from fragility import chapter
+from fragility.study.claims import LEDGER
 
 SOURCE = """# %% [markdown]
 # # A sum
@@ -304,6 +305,13 @@ def test_every_chapter_opens_with_goals_and_times_and_closes_alike() -> None:
         assert len(ledger) == 1, name
 
 
+def test_closing_tables_show_every_claim_of_their_chapter() -> None:
+    for name, cells in chapters():
+        (ledger,) = [cell.source for cell in cells if "chapter.ledger(" in cell.source]
+        missing = [claim.id for claim in LEDGER if claim.chapter == name and f'"{claim.id}"' not in ledger]
+        assert missing == [], name
+
+
 def test_every_tier_of_exercises_has_a_solution_whose_code_is_executed() -> None:
     for name, cells in chapters():
         starts = [number for number, cell in enumerate(cells) for tier in TIERS if tier in cell.source]
@@ -336,14 +344,15 @@ def results(text: str) -> set[str]:
     return {number.lstrip("0") + unit.strip() for number, unit in found if "." in number or unit}
 
 
-@pytest.mark.parametrize("name", ["01_methods", "03_influence", "04_hessian", "05_orthogonality"])
+# Chapter 7 quotes formulas, whose numbers are nobody's results.
+@pytest.mark.parametrize("name", [name for name in WRITTEN_ANEW if name != "07_errata"])
 def test_every_result_in_prose_stands_in_an_output_of_the_page(name: str) -> None:
     cells = nbformat.read(pages.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     shown = "\n".join(output.get("text") or output.data.get("text/markdown", "") for output in outputs)
     remarks = [line for cell in cells if tagged(cell, student.TAG) for line in re.findall(r"# (.*)", cell.source)]
     told = results(prose(cells) + "\n" + "\n".join(remarks))
-    assert len(told) > 10
+    assert len(told) >= 5
     assert told - results(shown) == set()
 
 

@@ -200,7 +200,9 @@ def _measured(one: Judged) -> str:
     holding, count, decisive = sum(m.holds for m in finding.measures), len(finding.measures), finding.decisive()
     parts = [f"{holding} of {count} {'identities' if finding.exact else 'conditions'} hold"]
     if not decisive.holds:
-        parts.append(f"{decisive.name}: {shown(decisive, finding.exact)} (misses {decisive.threshold})")
+        parts.append(
+            f"{decisive.name}: {shown(decisive, finding.exact)} ({decisive.threshold} {finding.mark(decisive)})"
+        )
     if one.verdict.parts:
         parts.append(", ".join(f"{size} {text}" for size, text in one.verdict.parts.items()))
     if finding.equality is not None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fragility.interval import FEW
 from fragility.study.ledger import Claim, Judged, as_markdown, shown
-from fragility.study.verdict import VERDICTS, Measure
+from fragility.study.verdict import VERDICTS, Finding, Measure
 
 HEAD = """\
 ---
@@ -35,17 +35,19 @@ within a margin of the published means in at least 80 % of the cases; *direction
 sensitivity analysis disagrees, or we spent less effort than the paper on a claim that such effort cannot show;
 *refuted* if a condition misses its threshold by more than a margin that matters (.02 of a share or correlation, one
 pixel), after Holm's correction for the number of conditions; *not yet tested* if there are fewer images (or seeds)
-than the rule asks for; else *not reproduced*. Behind the verdict stands what our setting has least of: *P 40 of 300*
+than the rule asks for; else *not reproduced*, also where a number lies on the right side and its interval does not (a
+condition that is *undecided*). Behind the verdict stands what our setting has least of: *P 40 of 300*
 are 40 steps where the paper took 300.
 
-What less effort than the paper's allows depends on the kind of the claim. An *identity* is exact. That something
-*exists* can be shown with any effort, and that something *resists* be refuted with any: an attack is a lower bound on
-what is possible. That things *match* is judged with the paper's number of steps, or one shown to be enough; how a
-*training* ends, at the published scale.
+What can be concluded with less effort than the paper's depends on the kind of claim. An *identity* is exact. That
+something *exists* can be shown with any effort, and that something *resists* be refuted with any: an attack is a lower
+bound on what is possible. That things *match* is judged with the paper's number of steps, or one shown to be enough;
+how a *training* ends, at the published scale.
 
 Intervals are 95 %: Student's t for fewer than {FEW} values, the bias-corrected and accelerated bootstrap for more,
 Clopper and Pearson's for shares. Images without a kept label count as unchanged; what the others alone say stands
-beside it. Noise is the walk of the released code, as in the published curves; a single draw stands beside it.
+beside it. Noise is the walk of the released code, which the published intersections and correlations of noise lie on; a
+single draw stands beside it.
 
 ## Which came first, the rules or the numbers
 
@@ -56,9 +58,10 @@ its rows (10:41). The others' rows are younger than their first rules, or came w
 longer if an interval does.
 
 The second edition, of 26 November, was written by people who had seen the numbers. Most of its changes weaken verdicts;
-some ease them: noise as a walk, the cost that D2 allows, a margin on both sides of A2's and A3's thresholds, I3's
-agreement in place of a least correlation. Each claim's section says when its rule was written, when its first rows were
-stored, what the rule was changed for, and what the verdict was before and after, on the rows of that day.
+some ease them: noise as a walk, the cost that D2 allows, a margin on both sides of A2's and A3b's thresholds, A3 as the
+paper words it, I3's agreement in place of a least correlation. Each claim's section says when its rule was written,
+when its first rows were stored, what the rule was changed for, and what the verdict was before and after, on the rows
+of that day.
 """
 STYLE = """\
 table.forest { width: 100%; margin-bottom: 1rem; }
@@ -83,8 +86,8 @@ table.forest small { color: var(--pst-color-text-muted, #555); }
 """
 LEGEND = """\
 One line per claim. The vertical line is the threshold that the claim's rule sets, the tinted side is where the claim
-says that the number lies; every line has its own scale. Dot and bar are our number with its 95 % interval, of the
-condition that decides; a diamond is an exact result, an open dot one of too few images. The last column names what our
+says that the number lies; every line has its own scale. Dot and bar show our number and its 95 % interval for the
+deciding condition; a diamond is an exact result, an open dot one of too few images. The last column names what our
 setting has least of.
 """
 
@@ -130,7 +133,7 @@ def sentence(one: Judged) -> str:
         return "Nothing is stored yet."
     holding = sum(measure.holds for measure in finding.measures)
     text = finding.sentence or one.claim.plain.format(holding=holding, count=len(finding.measures))
-    few = f" (Only {one.verdict.n} of {one.claim.needed} needed: nothing is decided.)"
+    few = f" (In one condition only {one.verdict.n} of the {one.claim.needed} needed: nothing is decided.)"
     return text + (few if one.verdict.text == VERDICTS[-1] else "")
 
 
@@ -300,9 +303,8 @@ def _section(one: Judged, chapters: set[str]) -> list[str]:
         lines += [f"| {key} | {_value(claim.setting.get(key))} | {_value(finding.setting.get(key))} |" for key in names]
         lines.append("")
     if finding.measures:
-        refuted = finding.refuted()
         lines += ["| measured | ours | threshold | n |", "|---|---|---|---|"]
-        lines += [_row(measure, finding.exact, measure in refuted) for measure in finding.measures]
+        lines += [_row(measure, finding) for measure in finding.measures]
         lines.append("")
     return lines
 
@@ -315,8 +317,7 @@ def _value(value: Any) -> str:
     return ", ".join(dict.fromkeys(numbers))
 
 
-def _row(measure: Measure, exact: bool, refuted: bool) -> str:
-    mark = "holds" if measure.holds else "refuted" if refuted else "fails" if measure.n > 1 or exact else ""
+def _row(measure: Measure, finding: Finding) -> str:
     name = measure.name.replace("|", "\\|")
-    n = "-" if exact else str(measure.n)
-    return f"| {name} | {shown(measure, exact)} | {measure.threshold} {mark} | {n} |"
+    n = "-" if finding.exact else str(measure.n)
+    return f"| {name} | {shown(measure, finding.exact)} | {measure.threshold} {finding.mark(measure)} | {n} |"

@@ -83,6 +83,16 @@ class Finding:
     setting: Setting = field(default_factory=dict)
     enough: bool = False
 
+    def mark(self, measure: Measure) -> str:
+        """Say what became of one condition; *undecided*: on the right side, with an interval that is not."""
+        if measure.holds:
+            return "holds"
+        if measure in self.refuted():
+            return "refuted"
+        if measure.n < 2 and not self.exact:
+            return ""
+        return "undecided" if measure.right else "fails"
+
     def decisive(self) -> Measure:
         """The measure to show if there is room for one: the first that refutes, else that fails, else the first."""
         failing = [measure for measure in self.measures if not measure.holds]

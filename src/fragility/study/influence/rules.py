@@ -22,7 +22,7 @@ Tables = Mapping[str, pd.DataFrame]
 def influence_attack(tables: Tables) -> Finding:
     """I1: noise keeps a rank correlation of .95, the attack loses .2 and 2 of the top 5 more."""
     judged = tables["influence_attack"].query("l2 == @L2")
-    names, measures, notes, doubts, sentence = ("random", "eq2", "confidence"), [], [], [], ""
+    names, measures, notes, doubts, left = ("random", "eq2", "confidence"), [], [], [], []
     for epsilon, rows in judged.groupby("epsilon"):
         ranks, overlap = (paired(rows, value, "condition", names) for value in ("spearman", "top5_overlap"))
         part, lost = f"{epsilon:g}/255", 5 * (overlap[0] - overlap[1])
@@ -35,16 +35,15 @@ def influence_attack(tables: Tables) -> Finding:
         ]  # fmt: skip
         if ranks.size:
             means = [f"{mean:.3f}" for mean in ranks.mean(1)]
-            sentence = (
-                f"At {part} noise leaves the order of the training images at a rank correlation of {means[0]}, the "
-                f"attack at {means[1]}; 1 would be unchanged."
-            )
+            left.append(f"{means[0]} and {means[1]} at {part}")
             notes.append(f"{part}: raising the confidence only leaves a rank correlation of {means[2]}")
         shares = rows.groupby("condition").labels_kept.mean().reindex(names)
         kept = rows[rows.labels_kept].groupby("condition").spearman.mean()
         lossy = ", ".join(f"{name} {shares[name]:.1%}, {kept[name]:.3f}" for name in names if shares[name] < 1)
         notes += [f"{part}: labels kept, and the rank correlation of those images alone: {lossy}"] if lossy else []
         doubts += [f"{part}: few labels kept ({shares.eq2:.0%})"] if shares.eq2 < KEPT else []
+    sentence = f"Noise and the attack leave the order of the training images at rank correlations of {', '.join(left)}."
+    sentence = sentence if left else ""
     return Finding(measures, doubts=doubts, notes=notes, sentence=sentence, setting=_setting(judged))
 
 
@@ -103,7 +102,9 @@ def wrong_labels(tables: Tables) -> Finding:
             f"Looking through the training images in the order of influence finds wrong labels with a score of "
             f"{areas[0].mean():.3f}, in that of the loss with {areas[1].mean():.3f}; chance has .5, perfection 1."
         )
-    return Finding(measures, notes=[f"areas: {means}"], sentence=sentence, setting=_setting(rows))
+    setting = _setting(rows)
+    setting["draws"] = setting.pop("images")  # of the labels that are made wrong
+    return Finding(measures, notes=[f"areas: {means}"], sentence=sentence, setting=setting)
 
 
 def flipped_predictions(tables: Tables) -> Finding:
@@ -171,7 +172,7 @@ def deeper_networks(tables: Tables) -> Finding:
         f"From {depths[0]} to {depths[-1]} hidden layers influence loses {measures[0].value:.2f} of its correlation "
         f"with retraining, and {measures[1].value:.2f} from strong to weak decay."
     )
-    setting = {"network": f"16 inputs, {depths[0]} to {depths[-1]} hidden layers of 16", "draws": whole.image.nunique()}
+    setting = {"network": f"16 inputs, {depths[0]} to {depths[-1]} hidden layers of 6", "draws": whole.image.nunique()}
     return Finding(measures, doubts=doubts, notes=notes, sentence=sentence, setting=setting)
 
 
@@ -183,4 +184,6 @@ def _setting(rows: pd.DataFrame) -> dict[str, Any]:
     spans = {title: sorted(set(rows[name])) for title, name in names.items() if name in rows}
     network = f"a linear layer on the features of {', '.join(sorted(set(rows.network)))}" if "network" in rows else ""
     data = {"data": "roses and sunflowers"} if network else {}
-    return {"network": network} | data | {"images": rows.image.nunique()} | spans
+    inputs = rows.attrs.get("inputs", {})
+    trained = {"training images": inputs["training_images"]} if "training_images" in inputs else {}
+    return {"network": network} | data | {"images": rows.image.nunique()} | trained | spans
