@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig
 
 from conftest import scores, total
 from fragility.attack import iterative
@@ -59,6 +60,13 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "MobileNetV3": models.mobilenet_v3_small,
     "ShuffleNetV2": models.shufflenet_v2_x0_5,
     "EfficientNet": models.efficientnet_b0,
+    # All of efficientnet_v2_s has, on images this small, gradients of 1e8 that float32 gets wrong by half.
+    "EfficientNetV2": partial(
+        models.EfficientNet,
+        [FusedMBConvConfig(4, 3, 2, 8, 16, 2), MBConvConfig(4, 3, 2, 16, 24, 2), MBConvConfig(6, 3, 1, 24, 32, 2)],
+        0.1,
+        last_channel=64,
+    ),
     "ConvNeXt": models.convnext_tiny,
     "ViT": partial(models.VisionTransformer, 32, 8, 2, 4, 64, 128),
     "Swin": partial(models.SwinTransformer, [4, 4], 16, [2, 2], [2, 4], [4, 4]),
@@ -152,7 +160,7 @@ def test_every_family_has_a_row_and_the_modern_ones_are_attacked():
     }
     rows = stored()
     assert list(rows) == list(FAMILIES)
-    for family in ("ViT", "Swin", "SwinV2", "ConvNeXt", "EfficientNet", "MobileNetV3"):
+    for family in ("ViT", "Swin", "SwinV2", "ConvNeXt", "EfficientNet", "EfficientNetV2", "MobileNetV3"):
         assert rows[family]["simple gradient"] == rows[family]["integrated gradients"] == "attacked"
 
 

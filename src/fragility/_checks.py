@@ -206,7 +206,7 @@ def check_alone(model: nn.Module, images: Tensor) -> None:
                 raise ValueError(
                     f"model: expected logits that depend on one image each; those of image 0 change by {away:.2g} with "
                     "the rest of the batch (or by chance): is there a normalisation over the batch, a reordering, or "
-                    "dropout?"
+                    f"dropout? If there is none, rounding grows too much in it for {logits.dtype}"
                 )
 
 
