@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conftest import randomise
-from fragility._checks import check_alone, check_model, is_trusted, trusting
+from fragility._alone import check_alone
+from fragility._checks import check_model, is_trusted, trusting
 from fragility.attack import iterative, random_sign, random_walk
 from fragility.attribution import deeplift, integrated_gradients, simple_gradient
 from fragility.curvature import input_hvp, top_direction
@@ -54,6 +55,12 @@ def part_in_training_mode(kind: type[nn.Module], *arguments) -> nn.Module:
     model = around(lambda net, x: net(x), kind(*arguments))
     model.net[2].train()
     return model
+
+
+def in_inference_mode(net, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        h = net[0](x)
+    return net[1:](h)
 
 
 def quantised() -> nn.Module:
@@ -121,6 +128,64 @@ def test_functions_of_one_image_are_accepted(kind, dtype, images):
     check_model(model)
     check_alone(model, images.to(dtype))
     check_alone(model, images.repeat(3, 1, 1, 1).to(dtype)[:2])
+
+
+def hooked(hook, place: str, *, ask: bool = True) -> nn.Module:
+    """A hook of a module, or of a tensor, for which a model may ask first whether it has a gradient."""
+
+    def forward(net, x):
+        h = net[0](x)
+        if place == "tensor" and (h.requires_grad or not ask):
+            h.register_hook(lambda grad: hook((grad,)))
+        return net[1:](h)
+
+    model = around(forward)
+    if place == "module":
+        model.net[1].register_full_backward_hook(lambda _, grads, __: hook(grads))
+    if place == "before":
+        model.net[1].register_full_backward_pre_hook(lambda _, grads: hook(grads))
+    return model
+
+
+REWRITING = {
+    "scaled": hooked(lambda grads: (2 * grads[0],), "module"),
+    "scaled before": hooked(lambda grads: (2 * grads[0],), "before"),
+    "guided": hooked(lambda grads: (grads[0].clamp(min=0),), "module"),
+    "tensor": hooked(lambda grads: 2 * grads[0], "tensor"),
+    "tensor, unasked": hooked(lambda grads: 2 * grads[0], "tensor", ask=False),
+    "second derivative": hooked(lambda grads: grads[0].detach(), "tensor"),
+}
+LOOKING = {
+    "module": hooked(lambda _: None, "module"),
+    "module, before": hooked(lambda grads: grads, "before"),
+    "tensor": hooked(lambda _: None, "tensor"),
+    "tensor, cloned": hooked(lambda grads: grads[0].clone(), "tensor"),
+}
+
+
+@pytest.mark.parametrize("explanation", EXPLANATIONS)
+@pytest.mark.parametrize("kind", REWRITING)
+def test_hooks_that_rewrite_gradients(kind, explanation, images, labels):
+    with pytest.raises(ValueError, match=r"a backward hook rewrites them \(.*handle.remove"):
+        EXPLANATIONS[explanation](REWRITING[kind], images, labels)
+
+
+@pytest.mark.parametrize("explanation", sorted(EXPLANATIONS.keys() - {"direction", "walk"}))
+@pytest.mark.parametrize("kind", LOOKING)
+def test_hooks_that_look_at_gradients(kind, explanation, images, labels):
+    images.requires_grad_().register_hook(lambda grad: 0 * grad)
+    results = [EXPLANATIONS[explanation](model, images, labels) for model in (LOOKING[kind], around())]
+    torch.testing.assert_close(*[getattr(result, "images", result) for result in results], rtol=1e-10, atol=1e-12)
+
+
+def test_a_hook_of_all_modules(images, labels):
+    handle = nn.modules.module.register_module_full_backward_hook(lambda _, grads, __: tuple(map(torch.neg, grads)))
+    try:
+        with pytest.raises(ValueError, match="one of a tensor, or of all modules"):
+            simple_gradient(around(), images, labels)
+    finally:
+        handle.remove()
+    assert simple_gradient(around(), images, labels).isfinite().all()
 
 
 def test_a_model_is_checked_once_in_an_attack(images):
@@ -311,6 +376,59 @@ class TestMessages:
             EXPLANATIONS[explanation](around(lambda net, x: kind(net(x))), images, labels)
 
     @pytest.mark.parametrize("explanation", sorted(EXPLANATIONS.keys() - {"Hessian"}))  # which takes a direction too
-    def test_images_of_numpy(self, explanation, images, labels):
-        with pytest.raises(TypeError, match="images: expected a tensor, got ndarray"):
-            EXPLANATIONS[explanation](around(), images.numpy(), labels)
+    @pytest.mark.parametrize(
+        ("convert", "message"),
+        [
+            (Tensor.numpy, "expected a tensor, got ndarray"),
+            (Tensor.float, "expected the dtype of the model's weights, torch.float64, got torch.float32"),
+            (Tensor.to_sparse, "expected a dense tensor, got torch.sparse_coo"),
+            (partial(Tensor.to, device="meta"), "expected a tensor with values"),
+        ],
+    )
+    def test_images_of_another_kind(self, convert, message, explanation, images, labels):
+        with pytest.raises((TypeError, ValueError), match=f"images: {message}"):
+            EXPLANATIONS[explanation](around(), convert(images), labels)
+
+    @pytest.mark.parametrize("explanation", ["attack", "DeepLIFT"])
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            (in_inference_mode, "inference_mode"),
+            (lambda net, x: torch.cdist(net(x), torch.eye(4, dtype=x.dtype)), "of cdist|no rule for cdist"),
+            (lambda net, x: net(x) * float("nan"), r"NaN for every image|S\(x0\) = nan"),
+        ],
+    )
+    def test_models_without_derivatives(self, function, message, explanation, images, labels):
+        with pytest.raises(ValueError, match=f"model: .*({message})"):
+            EXPLANATIONS[explanation](around(function), images, labels)
+
+    @pytest.mark.parametrize("explanation", ["attack", "walk"])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda a: a.sum(1),
+            lambda a: a.flatten(1),
+            lambda a: a[:1],
+            lambda a: (a, a),
+            lambda a: None,
+            Tensor.long,
+            lambda a: a.detach().numpy(),
+        ],
+    )
+    def test_what_is_not_an_attribution(self, change, explanation, images, labels):
+        with pytest.raises((TypeError, ValueError), match=r"attribution: expected .*\bgot (shape|\w+)"):
+            EXPLANATIONS[explanation](
+                around(), images, labels, attribution=lambda *arguments: change(simple_gradient(*arguments))
+            )
+
+    @pytest.mark.parametrize("explanation", ["integrated gradients", "SmoothGrad"])
+    def test_a_model_for_batches_of_one_size(self, explanation, images, labels):
+        model, plain = SOUND["batches of two"].double(), around()
+        with pytest.raises(ValueError, match=r"takes 2 and fails with others \(shape.*chunk=1"):
+            EXPLANATIONS[explanation](model, images, labels)
+        for call in (partial(integrated_gradients, steps=6, chunk=1), EXPLANATIONS["attack"], EXPLANATIONS["walk"]):
+            torch.manual_seed(0)
+            found = call(model, images, labels)
+            torch.manual_seed(0)
+            expected = call(plain, images, labels)
+            torch.testing.assert_close(*[getattr(each, "images", each) for each in (found, expected)])

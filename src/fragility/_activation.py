@@ -38,7 +38,14 @@ def _is(value: float | Tensor, number: float) -> bool:
 
 def smooth_relu(beta: float) -> Callable[[Tensor], Tensor]:
     """Softplus of sharpness beta, in the place of relu."""
-    return lambda z: _Softplus.apply(z, beta)[0]  # type: ignore[no-untyped-call]
+
+    def compute(z: Tensor) -> Tensor:
+        if torch._C._functorch.is_batchedtensor(z):  # whose backward pass must not leave out a gradient
+            return functional.softplus(z, beta, 40.0)
+        value: Tensor = _Softplus.apply(z, beta)[0]  # type: ignore[no-untyped-call]
+        return value
+
+    return compute
 
 
 class _Softplus(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """What every function asks of its arguments, said once: errors name the argument, what was expected and what came."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral
 from typing import SupportsIndex
@@ -93,6 +93,10 @@ def check_images(images: Tensor, *, name: str = "images") -> None:
         raise TypeError(f"{name}: expected a tensor, got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {images.dtype}")
+    if images.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {images.layout}; pass images.to_dense()")
+    if images.is_meta:
+        raise ValueError(f"{name}: expected a tensor with values, got one on the meta device")
     if images.ndim != 4:
         raise ValueError(f"{name}: expected shape (B, C, H, W), got {tuple(images.shape)}")
     if images.numel() == 0:
@@ -164,50 +168,6 @@ def check_logits(logits: object, batch: int) -> Tensor:
     if not logits.is_floating_point():
         raise TypeError(f"model: expected floating-point logits, got {logits.dtype}")
     return logits
-
-
-def check_alone(model: nn.Module, images: Tensor) -> None:
-    """Refuse a model whose logits for an image depend on the rest of the batch, or on chance.
-
-    The first image is shown three times. With other neighbours, but in the same place of an equally large batch, the
-    logits are the same up to the order of sums on a GPU; in another place of a larger batch they are the same up to
-    rounding.
-
-    Args:
-        model: images in [0, 1] to logits (B, K).
-        images: (B, ...); two are used.
-
-    Raises:
-        ValueError: if the first image's logits differ.
-    """
-    first = images[:1].detach()
-    opposite = torch.full(first.shape, float(first.mean() < 0.5), dtype=first.dtype, device=first.device)
-    opposite.view(-1)[:1] = 1 - opposite.view(-1)[:1]  # another mean, and the extremes 0 and 1
-
-    def show(batch: Tensor, place: int = 0) -> Tensor:
-        with torch.no_grad():
-            return check_logits(model(batch), len(batch))[place]
-
-    neighbours = images[1:2].detach() if len(images) > 1 else first
-    try:
-        logits = show(torch.cat([first, neighbours]))
-    except (RuntimeError, AssertionError):  # a model for batches of one size
-        if len(images) == 1:
-            return
-        neighbours = images[1:].detach()
-        logits = show(torch.cat([first, neighbours]))
-    others = [(show(torch.cat([first, opposite.expand_as(neighbours)])), 0.75)]
-    with suppress(RuntimeError, AssertionError):
-        others.append((show(torch.cat([opposite, neighbours, first]), -1), 0.5))
-    with torch._C.DisableTorchFunction():  # softplus would take the absolute values for activations
-        for other, digits in others:
-            away = (logits - other).abs().max()
-            if away > rounding(logits) ** digits * logits.abs().max():
-                raise ValueError(
-                    f"model: expected logits that depend on one image each; those of image 0 change by {away:.2g} with "
-                    "the rest of the batch (or by chance): is there a normalisation over the batch, a reordering, or "
-                    f"dropout? If there is none, rounding grows too much in it for {logits.dtype}"
-                )
 
 
 def rounding(tensor: Tensor) -> float:

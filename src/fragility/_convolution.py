@@ -4,9 +4,7 @@ PyTorch's derivative of a convolution's backward pass computes the weights' grad
 an image is attacked: a sixth of the time of an attack step.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from fragility._activation import in_place, short_name
+from fragility._call import clear_errors
 from fragility._hinges import forget, from_layer
 
 _NAMES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
@@ -44,45 +43,6 @@ def differentiate(
     if not materialize:
         return results
     return tuple(torch.zeros_like(a) if b is None else b for a, b in zip(inputs, results, strict=True))
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Restate the errors of PyTorch's engine in terms of the model.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ValueError: if the model's operations cannot be differentiated as they have to be.
-        RuntimeError: for any other complaint, unchanged.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        for pattern, message in _COMPLAINTS.items():
-            found = re.search(pattern, str(error))
-            if found:
-                raise ValueError(f"model: {message.format(*found.groups())}") from error
-        raise
-
-
-_COMPLAINTS = {
-    r"derivative for (?:aten::)?_?(\w+?)(?:_backward)? is not implemented": (
-        "PyTorch has no second derivative of {0}; write it in other operations"
-    ),
-    r"checkpoint is incompatible with \.grad": (
-        "a checkpoint with use_reentrant=True gives no gradient of images; pass use_reentrant=False"
-    ),
-    r"torch\.utils\.checkpoint: (?:A different number|Recomputed values)": (
-        "a checkpoint computed its part again in another way than at first: its softplus is not reached outside of the "
-        "context; explain inside `softplus`, or without checkpoints"
-    ),
-    r"once_differentiable|does not currently support double backward": (
-        "a custom or compiled function in it can be differentiated only once; write its backward pass in "
-        "differentiable operations"
-    ),
-}
 
 
 class twice_differentiable(TorchFunctionMode):

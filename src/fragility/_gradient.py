@@ -1,30 +1,19 @@
 """The scores of the labels, and their gradient: what every attribution is made of."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from fragility._checks import (
-    check_alone,
-    check_gradients,
-    check_images,
-    check_labels,
-    check_logits,
-    check_model,
-    is_trusted,
-)
-from fragility._convolution import clear_errors
-from fragility._hinges import forget
+from fragility._alone import check_alone
+from fragility._call import clear_errors, logits_of
+from fragility._checks import check_gradients, check_images, check_labels, check_model, is_trusted
 from fragility._reach import check_reached
 from fragility._softplus import active_beta, check_substitutable
 from fragility._state import check_once
 
-Model = Callable[[Tensor], Tensor]
 
-
-def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int = 1) -> None:
+def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int = 1, eager: bool = False) -> None:
     """Refuse what nothing can be explained with; the model is looked at in an attack only once.
 
     Args:
@@ -32,6 +21,7 @@ def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int 
         images: of which `copies` each go through the model at a time.
         labels: one per image.
         copies: points on a path, or noisy ones.
+        eager: whether its activations have to be reached outside of softplus too.
     """
     check_images(images)
     check_labels(labels, len(images))
@@ -39,10 +29,10 @@ def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int 
     if is_trusted(model):
         return
     check_model(model)
-    if active_beta() is not None:
+    if eager or active_beta() is not None:
         check_substitutable(model)
-    if copies * len(images) > 1:
-        check_once(partial(check_alone, model, images), model, (images.shape[1:], images.dtype, len(images) > 1))
+    setting = images.shape[1:], images.dtype, len(images) > 1, copies > 1
+    check_once(partial(check_alone, model, images, copies=copies), model, setting)
 
 
 def scores_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -51,13 +41,6 @@ def scores_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     if not is_trusted(model):
         check_reached(model, images, labels, scores)
     return scores
-
-
-def logits_of(model: Model, images: Tensor) -> Tensor:
-    """The logits (B, K) of a copy of the images: a model may write into its input."""
-    logits = check_logits(model(images.clone()), len(images))
-    forget((logits,))  # |logits| is no activation of the model
-    return logits
 
 
 def pick(logits: Tensor, labels: Tensor) -> Tensor:
@@ -73,5 +56,8 @@ def gradient(scores: Tensor, points: Tensor, *, create_graph: bool) -> Tensor:
         with clear_errors():
             (found,) = torch.autograd.grad(scores.sum(), points, create_graph=create_graph, allow_unused=True)
     if found is None:
-        raise ValueError("model: expected logits that depend differentiably on the images, got constants")
+        raise ValueError(
+            "model: expected logits that depend differentiably on the images, got constants: does "
+            "it compute under no_grad or inference_mode, or detach them?"
+        )
     return found

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fragility._call import logits_of
 from fragility._convolution import twice_differentiable
-from fragility._gradient import gradient, logits_of, pick, scores_of
+from fragility._gradient import gradient, pick, scores_of
 from fragility._softplus import capture
 from fragility._state import changes, state
 

@@ -1,8 +1,10 @@
 """Does softplus reach every kink of a network? Read off autograd's graph, and tried by differences of the gradient."""
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,10 +14,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fragility._activation import short_name
-from fragility._checks import check_logits
+from fragility._call import logits_of
+from fragility._checks import rounding
 from fragility._convolution import twice_differentiable
 from fragility._linear import Dependence, is_custom, kind_of
-from fragility._softplus import SoftplusNetwork, active_beta, check_substitutable
+from fragility._softplus import SoftplusNetwork, active_beta, check_substitutable, softplus
 
 ADVICE = (
     "write it as a call of torch.nn.functional (relu, leaky_relu, prelu, hardtanh, ...), outside of custom autograd "
@@ -39,9 +42,10 @@ def check_reached(model: nn.Module, images: Tensor, labels: Tensor, scores: Tens
 def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> None:
     """Compare the gradient's change along a random direction with what the Hessian says of it.
 
-    For a network inside `softplus` or with a `SoftplusNetwork` in it; of another one nothing is expected. The step is a
-    quarter of the softplus's width in the pre-activation that changes most: far enough for some units of a hidden ReLU
-    to change sides, where the gradient jumps and the Hessian is zero. Max-pools keep what they choose.
+    For a network inside `softplus` or with a `SoftplusNetwork` in it; of another one nothing is expected. What softplus
+    does not reach is the same at every beta, so one is chosen at which many units lie within its width, and the step is
+    a quarter of it: some units of a hidden ReLU change sides, where the gradient jumps and the Hessian is zero.
+    Max-pools keep what they choose.
 
     Args:
         model: images to logits (B, K).
@@ -57,49 +61,88 @@ def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int 
     if beta is None:
         return
     check_substitutable(model)
-    x, labels, v = _points(images, labels, seed)
+    with torch.enable_grad():
+        try:
+            _try(model, *_points(images, labels, seed, max(1, min(16, 2**12 // images[0].numel()))), beta)
+        except (RuntimeError, AssertionError):  # a model for batches of one size
+            _try(model, *_points(images, labels, seed, len(images)), beta)
+
+
+def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float) -> None:
+    """Refuse a model whose gradient does not change along v as its derivative says, from some of the points x."""
+    substitution: AbstractContextManager[None] = nullcontext()
+    if active_beta() is not None:
+        beta = _wide(model, x, beta)
+        substitution = softplus(beta)
     probe = _Probe()
 
     def score(points: Tensor) -> Tensor:
         with probe, _smooth_inputs():
             probe.rewind()
-            logits = check_logits(model(points.clone()), len(points))
-        return logits.gather(1, labels.unsqueeze(1)).sum()
+            return logits_of(model, points).gather(1, labels.unsqueeze(1)).sum()
 
     def slope(points: Tensor) -> Tensor:
         points.requires_grad_()
-        return torch.autograd.grad(score(points), points, materialize_grads=True)[0]
+        return torch.autograd.grad(score(points), points, materialize_grads=True)[0].detach()
 
-    with torch.enable_grad(), twice_differentiable():
+    with substitution, twice_differentiable():
         here = score(x.requires_grad_())
         before, suspects = probe.outputs, _suspects(here, x) if here.requires_grad else []
-        (gradient,) = torch.autograd.grad(here, x, create_graph=True, materialize_grads=True)
-        bend = torch.zeros_like(x)
-        if gradient.requires_grad:
-            (bend,) = torch.autograd.grad(gradient, x, v, materialize_grads=True)
-        x = x.detach()
-        with torch.no_grad():
-            score(x + 1e-3 * v)
+        score(x.detach() + 1e-3 * v)
         step = _step(before, probe.outputs, beta)
-        ahead, behind = slope(x + step * v), slope(x - step * v)
-    with torch._C.DisableTorchFunction():
-        change, expected = (ahead - behind).detach(), 2 * step * bend.detach()
-        size, foreseen, off, whole = (
-            part.flatten(1).norm(dim=1) for part in (change, expected, change - expected, gradient.detach())
-        )
-        if not (off > 0.05 * (size + foreseen) + 256 * torch.finfo(x.dtype).eps * whole).any():
-            return
-        named = f" (its graph shows {', '.join(suspects)})" if suspects else ""
-        raise ValueError(
-            f"model: softplus does not reach all of its kinks{named}: along a random direction the gradient changes by "
-            f"{size.max():.2g}, and by {foreseen.max():.2g} according to its derivative; {ADVICE}"
-        )
+        (gradient,) = torch.autograd.grad(here, x, create_graph=True, materialize_grads=True)
+        floor = 256 * rounding(x) * _lengths(gradient.detach())
+        undecided, last, found = torch.ones_like(floor, dtype=torch.bool), torch.zeros_like(floor), list[Tensor]()
+        for _ in range(_HALVINGS):
+            ends = [(x + side * step * v).detach() for side in (1, -1)]
+            expected = torch.zeros_like(x)
+            if gradient.requires_grad:
+                run = ends[0] - ends[1]  # what rounding leaves of 2 step v
+                (expected,) = torch.autograd.grad(gradient, x, run, retain_graph=True, materialize_grads=True)
+            change = slope(ends[0]) - slope(ends[1])
+            size, foreseen, off = map(_lengths, (change, expected.detach(), change - expected.detach()))
+            miss = off / (size + foreseen + floor / _MISS).clamp(min=torch.finfo(x.dtype).tiny)
+            found = found or [size.max(), foreseen.max()]
+            # As the step is halved, what a smooth function misses by falls to a quarter; what a kink misses by stays,
+            # until no kink is left in between and it falls to nothing.
+            if (undecided & (16 * miss < last)).any():
+                break
+            undecided &= miss > _MISS
+            if not undecided.any():
+                return
+            last, step = miss, step / 2
+    named = f" (its graph shows {', '.join(suspects)})" if suspects else ""
+    raise ValueError(
+        f"model: softplus does not reach all of its kinks{named}: along a random direction the gradient changes by "
+        f"{found[0]:.2g}, and by {found[1]:.2g} according to its derivative; {ADVICE}"
+        f"{'; or rounding hides the change: try float64' if x.dtype != torch.float64 else ''}"
+    )
 
 
-def _points(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+_MISS, _HALVINGS = 0.02, 6
+
+
+def _lengths(vectors: Tensor) -> Tensor:
+    lengths: Tensor = vectors.flatten(1).norm(dim=1)
+    return lengths
+
+
+def _wide(model: nn.Module, x: Tensor, beta: float) -> float:
+    """A beta, at most the one given, whose width is a quarter of the usual pre-activation's size."""
+    probe = _Probe()
+    with probe, _smooth_inputs():
+        logits_of(model, x)
+    sizes = [size for part in probe.outputs if 0 < (size := _size(part)) < math.inf]
+    return min(beta, 4 / median(sizes)) if sizes else beta
+
+
+def _size(tensor: Tensor) -> float:
+    return tensor.square().mean().sqrt().item()
+
+
+def _points(images: Tensor, labels: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where to try, inside the range of pixels; the labels; and in which directions. Small networks have few units."""
     generator = torch.Generator().manual_seed(seed)
-    count = max(1, min(16, 2**12 // images[0].numel()))
     rows = torch.arange(count, device=images.device) % len(images)
     shape = (count, *images.shape[1:])
     noise, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(images) for _ in range(2))
@@ -126,12 +169,12 @@ def _smooth_inputs() -> Iterator[None]:
 
 def _step(before: list[Tensor], after: list[Tensor], beta: float) -> float:
     """The step at which no pre-activation changes by more than its share; both were 1e-3 apart."""
-    # A quarter of the softplus's width, of the pre-activations' size, and of 1, over which other activations bend.
+    # A quarter of the softplus's width, and of the pre-activations' size.
     with torch._C.DisableTorchFunction():
         step = 0.05
         for a, b in zip(before[:-1] or before, after, strict=False):
             change = (b - a).abs().max().item() / 1e-3
-            share = 0.25 * min(1 / beta, 1.0, a.square().mean().sqrt().item() or 1.0)
+            share = 0.25 * min(1 / beta, _size(a) or math.inf)
             step = min(step, share / change) if change else step
         return step
 

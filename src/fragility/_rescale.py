@@ -32,8 +32,9 @@ from fragility._activation import (
     split_input,
     vanishing,
 )
+from fragility._call import Model, logits_of
 from fragility._convolution import differentiate
-from fragility._gradient import Model, gradient, logits_of, pick
+from fragility._gradient import gradient, pick
 from fragility._hinges import note, read
 from fragility._linear import Dependence
 from fragility._softplus import active_beta, deferred

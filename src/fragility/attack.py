@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fragility._alone import check_alone
 from fragility._checks import (
-    check_alone,
     check_count,
     check_epsilon,
+    check_gradients,
     check_images,
     check_model,
     check_positive,
@@ -113,9 +114,7 @@ def random_walk(
     Returns:
         The best iterates.
     """
-    _check_run(model, step_size, iterations)
-    check_images(images)
-    images = images.detach()
+    images = _check_run(model, images, step_size, iterations)
     lower, upper = ball(images, epsilon)
     check_alone(model, images)
     with frozen(model), trusting(model), tqdm(total=iterations, disable=not progress) as bar:
@@ -192,12 +191,10 @@ def iterative(
         ValueError: if an argument is out of range, or the first gradient is not finite, or zero up to rounding for the
             whole batch.
     """
-    _check_run(model, step_size, iterations)
+    images = _check_run(model, images, step_size, iterations)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
     check_count("restarts", restarts, least=0)
-    check_images(images)
-    images = images.detach()
     lower, upper = ball(images, epsilon)
     check_alone(model, images)
     with frozen(model), trusting(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
@@ -262,7 +259,8 @@ def _moving(slope: Tensor, scale: Tensor, *, on_surrogate: bool) -> Tensor:
         )
         raise ValueError(
             f"objective: its gradient with respect to the images is zero up to rounding for the whole batch; {reason}. "
-            "The normalised gradient map of a linear model or of a single neuron cannot be moved at all."
+            "The normalised gradient map of a linear model or of a single neuron cannot be moved at all; nor can what "
+            "an attribution returns without a graph."
         )
     return moving
 
@@ -284,7 +282,11 @@ def _offer(
         callback(iterate)
 
 
-def _check_run(model: nn.Module, step_size: float, iterations: int) -> None:
+def _check_run(model: nn.Module, images: Tensor, step_size: float, iterations: int) -> Tensor:
+    """Check what both attacks are given; return the images without a graph."""
     check_model(model)
     check_positive("step_size", step_size)
     check_count("iterations", iterations)
+    check_images(images)
+    check_gradients(images)
+    return images.detach()

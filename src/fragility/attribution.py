@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fragility._call import logits_of
 from fragility._checks import check_count, rounding
 from fragility._convolution import twice_differentiable
-from fragility._gradient import check_call, gradient, logits_of, pick, scores_of
+from fragility._gradient import check_call, gradient, pick, scores_of
 from fragility._linear import CHOOSING
 from fragility._path import mean_gradient
 from fragility._rescale import multiply, record
-from fragility._softplus import active_beta, check_substitutable
+from fragility._softplus import active_beta
 from fragility._state import recall
 
 Baseline = float | Tensor | None
@@ -39,7 +40,8 @@ def simple_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """
     check_call(model, images, labels)
     with torch.enable_grad(), twice_differentiable() if images.requires_grad else nullcontext():
-        points = images if images.requires_grad else images.detach().requires_grad_()
+        # A view: a hook on the images is for the gradients that the user takes of them.
+        points = images.view_as(images) if images.requires_grad else images.detach().requires_grad_()
         scores = scores_of(model, points, labels)
         return gradient(scores, points, create_graph=images.requires_grad)
 
@@ -147,8 +149,7 @@ def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Base
         ValueError: if pixels, labels, baseline, the model's mode or its output are wrong, the model does something for
             which the Rescale rule has no rule (the error names it), or the attributions miss their sum.
     """
-    check_call(model, images, labels)
-    check_substitutable(model)
+    check_call(model, images, labels, eager=True)
     x0, drawn = _reference(baseline, images), _random_states(images.device)
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         x, run = images if images.requires_grad else images.detach(), _in_full_precision(model)

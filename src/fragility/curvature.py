@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fragility._call import clear_errors, logits_of
 from fragility._checks import check_count, check_images, trusting
-from fragility._convolution import clear_errors, twice_differentiable
-from fragility._gradient import check_call, logits_of, pick, scores_of
+from fragility._convolution import twice_differentiable
+from fragility._gradient import check_call, pick, scores_of
 from fragility._reach import check_smooth
 from fragility._softplus import active_beta
 from fragility.attribution import simple_gradient
@@ -172,7 +173,7 @@ def input_hessian(model: nn.Module, images: Tensor, labels: Tensor, *, chunk: in
         Symmetric matrices (B, d, d).
     """
     check_count("chunk", chunk)
-    check_call(model, images, labels)
+    check_call(model, images, labels, copies=chunk)
     units = torch.eye(images[0].numel(), dtype=images.dtype, device=images.device).view(-1, *images.shape[1:])
     rows = []
     scores_of(model, images.detach().requires_grad_(), labels)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fragility._call import logits_of
 from fragility._checks import check_logits
 from fragility._convolution import twice_differentiable
-from fragility._gradient import logits_of
 from fragility.attribution import importance
 from fragility.objective import Objective
 
@@ -78,6 +78,8 @@ class Judge:
         self._model, self._labels, self._attribution = model, labels, attribution
         self._min_confidence, self._count = min_confidence, 0
         attributions, logits = self._look(images)
+        if logits.isnan().any(1).all():
+            raise ValueError("model: expected logits that are numbers, got NaN for every image")
         if logits.shape[1] < 2:
             raise ValueError(
                 "model: expected two logits or more, got one: its argmax is always kept; make two of it, "
@@ -110,12 +112,14 @@ class Judge:
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The attributions and the logits; those that the attribution computed on its way, where it did."""
         with _last_call(self._model) as seen:
-            attributions = self._attribution(self._model, images, self._labels).detach()
+            attributions = explain(self._attribution, self._model, images, self._labels).detach()
         given, logits = seen[0] if seen else (None, None)
         if not (isinstance(given, Tensor) and torch.equal(given, images)):
             with torch.no_grad():
                 logits = logits_of(self._model, images)
-        return attributions, check_logits(logits, len(images)).detach()
+        logits = check_logits(logits, len(images)).detach()
+        unknown = logits.isnan().any(1).view(-1, 1, 1, 1)
+        return attributions.masked_fill(unknown, float("nan")), logits
 
     def _confidence(self, logits: Tensor) -> Tensor:
         return logits.softmax(1).gather(1, self.prediction.unsqueeze(1)).squeeze(1)
@@ -216,7 +220,7 @@ def gradient(
     """
     with torch.enable_grad(), twice_differentiable():
         points = x.detach().requires_grad_()
-        attributions = attribution(model, points, labels)
+        attributions = explain(attribution, model, points, labels)
         leaf = attributions.detach().requires_grad_()
         maps, _ = safe_importance(leaf)
         values = evaluate(objective, maps, reference)
@@ -231,6 +235,34 @@ def gradient(
         signs = leaf.detach().sign() / leaf.detach().abs().sum((1, 2, 3), keepdim=True)
         (scale,) = torch.autograd.grad(attributions, points, signs * by_map.abs().unsqueeze(1))
         return result, scale
+
+
+def explain(attribution: Attribution, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Call an attribution and check what it returns.
+
+    Args:
+        attribution: (model, images, labels) -> signed attributions.
+        model: images to logits.
+        images: (B, C, H, W).
+        labels: int64 (B,).
+
+    Returns:
+        (B, C, H, W), or of other numbers of channels and pixels.
+
+    Raises:
+        TypeError: if it is not a floating-point tensor.
+        ValueError: if it has not four dimensions, or another number of images.
+    """
+    found = attribution(model, images, labels)
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+        raise TypeError(f"attribution: expected it to return one floating-point tensor, got {kind}")
+    if found.ndim != 4 or len(found) != len(images):
+        raise ValueError(
+            f"attribution: expected signed attributions ({len(images)}, C, H, W), got shape {tuple(found.shape)}; a "
+            "map (B, H, W) is given a channel by unsqueeze(1)"
+        )
+    return found
 
 
 def evaluate(objective: Objective, maps: Tensor, reference: Tensor) -> Tensor:

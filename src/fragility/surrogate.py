@@ -11,6 +11,7 @@ from fragility._reach import check_smooth
 from fragility._softplus import SoftplusNetwork as SoftplusNetwork
 from fragility._softplus import softplus as softplus
 from fragility.attribution import importance, simple_gradient
+from fragility.iterate import explain
 from fragility.similarity import center_shift, spearman, top_k_intersection
 
 Attribution = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -63,14 +64,14 @@ def surrogate_fidelity(
     if len(betas) == 0:
         raise ValueError("betas: expected one value or more, got none")
     images = images.detach()
-    reference = importance(attribution(model, images, labels)).detach()
+    reference = importance(explain(attribution, model, images, labels)).detach()
     k = max(1, reference[0].numel() // 50) if k is None else k
     rows = []
     for beta in betas:
         with softplus(beta):
             if beta == betas[0]:
                 check_smooth(model, images, labels)
-            maps = importance(attribution(model, images, labels)).detach()
+            maps = importance(explain(attribution, model, images, labels)).detach()
         rows.append((spearman(maps, reference), top_k_intersection(maps, reference, k), center_shift(maps, reference)))
     return Fidelity(torch.tensor(betas), *(torch.stack(column) for column in zip(*rows, strict=True)))
 

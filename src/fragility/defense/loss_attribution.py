@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fragility._call import logits_of
 from fragility._checks import check_count, check_labels, check_training
 from fragility._convolution import twice_differentiable
-from fragility._gradient import gradient, logits_of
+from fragility._gradient import gradient
 from fragility.fingerprint import recipe
 
 Criterion = Callable[[Tensor, Tensor], Tensor]  # logits (B, K), labels (B,) -> (B,)

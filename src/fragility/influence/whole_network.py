@@ -16,12 +16,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from fragility._alone import check_alone
+from fragility._call import logits_of
 from fragility._checks import (
-    check_alone,
     check_count,
     check_gradients,
     check_labels,
-    check_logits,
     check_model,
     check_positive,
 )
@@ -285,7 +285,7 @@ def _check_data(model: nn.Module, inputs: Tensor, labels: Tensor, prefix: str = 
     if len(inputs) == 0:
         raise ValueError(f"{prefix}images: expected at least one, got shape {tuple(inputs.shape)}")
     with torch.no_grad():
-        classes = check_logits(model(inputs[:1].clone()), 1).shape[1]
+        classes = logits_of(model, inputs[:1]).shape[1]
     if classes < 2:
         raise ValueError(
             "model: expected a logit per class, got one in all; return torch.cat([-z / 2, z / 2], 1) instead, which "
