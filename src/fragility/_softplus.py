@@ -29,8 +29,9 @@ _deferred: ContextVar[bool] = ContextVar("whether another mode substitutes, by t
 def softplus(beta: float = 1.0) -> AbstractContextManager[None]:
     """Compute every ReLU as softplus_beta(z) = log(1 + exp(beta z)) / beta [Ghorbani2019, footnote c].
 
-    ReLU6 and hard tanh become differences of two softplus, leaky ReLU keeps its slope. As beta grows the network
-    tends to the original one.
+    ReLU6 and hard tanh become differences of two softplus, leaky ReLU keeps its slope. Whatever bends at 0 after a
+    layer with weights is taken for an activation: `abs` of a layer's output is smoothed too, to softplus_beta(z) +
+    softplus_beta(-z), also where the model means a distance by it. As beta grows the network tends to the original one.
 
     Args:
         beta: sharpness, in units of 1 / pre-activation.
