@@ -24,6 +24,7 @@ CAFFE_SHA256 = "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6
 MNIST_SHA256 = {
     "natural": "ff91e4d916bf4c3b4bce3d4ec3dd0561db985fbd9b29780aedd622adf9fcfd8f",
     "adversarial": "979257c5c8aa6ee3a7319a9098db063fe83dc613f73fbf6eb7fbab99b91fdecf",
+    "ig_norm": "066362b7fd2fa13ca0a4fdad9666750db9b59e53b70395e86ae14e8eacab0c38",
 }
 CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)  # RGB, for pixels in [0, 1]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
