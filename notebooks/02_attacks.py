@@ -536,7 +536,8 @@ within = pd.concat(distances, names=["w"]).reset_index("w")
 grid = plot.curves(within, "w", values=["beyond"], hue="attack")
 grid.refline(y=0)
 grid.set(xticks=range(4), xlabel="w, pixels", title="")
-grid.set(ylabel="found again, beyond chance")
+grid.set(ylabel="beyond chance")
+grid.figure.set_size_inches(5.6, 3.6)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -829,7 +830,9 @@ chapter.Table(["rank correlation", "noise", "attack"], rows)
 # authors' plot (reading error about .005, and 0.3 px). The [ledger](../book/claims.md) has every condition.
 
 # %%
-chapter.ledger("A1", "A2", "A3", "A3b", "A4", "A5", "A6", "A7", "A8")
+chapter.ledger(
+    "A1", "A2", "A3", "A3b", "A4", "A5", "A6", "A7", "A8", "K1", "K2"
+)
 
 # %% [markdown]
 # ## Strengths, limitations, software

@@ -39,7 +39,8 @@ from fragility.study.verdict import (
 
 ROOT = Path(__file__).parents[1]
 IDS = (
-    "M1 A1 A2 A3 A3b A4 A5 A6 A7 A8 I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6"  # the ledger
+    "M1 A1 A2 A3 A3b A4 A5 A6 A7 A8 K1 K2 "
+    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6"  # the ledger
 ).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
@@ -297,6 +298,24 @@ class TestSweepRules:
         # What one draw does agrees with no published curve: theirs are the walk's.
         still = sweep(spearman=lambda row: row["spearman"] - (0.3 if row["attack"] == "random" else 0))
         assert outcome("A1", attack_sweep=still) == "reproduced"
+
+    def test_locality(self) -> None:
+        def rows(noise: float, attacked: float, n: int = 64) -> list[Row]:
+            recall = {"random": noise, "top_k": attacked}
+            return [
+                row | {"recall_1": recall[row["attack"]] + 0.01 * (int(row["image"]) % 2), "chance_recall_1": 0.5}
+                for row in only(sweep(n), method="simple_gradient")
+                if row["attack"] in recall
+            ]
+
+        for noise, attacked, mild, strong in (
+            (0.85, 0.7, "reproduced", "reproduced"),  # .7 and .4 beyond chance
+            (0.76, 0.75, "refuted", "refuted"),
+            (0.85, 0.755, "reproduced", "not reproduced"),  # .19 less, within the margin of .2
+        ):
+            found = rows(noise, attacked)
+            assert (outcome("K1", paper_sweep=found), outcome("K2", paper_sweep=found)) == (mild, strong)
+        assert outcome("K1", paper_sweep=rows(0.9, 0.5, 63)) == outcome("K2") == "not yet tested"
 
     def test_the_other_pooling_and_lost_labels_make_a_verdict_doubtful(self) -> None:
         ceil = sweep(16, setup="squeezenet-ceil", spearman=lambda row: 0.9)

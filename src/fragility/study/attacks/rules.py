@@ -1,4 +1,4 @@
-"""The rules of the claims A1 to A8, about attacks on importance maps of photographs [Ghorbani2019].
+"""The rules of the claims A1 to A8 and K1, K2, about attacks on maps of photographs [Ghorbani2019] [Kamath2024].
 
 The claims are judged by Algorithm 1 as it is printed, with the iterate of the largest D. The published means are those
 of the released code: they are compared with the iterate that it would return, where a table has both, and its noise is
@@ -310,6 +310,52 @@ def surrogates_fool_the_network(tables: Tables) -> Finding:
             doubts = _doubts(tables, rows, core, used, KEY)
             found.append(Finding(core(rows, setup), None, doubts, sentence=sentence, setting=_setting(_many(rows))))
     return max(found, key=lambda finding: min(measure.n for measure in finding.measures), default=Finding())
+
+
+def noise_is_mild(tables: Tables) -> Finding:
+    """K1: under noise of 2/255 the recall within one pixel, beyond chance, is at least .6."""
+    rows = _neighbors(tables, [(METHODS[0], NOISES[0], SMALL)])
+    if rows.empty:
+        return Finding()
+    measures = [at_least("recall within one pixel at 2/255, beyond chance", rows.beyond, 0.6)]
+    exact = rows.top_k_intersection.mean()
+    sentence = (
+        f"At 2/255 noise leaves {_hundred(exact)} of every 100 of the most important pixels in place; beyond chance "
+        f"{_hundred(rows.beyond.mean())} are found again within one pixel."
+    )
+    return Finding(measures, doubts=_few_kept(rows, [(METHODS[0], NOISES[0], SMALL)]), sentence=sentence,
+                   setting=_setting(rows))  # fmt: skip
+
+
+def attacks_stay_strong(tables: Tables) -> Finding:
+    """K2: the top-k attack takes at least .2 more of the recall within one pixel, beyond chance, than noise does."""
+    names = (NOISES[0], ATTACKS[0])
+    rows = _neighbors(tables, list(product(METHODS[:1], names, (SMALL, LARGE))))
+    if rows.empty:
+        return Finding()
+    measures = []
+    for epsilon in (SMALL, LARGE):
+        noise, attacked = _paired(rows, "beyond", [(METHODS[0], name, epsilon) for name in names])
+        part = f"{epsilon:g}/255"
+        measures.append(at_least(f"{part}: by how much less is found again than after noise", noise - attacked, 0.2,
+                                 part=part))  # fmt: skip
+    means = [_mean(_column(rows, "beyond", METHODS[0], name, LARGE)) for name in names]
+    left = [_hundred(max(0.0, mean)) for mean in means]
+    sentence = (
+        f"Beyond what chance finds, {left[0]} of every 100 of the most important pixels are found again within one "
+        f"pixel after noise of 8/255, and {left[1]} after the attack."
+    )
+    return Finding(measures, sentence=sentence, setting=_setting(rows))
+
+
+def _neighbors(tables: Tables, used: Sequence[Condition]) -> pd.DataFrame:
+    """The rows of the table with the recall within one pixel, and what it is beyond that of another image's map."""
+    own = {name: tables[name] for name in tables if name == "paper_sweep"}
+    rows = _rows(own, (IMAGENET,), used, KEY)
+    if rows.empty:
+        return rows
+    chance = rows.chance_recall_1
+    return rows.assign(beyond=(rows.recall_1 - chance) / (1 - chance))
 
 
 def differences(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
