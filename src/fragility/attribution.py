@@ -139,6 +139,8 @@ def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Base
         images: (B, C, H, W) in [0, 1].
         labels: int64 (B,), the classes explained.
         baseline: the reference x0, a number or a tensor broadcastable to the images, taken as a constant; None is 0.
+            Where x0 is even, pixels tie in the windows of a max-pool, and rounding decides which of them leads: on
+            SqueezeNet that moves the attributions by less than a thousandth.
 
     Returns:
         Signed attributions (B, C, H, W) of the labels' logits; they carry a graph, for a second derivative by images
