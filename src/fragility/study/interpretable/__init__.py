@@ -1,0 +1,1 @@
+"""Models that need no explanation: the studies and rules of chapter 8."""
