@@ -15,6 +15,7 @@ from fragility.attack import iterative
 from fragility.attribution import simple_gradient
 from fragility.curvature import input_hessian, input_hvp, top_direction
 from fragility.defense import discretize
+from fragility.network import squeezenet
 from fragility.objective import top_k
 from fragility.surrogate import SoftplusNetwork, softplus
 
@@ -117,3 +118,23 @@ def test_smooth_networks_are_accepted(kind, beta, dtype, images, labels):
     with softplus(beta):
         for seed in range(5):
             check_smooth(REACHED[kind].to(dtype), images.to(dtype), labels, seed=seed)
+
+
+@pytest.mark.parametrize("beta", [1 / 8, 64.0, 512.0])
+def test_a_deep_network_of_large_pre_activations(beta):
+    """Steps as small as softplus is sharp would drown in float32's rounding, and meet no unit that changes sides."""
+
+    class Gate(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z * (z.data > 0)
+
+    model, images = squeezenet(), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels = model(images).argmax(1)
+    with softplus(beta):
+        for seed in range(3):
+            check_smooth(model, images, labels, seed=seed)
+        for fire in (3, 7):
+            model.features[fire].expand3x3_activation = Gate()
+            with pytest.raises(ValueError, match="not reach all of its kinks"):
+                check_smooth(model, images, labels)
+            model.features[fire].expand3x3_activation = nn.ReLU()
