@@ -460,7 +460,7 @@ def landscape(axes, rows):
     axes.set(xlabel="accuracy", ylabel="Kendall's tau")
 
 
-figure, axes = plt.subplots(figsize=(5.2, 4.6))
+figure, axes = plt.subplots(figsize=(4.4, 4.4))
 landscape(axes, live)
 figure.legend(loc="outside lower center", ncol=2)
 plt.show()
