@@ -600,7 +600,7 @@ Markdown(
 # the best iterate chosen by the metric; the other rounding of the pooling windows. Which of them moves the rank correlation most?
 
 # %% mystnb={"code_prompt_show": "Look: what each change does", "code_prompt_hide": "Fold", "figure": {"caption": "What one change does to the attacks on the simple gradient: mean difference of the metrics, image by image, with 95 % intervals. ImageNet and SqueezeNet; at the bottom CIFAR-10.", "name": "sensitivity"}, "image": {"alt": "Three panels, a line for each change of the set-up: dots with bars for the top-k and the mass-centre attack beside a vertical line at zero."}} tags=["hide-output"]
-from fragility.study.attacks.rules import differences
+from fragility.study.attacks.evidence import differences
 
 climbs = ["top_k", "mass_center"]
 variants = stored("sensitivity-laptop").query("attack in @climbs")

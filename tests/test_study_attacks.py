@@ -16,7 +16,7 @@ from fragility.data import datasets
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
 from fragility.study.attacks.attack_sweep import STUDY
-from fragility.study.attacks.rules import differences
+from fragility.study.attacks.evidence import differences
 from fragility.study.attacks.setup import NETWORKS, RECIPES, Setup, prepare
 from fragility.study.attacks.sweep import ATTACKS, Sweep, SweepProfile
 from fragility.study.cifar_network import mixed_precision_loss
