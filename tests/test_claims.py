@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+from counts import count
 
 from forge import forge
 from fragility.cli import main
@@ -716,6 +717,12 @@ def test_a_changed_table_changes_the_verdict(copied: Path, capsys: pytest.Captur
     assert {name: text for name, text in before.items() if name not in ("H2", "O3")} == {
         name: text for name, text in last.items() if name not in ("H2", "O3")
     }
+
+
+def test_the_landing_page_counts_the_claims_of_the_ledger() -> None:
+    counts = count((ROOT / "book" / "claims.md").read_text(encoding="utf-8"))
+    assert counts["claims"] == str(len(LEDGER))
+    assert sum(int(number) for name, number in counts.items() if name != "claims") == len(LEDGER)
 
 
 def test_the_page_is_what_the_results_say() -> None:

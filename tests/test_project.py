@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from address import current, replace, site_address, slug
 from packaging.markers import Marker
 from packaging.requirements import Requirement
-from torch import nn
 
 import fragility
-from fragility.data.datasets import digits
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -140,14 +137,12 @@ def test_the_readmes_links_lead_to_files() -> None:
 def test_the_readmes_lines_for_ones_own_model_run() -> None:
     lines = re.search(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
     assert lines is not None
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 28 * 28, 10))
-    names: dict[str, Any] = {"model": model, "images": digits("test", limit=4).images}
+    names: dict[str, Any] = {}
     exec(lines[1], names)  # noqa: S102 - the page's own text
     attacked = names["attacked"]
     assert attacked.labels_kept.all()
     assert (attacked.images - names["images"]).abs().max() <= 8 / 255 + 1e-6
-    assert (names["spearman"](names["before"], names["after"]) < 0.99).all()
+    assert (names["top_k_intersection"](names["before"], names["after"], 1000) < 0.1).all()
 
 
 def test_only_the_ci_script_knows_the_neighbouring_folder() -> None:
