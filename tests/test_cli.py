@@ -25,7 +25,7 @@ def idx_files(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return raw
 
 
-MISSING = {"fashion_mnist", "cifar10", "imagenet", "flowers"}
+MISSING = {"fashion_mnist", "cifar10", "imagenet", "flowers", "compas"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -193,8 +194,8 @@ def test_a_folder_is_installed_whole_over_an_incomplete_copy_or_not_at_all(folde
 
 
 def test_every_source_has_a_loader_and_an_unknown_one_lists_the_names(folder: Path) -> None:
-    assert set(SOURCES) == set(LOADERS)
-    assert [name for name, entry in SOURCES.items() if not entry.present()] == DOWNLOADED
+    assert set(SOURCES) == set(LOADERS) | {"compas"}  # a table
+    assert [name for name, entry in SOURCES.items() if not entry.present()] == [*DOWNLOADED, "compas"]
     for function in (find, ensure, load):
         with pytest.raises(ValueError, match=r"name: expected one of .*digits.*got 'cifar11'"):
             function("cifar11")
@@ -434,3 +435,28 @@ def test_cifar10_from_class_folders_says_that_it_was_recompressed(class_folders:
     class_folders("test", "ship", 1).unlink()
     with pytest.raises(OSError, match=r"test: expected 10 classes of one size, found \[.*2.*\] images"):
         find("cifar10").check()
+
+
+# --- the table ---
+
+
+def test_of_the_public_records_only_what_the_book_reads_is_kept(
+    folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = pd.DataFrame({name: ["a", "b"] for name in sources._COMPAS_COLUMNS})
+    public = pd.concat([kept.assign(name=["Ada", "Grace"]), kept[["decile_score"]]], axis=1)  # which stands there twice
+    site.pages["/compas.csv"] = public.to_csv(index=False).encode()
+    monkeypatch.setattr(sources, "_COMPAS", (f"{site.address}compas.csv", "compas.csv", None))
+    with pytest.raises(OSError, match="damaged or changed"):
+        ensure("compas")
+    assert not sources.compas_file().exists()
+    monkeypatch.setattr(sources, "_COMPAS_SHA256", hashlib.sha256(kept.to_csv(index=False).encode()).hexdigest())
+    ensure("compas")
+    assert find("compas").check() == "1 file, sha256 verified"
+    assert everything_in(folder) == ["compas-two-years.csv"]
+    pd.testing.assert_frame_equal(pd.read_csv(sources.compas_file()), kept)
+    monkeypatch.setattr(sources, "_COMPAS", (CLOSED, "compas.csv", None))
+    ensure("compas")
+    sources.compas_file().unlink()
+    with pytest.raises(Unreachable, match=r"compas\.csv is missing and cannot be downloaded"):
+        ensure("compas")

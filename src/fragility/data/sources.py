@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torchvision
 
 from fragility.data.download import (
@@ -210,6 +211,44 @@ def _fetch_flowers() -> None:
     flower_files()
 
 
+# --- a table ---
+
+_COMPAS = (
+    "https://raw.githubusercontent.com/propublica/compas-analysis/master/compas-scores-two-years.csv",
+    "compas-scores-two-years.csv",
+    None,  # what is kept of it is verified
+)
+_COMPAS_COLUMNS = (
+    "sex age age_cat race juv_fel_count juv_misd_count juv_other_count priors_count days_b_screening_arrest "
+    "c_charge_degree is_recid decile_score score_text two_year_recid"
+).split()
+_COMPAS_SHA256 = "e755a19e5364ca47d1564f7140bad2738b98530760d4f60ed4724a627dab98c0"
+
+
+def compas_file() -> Path:
+    """Return where the table of COMPAS scores lies; it need not be there."""
+    return data_folder() / "compas" / "compas-two-years.csv"
+
+
+def _fetch_compas() -> None:
+    """Keep of ProPublica's file neither names nor dates of birth, nor anything else that this book does not read."""
+    public = download(*_COMPAS)
+    with staging() as folder:
+        table = folder / "compas" / compas_file().name
+        table.parent.mkdir()
+        pd.read_csv(public)[_COMPAS_COLUMNS].to_csv(table, index=False, lineterminator="\n")
+        _check_compas(table)
+        install(table.parent, compas_file().parent)
+    public.unlink()
+
+
+def _check_compas(table: Path | None = None) -> str:
+    table = table or compas_file()
+    if file_sha256(table) != _COMPAS_SHA256:
+        raise OSError(f"{table}: damaged or changed (wrong sha256); delete it and fetch again")
+    return "1 file, sha256 verified"
+
+
 # --- all of them ---
 
 
@@ -267,6 +306,14 @@ SOURCES = {
         _fetch_flowers,
         lambda: f"{_read_all(path for path, _ in flower_files())} images read",
         dict([_FLOWERS[1:]]),
+    ),
+    "compas": Source(
+        2.5,
+        "none stated; public records",
+        lambda: compas_file().is_file(),
+        _fetch_compas,
+        _check_compas,
+        {"compas-two-years.csv": _COMPAS_SHA256},
     ),
     "folder": Source(0, "your own images"),
 }

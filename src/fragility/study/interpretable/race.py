@@ -1,0 +1,87 @@
+"""The race term in a linear explanation of COMPAS's decile, and what becomes of it with flexible terms.
+
+ProPublica explained the black box by a model that adds up race, age and earlier offences [LarsonMattuKirchner2016].
+Where COMPAS is not linear in age or offences, race can stand in for the bend [Rudin2019].
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fragility.data.sources import find
+from fragility.study.interpretable.compas import read_file
+from fragility.study.piece import Columns, Piece, Row, Study
+
+COLUMNS: Columns = {
+    "image": (str, "everyone, or which draw of as many people with replacement"),
+    "people": (int, "recorded as African-American or Caucasian"),
+    "alone": (float, "deciles by which the former are higher, by least squares"),
+    "linear": (float, "the same beside age and number of earlier offences"),
+    "binned": (float, "the same beside a term for every year of age and every number of offences"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceProfile:
+    """What is computed.
+
+    Attributes:
+        draws: of people with replacement.
+        seed: of the first one.
+    """
+
+    draws: int
+    seed: int
+
+
+PROFILES = dict.fromkeys(("laptop", "paper"), RaceProfile(draws=400, seed=1000))
+OLDEST, MOST = 65, 20  # the last bins: this old or older, that many or more
+
+
+def prepare(profile: RaceProfile, device: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read the file; this regression looks at two groups."""
+    file = read_file()
+    chosen = file[file.race.isin(["African-American", "Caucasian"])]
+    return chosen.reset_index(drop=True), {"compas": dict(find("compas").checksums)}
+
+
+def pieces(profile: RaceProfile, file: pd.DataFrame) -> Iterator[Piece]:
+    """Everyone, then the draws by fifties."""
+    shared = {"sha256": list(find("compas").checksums.values())}
+    yield {**shared, "images": ["everyone"]}
+    for first in range(0, profile.draws, 50):
+        names = [f"draw {number}" for number in range(first, min(first + 50, profile.draws))]
+        yield {**shared, "first": first, "images": names, "seed": profile.seed + first}
+
+
+def rows(piece: Piece, file: pd.DataFrame) -> list[Row]:
+    """Fit the three regressions."""
+    made: list[Row] = []
+    for number, name in enumerate(piece["images"]):
+        table = file
+        if "seed" in piece:
+            uniform = np.random.default_rng(piece["seed"] + number).random(len(file))
+            table = file.iloc[(uniform * len(file)).astype(int)]
+        made.append({"image": name, "people": len(table), **coefficients(table)})
+    return made
+
+
+def coefficients(table: pd.DataFrame) -> dict[str, float]:
+    """Regress the decile on race, with nothing else, with linear terms and with bins."""
+    race = (table.race == "African-American").to_numpy(dtype=float)
+    bins = [
+        np.equal.outer(column.clip(upper=last).to_numpy(), np.arange(first, last + 1))
+        for column, first, last in ((table.age, 19, OLDEST), (table.priors_count, 1, MOST))
+    ]
+    beside = {"alone": [], "linear": [table.age, table.priors_count], "binned": bins}
+    decile, ones = table.decile_score.to_numpy(dtype=float), np.ones(len(table))
+    return {
+        name: float(np.linalg.lstsq(np.column_stack([race, ones, *terms]).astype(float), decile, rcond=None)[0][0])
+        for name, terms in beside.items()
+    }
+
+
+STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows)
