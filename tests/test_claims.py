@@ -41,7 +41,7 @@ from fragility.study.verdict import (
 ROOT = Path(__file__).parents[1]
 IDS = (
     "M1 A1 A2 A3 A3b A4 A5 A6 A7 A8 K1 K2 "
-    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6"  # the ledger
+    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6 R1 R4 R5 R6"  # the ledger
 ).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
@@ -612,6 +612,76 @@ class TestOtherRules:
         for images, expected in ((60_000, "refuted"), (10_000, "not reproduced (training images 10000 of 60000)")):
             rows.attrs["parameters"] = {"training_images": images}
             assert str(decide(BY_ID["D2"], {"defense_table": rows})[1]) == expected
+
+
+class TestInterpretableRules:
+    @pytest.mark.parametrize(
+        ("gap", "spread", "expected"),
+        [(0.0, 0.01, "reproduced"), (0.0, 0.2, "not reproduced"), (-0.05, 0.01, "refuted"), (0.05, 0.01, "refuted")],
+    )
+    def test_accuracy_within_a_point(self, gap: float, spread: float, expected: str) -> None:
+        rows: list[Row] = [
+            {"image": f"{i}", "data": data, "model": model, "interpretable": own, "accuracy": 0.8 + own * (gap + shift)}
+            | {"test_people": 10, "train_people": 90}
+            for data in ("iris", "wine", "breast cancer", "COMPAS", "digits")
+            for model, own in (("list", True), ("forest", False))
+            for i, shift in enumerate(jitter(100, spread))
+        ]
+        worse = [row | {"accuracy": 0.1} for row in rows if row["model"] == "forest"]
+        assert outcome("R1", accuracy=rows + [row | {"model": "worse"} for row in worse]) == expected
+        apart = [row | {"accuracy": 0.1} if row["data"] == "digits" and row["interpretable"] else row for row in rows]
+        assert outcome("R1", accuracy=apart) == expected
+        assert outcome("R1", accuracy=[row for row in rows if int(str(row["image"])) < 50]) == "not yet tested"
+
+    def test_accuracy_counts_that_folds_share_people(self) -> None:
+        rows: list[Row] = [
+            {"image": f"{i}", "data": "iris", "model": model, "interpretable": own, "accuracy": own * shift}
+            | {"test_people": 10, "train_people": 90}
+            for model, own in (("list", True), ("forest", False))
+            for i, shift in enumerate(jitter(100, 0.1))
+        ]
+        worse = found("R1", accuracy=rows)[0].measures[0]
+        variance = np.var(jitter(100, 0.1), ddof=1) * (1 / 100 + 10 / 90)
+        assert worse.high == pytest.approx(1.6603911559963895 * variance**0.5)  # Student's t, 99, 95 %: from a table
+
+    @pytest.mark.parametrize(
+        ("lists", "differs", "expected"),
+        [(5, 0.08, "reproduced"), (4, 0.08, "not reproduced"), (5, 0.05, "not reproduced"), (22, 0.03, "refuted")],
+    )
+    def test_unstable_lists(self, lists: int, differs: float, expected: str) -> None:
+        rows: list[Row] = [
+            {"image": f"draw {i}", "penalty": penalty, "together": 1, "rules": 3, "list": f"{i % lists if few else 0}"}
+            | {"differs": differs + shift if i % 2 == 0 and few else 0.0 if i % 2 == 0 else float("nan")}
+            for penalty, few in ((0.005, True), (0.01, False))
+            for i, shift in enumerate(jitter(400))
+        ]
+        everyone: Row = {"image": "everyone", "penalty": 0.001, "together": 2, "rules": 9, "list": "x", "differs": 0.0}
+        assert outcome("R4", rule_lists=[everyone, *rows]) == expected
+        assert outcome("R4", rule_lists=[row for row in rows if int(str(row["image"])[5:]) < 398]) == "not yet tested"
+        assert outcome("R4", rule_lists=[everyone]) == "not yet tested"
+
+    def test_the_published_list(self) -> None:
+        text = (
+            "if age 23-25 and priors 2-3: yes; else if age 18-20: yes; else if sex Male and age 21-22: yes; "
+            "else if priors >3: yes; else no"
+        )
+        good: Row = {"image": "everyone", "penalty": 0.01, "together": 2, "list": text, "gap": 0.0, "prefixes": 9}
+        good |= {"objective": 0.36, "accuracy": 0.67}
+        assert outcome("R5", rule_lists=[good]) == "reproduced"
+        assert outcome("R5", rule_lists=[good | {"list": text.replace("18-20", "21-22")}]) == "refuted"
+        assert outcome("R5", rule_lists=[good | {"gap": 1e-3}]) == "refuted"
+        assert outcome("R5", rule_lists=[good | {"penalty": 0.02}]) == "not yet tested"
+
+    @pytest.mark.parametrize(
+        ("binned", "spread", "expected"),
+        [(0.2, 0.01, "reproduced"), (0.28, 0.05, "not reproduced"), (0.5, 0.01, "refuted")],
+    )
+    def test_the_race_term(self, binned: float, spread: float, expected: str) -> None:
+        row: Row = {"image": "everyone", "people": 6150, "alone": 1.6, "linear": 0.6, "binned": binned}
+        draws = [row | {"image": f"draw {i}", "binned": binned + shift} for i, shift in enumerate(jitter(400, spread))]
+        assert outcome("R6", race=[row, *draws]) == expected
+        assert outcome("R6", race=[row]) == outcome("R6", race=draws) == "not yet tested"
+        assert outcome("R6", race=[row | {"people": 6149}, *draws]) == "not yet tested"
 
 
 class TestLedger:

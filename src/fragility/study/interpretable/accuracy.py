@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn import datasets
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -88,15 +89,18 @@ Ready = dict[str, tuple[Any, Any]]
 def prepare(profile: AccuracyProfile, device: str) -> tuple[Ready, dict[str, Any]]:
     """Load the tables."""
     ready = {name: TABLES[name]() for name in profile.data}
-    return ready, {name: train.fingerprint(x.tobytes(), y.tobytes()) for name, (x, y) in ready.items()}
+    return ready, {name: _checksum(x, y) for name, (x, y) in ready.items()}
 
 
 def pieces(profile: AccuracyProfile, ready: Ready) -> Iterator[Piece]:
     """A piece is a table and a repetition."""
     for name, (x, y) in ready.items():
         for seed in range(profile.repetitions):
-            checksum = train.fingerprint(x.tobytes(), y.tobytes())
-            yield {"images": [f"repetition {seed}"], "data": name, "seed": seed, "sha256": checksum}
+            yield {"images": [f"repetition {seed}"], "data": name, "seed": seed, "sha256": _checksum(x, y)}
+
+
+def _checksum(x: Any, y: Any) -> str:
+    return train.fingerprint(torch.from_numpy(x), torch.from_numpy(y))
 
 
 def rows(piece: Piece, ready: Ready) -> list[Row]:

@@ -113,9 +113,14 @@ def optimal_rule_list(
     best_prefix: tuple[int, ...] = ()
     # A prefix with its lower bound, the price so far (errors and rules), and who is left.
     heap: list[tuple[float, int, tuple[int, ...], float, int]] = [(minority.bit_count(), 0, (), 0.0, everyone)]
-    cheapest, count, course = {everyone: 0.0}, 0, [Bounds(0, min(best, heap[0][0] + cost), best)]
-    # Another rule costs at least `cost`: once even the heap's first cannot win, nothing can, and the best is optimal.
-    while heap and heap[0][0] + cost < best and (prefixes is None or count < prefixes):
+    cheapest, count, lower, course = {everyone: 0.0}, 0, 0.0, list[Bounds]()
+    while True:
+        # Another rule costs at least `cost`, so no list that is not looked at yet beats the heap's first by more.
+        lower = min(best, max(lower, heap[0][0] + cost)) if heap else best
+        if not course or (lower, best) != course[-1][1:]:
+            course.append(Bounds(count, lower, best))
+        if lower >= best or (prefixes is not None and count >= prefixes):
+            break
         _, _, prefix, price, left = heappop(heap)
         if price > cheapest[left]:
             continue  # a cheaper prefix that decides the same people has been found since
@@ -137,9 +142,6 @@ def optimal_rule_list(
             bound = now + (rest & minority).bit_count()
             if bound + cost < best:
                 heappush(heap, (bound, count, longer, now, rest))
-        lower = min(best, heap[0][0] + cost) if heap else best
-        if (lower, best) != course[-1][1:]:
-            course.append(Bounds(count, min(best, max(lower, course[-1].lower)), best))
     found = _name(best_prefix, names, sets, yes, everyone)
     scaled = tuple(Bounds(at, low / len(truth), high / len(truth)) for at, low, high in course)
     return RuleList(*found, scaled[-1].upper, scaled[-1].lower, scaled)

@@ -1,0 +1,97 @@
+"""The studies of chapter 8: the counts against the file, the published list, and coefficients against formulas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fragility.study.interpretable import accuracy, compas, race, rule_lists
+from fragility.study.interpretable.compas import literals, people
+from fragility.study.interpretable.rule_list import optimal_rule_list
+from fragility.study.interpretable.rules import PUBLISHED
+
+
+def test_the_counts_are_those_that_the_code_of_corels_states() -> None:
+    table = people()
+    assert table.age.value_counts().to_dict() == {"18-20": 220, "21-22": 623, "23-25": 1018, "26-45": 3890, ">45": 1463}
+    assert table.priors.value_counts().to_dict() == {"=0": 2150, "=1": 1397, "2-3": 1408, ">3": 2259}
+    for name, count in (("felonies", 282), ("misdemeanors", 415), ("crimes", 973)):
+        assert (table[f"juvenile {name}"] == ">0").sum() == count
+
+
+def test_people_are_as_many_as_were_counted() -> None:
+    cells = pd.DataFrame([dict.fromkeys(compas.FEATURES, value) for value in "ab"])
+    cells = cells.assign(people=[5, 2], again=[3, 0], high=[2, 1], high_again=[1, 0])
+    counted = people(cells).groupby(["sex", "again", "high"]).size().to_dict()
+    assert counted == {
+        ("a", True, True): 1, ("a", False, True): 1, ("a", True, False): 2, ("a", False, False): 1,
+        ("b", False, True): 1, ("b", False, False): 1,
+    }  # fmt: skip
+
+
+def test_rules_of_one_and_two_values_apply_where_both_hold() -> None:
+    table = people()
+    rules = literals(table, together=2)
+    assert (len(literals(table)), len(rules)) == (19, 156)
+    male, young = table.sex == "Male", table.age == "21-22"
+    assert np.array_equal(rules["sex Male and age 21-22"], male & young)
+    assert min(applies.mean() for applies in rules.values()) > 0.005
+
+
+def test_no_model_of_the_bins_is_more_accurate_than_the_ceiling() -> None:
+    table = people()
+    most = table.groupby(list(compas.FEATURES)).again.agg(["sum", "size"])
+    ceiling = np.maximum(most["sum"], most["size"] - most["sum"]).sum() / len(table)
+    found = optimal_rule_list(literals(table), table.again.to_numpy(), 0.005)
+    assert (table.high == table.again).mean() == pytest.approx(0.654, abs=5e-4)
+    assert 0.654 < (found.predict(literals(table)) == table.again).mean() < ceiling == pytest.approx(0.685, abs=5e-4)
+
+
+def test_a_draws_row_is_the_list_of_those_people() -> None:
+    plan = rule_lists.STUDY.plan(rule_lists.PROFILES["fast"])
+    rows, table = plan.compute(plan.pieces[-1]), people()
+    rules, truth = literals(table), table.again.to_numpy()
+    predicted = []
+    for number, row in enumerate(rows):
+        chosen = (np.random.default_rng(1000 + number).random(7214) * 7214).astype(int)
+        # The same search among people in the order of the table: a list does not depend on it.
+        chosen.sort()
+        found = optimal_rule_list({name: applies[chosen] for name, applies in rules.items()}, truth[chosen], 0.01)
+        predicted.append(found.predict(rules))
+        assert row["list"] == str(found).replace("\n", "; ")
+        assert row["accuracy"] == (predicted[-1] == truth).mean()
+        assert row["gap"] == 0
+    assert rows[0]["differs"] == (predicted[0] != predicted[1]).mean()
+    assert rows[1]["differs"] is None
+
+
+def test_every_fold_is_tested_once_by_every_model() -> None:
+    plan = accuracy.STUDY.plan(accuracy.PROFILES["fast"])
+    rows = pd.DataFrame(plan.compute(plan.pieces[0]))
+    counted = rows.groupby("model").agg(people=("test_people", "sum"), folds=("image", "nunique"))
+    assert set(map(tuple, counted.to_numpy())) == {(150, 10)}
+    assert set(counted.index) == set(accuracy.MODELS) - {"rule list"}
+    assert rows.accuracy.groupby(rows.model).mean().min() > 0.9  # an easy table
+
+
+def test_bins_remove_a_race_term_that_a_bend_made_and_leave_a_true_one() -> None:
+    draw = np.random.default_rng(0)
+    age, group = draw.integers(18, 70, 4000), draw.random(4000) < 0.5
+    age = np.where(group, np.minimum(age, 35), age)  # one group is younger, and the score falls faster in youth
+    table = pd.DataFrame({"race": np.where(group, "African-American", "Caucasian"), "age": age})
+    table = table.assign(priors_count=draw.integers(0, 25, 4000))
+    for true in (0.0, 1.0):
+        score = 5 + np.maximum(0, 30 - age) + np.minimum(table.priors_count, 3) + true * group
+        found = race.coefficients(table.assign(decile_score=score))
+        assert found["binned"] == pytest.approx(true, abs=1e-9)
+        assert abs(found["linear"] - true) > 0.2
+        assert found["alone"] == pytest.approx(score[group].mean() - score[~group].mean())
+
+
+@pytest.mark.slow
+def test_the_published_list_comes_out_of_the_public_file_rule_for_rule() -> None:
+    file = compas.read_file()
+    table, truth = compas.binned(file), (file.two_year_recid == 1).to_numpy()
+    found = optimal_rule_list(literals(table, together=2), truth, 0.01)
+    assert str(found).replace("\n", "; ") == PUBLISHED
+    assert found.gap == 0
+    assert found.objective == pytest.approx(0.36437, abs=5e-6)
