@@ -84,7 +84,10 @@ def published_list(tables: Tables) -> Finding:
     if rows.empty:
         return Finding()
     row = rows.iloc[0]
-    measures = [exact("lists other than the published", float(row.list != PUBLISHED), 0), exact("gap", row.gap, 0)]
+    measures = [
+        exact("lists other than the published", float(row.list != PUBLISHED), 0),
+        exact("gap", float(row.gap), 0),
+    ]
     sentence = (
         f"The search of {row.prefixes:,} prefixes ends in {'the published' if measures[0].holds else 'another'} list"
     )
@@ -99,16 +102,14 @@ def race_term(tables: Tables) -> Finding:
     if draws.empty or len(draws) == len(rows):
         return Finding()
     whole = rows.query("image == 'everyone'").iloc[0]
-    value, drops = 1 - whole.binned / whole.linear, (1 - draws.binned / draws.linear).to_numpy()
-    low, high = np.quantile(drops, [0.025, 0.975])
-    chance = (1 + (drops >= 0.5 - 0.02).sum()) / (1 + len(drops))
-    name = "share of the coefficient that bins remove"
-    measure = Measure(
-        name, value, low, high, int(whole.people), ">= 0.5", 0.5, 1, value >= 0.5, low >= 0.5, float(chance)
-    )
+    value, drops = float(1 - whole.binned / whole.linear), (1 - draws.binned / draws.linear).to_numpy()
+    low, high = map(float, np.quantile(drops, [0.025, 0.975]))
+    chance = float(1 + (drops >= 0.5 - 0.02).sum()) / (1 + len(drops))
+    name, n = "share of the coefficient that bins remove", int(whole.people)
+    measure = Measure(name, value, low, high, n, ">= 0.5", 0.5, 1, value >= 0.5, low >= 0.5, chance)
     sentence = (
-        f"Black people's deciles are {whole.alone:.2f} higher; beside age and earlier offences {whole.linear:.2f}, and "
-        f"with bins in place of lines {whole['binned']:.2f}."
+        f"The deciles of people recorded as African-American are {whole.alone:.2f} higher than those of people recorded as "
+        f"Caucasian; beside age and earlier offences {whole.linear:.2f}, and with bins in place of lines {whole.binned:.2f}."
     )
     notes = ["no verdict on COMPAS: it reads more than 130 factors, of which the file has few", PILOT]
-    return Finding([measure], notes=notes, sentence=sentence, setting={"people": int(whole.people)})
+    return Finding([measure], notes=notes, sentence=sentence, setting={"people": n})
