@@ -108,8 +108,8 @@ def race_term(tables: Tables) -> Finding:
     name, n = "share of the coefficient that bins remove", int(whole.people)
     measure = Measure(name, value, low, high, n, ">= 0.5", 0.5, 1, value >= 0.5, low >= 0.5, chance)
     sentence = (
-        f"The deciles of people recorded as African-American are {whole.alone:.2f} higher than those of people recorded as "
-        f"Caucasian; beside age and earlier offences {whole.linear:.2f}, and with bins in place of lines {whole.binned:.2f}."
+        f"People recorded as African-American have deciles {whole.alone:.2f} higher than people recorded as Caucasian; "
+        f"{whole.linear:.2f} beside age and earlier offences, and {whole.binned:.2f} with bins in place of lines."
     )
     notes = ["no verdict on COMPAS: it reads more than 130 factors, of which the file has few", PILOT]
     return Finding([measure], notes=notes, sentence=sentence, setting={"people": n})
