@@ -67,7 +67,7 @@ def unstable(tables: Tables) -> Finding:
     measures, notes, sentence = [], [PILOT], ""
     for penalty, drawn in rows.groupby("penalty"):
         differs, lists = drawn.differs.dropna().to_numpy(), drawn.list.nunique()
-        text = f"{lists} lists in {len(drawn)} draws, which differ about {100 * differs.mean():.1f} % of people"
+        text = f"{lists} lists in {len(drawn)} draws; two of them disagree about {100 * differs.mean():.1f} % of people"
         notes.append(f"penalty {penalty:g}: {text}, at most {100 * differs.max():.0f} %")
         if penalty == rows.penalty.min():
             # A count is what it is: more draws can only add lists, so too few in these refute nothing.
