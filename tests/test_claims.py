@@ -41,7 +41,7 @@ from fragility.study.verdict import (
 ROOT = Path(__file__).parents[1]
 IDS = (
     "M1 A1 A2 A3 A3b A4 A5 A6 A7 A8 K1 K2 "
-    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6 R1 R4 R5 R6"  # the ledger
+    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6 R1 R4 R5 R6 R7 R8"  # the ledger
 ).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
@@ -682,6 +682,39 @@ class TestInterpretableRules:
         assert outcome("R6", race=[row, *draws]) == expected
         assert outcome("R6", race=[row]) == outcome("R6", race=draws) == "not yet tested"
         assert outcome("R6", race=[row | {"people": 6149}, *draws]) == "not yet tested"
+
+    @pytest.mark.parametrize(
+        ("several", "survival", "expected"),
+        [(0.6, 0.7, "reproduced"), (0.4, 0.7, "refuted"), (0.6, 0.9, "refuted"), (0.6, 0.8, "not reproduced")],
+    )
+    def test_counterfactuals(self, several: float, survival: float, expected: str) -> None:
+        rows: list[Row] = [
+            {"image": f"draw {i}", "model": model, "ways": 2 if i < several * 500 else 1, "survival": survival + shift}
+            for model in ("gradient boosting", "rule list")
+            for i, shift in enumerate(jitter(500))
+        ]
+        other = [row | {"ways": 0, "survival": float("nan")} if row["model"] == "rule list" else row for row in rows]
+        assert outcome("R7", counterfactuals=rows) == outcome("R7", counterfactuals=other) == expected
+        assert outcome("R7", counterfactuals=rows[:499]) == "not yet tested"
+
+    @pytest.mark.parametrize(
+        ("loss", "spread", "expected"),
+        [
+            (0.0, 0.001, "reproduced"),
+            (-0.01, 0.001, "reproduced"),
+            (0.0, 0.1, "not reproduced"),
+            (0.03, 0.001, "refuted"),
+        ],
+    )
+    def test_integer_scores(self, loss: float, spread: float, expected: str) -> None:
+        rows: list[Row] = [
+            {"image": f"{i}", "features": 5, "card": "a", "auc": 0.7 - loss + shift, "logistic_auc": 0.7}
+            | {"boosting_auc": 0.7, "test_people": 10, "train_people": 90}
+            for i, shift in enumerate(jitter(100, spread))
+        ]
+        assert outcome("R8", card=rows) == expected
+        assert outcome("R8", card=rows[:9]) == "not yet tested"
+        assert outcome("R8", card=[row | {"features": 6} for row in rows]) == "not yet tested"
 
 
 class TestLedger:

@@ -1,10 +1,13 @@
 """The studies of chapter 8: the counts against the file, the published list, and coefficients against formulas."""
 
+from itertools import combinations, product
+
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
-from fragility.study.interpretable import accuracy, compas, race, rule_lists
+from fragility.study.interpretable import accuracy, card, compas, counterfactuals, race, rule_lists
 from fragility.study.interpretable.compas import literals, people
 from fragility.study.interpretable.rule_list import optimal_rule_list
 from fragility.study.interpretable.rules import PUBLISHED
@@ -85,6 +88,81 @@ def test_bins_remove_a_race_term_that_a_bend_made_and_leave_a_true_one() -> None
         assert found["binned"] == pytest.approx(true, abs=1e-9)
         assert abs(found["linear"] - true) > 0.2
         assert found["alone"] == pytest.approx(score[group].mean() - score[~group].mean())
+
+
+def outcomes_of_a_card(seed: int, people: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Five features, two of which decide the risk with 2 and -1 points."""
+    draw = np.random.default_rng(seed)
+    x = (draw.random((people, 5)) < 0.4).astype(float)
+    return x, draw.random(people) < 1 / (1 + np.exp(-(2 * x[:, 1] - x[:, 3])))
+
+
+def loss_of(score: np.ndarray, y: np.ndarray) -> float:
+    """The least logistic loss of a risk that grows with a score, by another library."""
+    model = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(score.reshape(len(y), -1), y)
+    risk = model.predict_proba(score.reshape(len(y), -1))[:, 1]
+    return float(-np.log(np.where(y, risk, 1 - risk)).mean())
+
+
+def test_logistic_regression_on_counts_is_that_of_the_people() -> None:
+    x, y = outcomes_of_a_card(0)
+    kinds, kind = np.unique(x, axis=0, return_inverse=True)
+    loss, weights = card.fit(kinds, np.bincount(kind.ravel(), y), np.bincount(kind.ravel()).astype(float))
+    other = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(x, y)
+    # The ridge moves a weight of order 1 by the order of a millionth over the curvature, here above .05.
+    assert weights == pytest.approx([*other.coef_[0], other.intercept_[0]], abs=1e-3)
+    assert loss == pytest.approx(loss_of(x, y), abs=1e-6)
+
+
+def test_no_card_of_two_features_is_much_better() -> None:
+    for seed in range(2):
+        x, y = outcomes_of_a_card(seed)
+        found = card.score_card(x, y, 2, most=3)
+        scores = (
+            x[:, pair] @ np.array(points)
+            for pair in map(list, combinations(range(5), 2))
+            for points in product(range(1, 4), [-3, -2, -1, 1, 2, 3])  # the other signs turn the score round
+        )
+        best = min(loss_of(score, y) for score in scores)
+        assert best - 1e-6 <= found.loss <= best + 1e-3
+        assert set(found.points) == {1, 3}
+        assert found.loss == pytest.approx(loss_of(found.score(x), y), abs=1e-6)
+        assert (found.score(x) == sum(points * x[:, j] for j, points in found.points.items())).all()
+
+
+def test_a_cards_row_is_of_a_fold_that_it_did_not_see() -> None:
+    plan = card.STUDY.plan(card.PROFILES["fast"])
+    rows = pd.DataFrame(plan.compute(plan.pieces[0]))
+    assert rows.test_people.sum() == 7214
+    assert (rows.test_people + rows.train_people == 7214).all()
+    assert rows.card.str.count(": ").max() <= 2
+    assert 0.6 < rows.auc.min() < rows.logistic_auc.max() < 0.8
+
+
+def test_shortest_counterfactuals_are_those_that_a_loop_finds() -> None:
+    cells = counterfactuals.possible(people())
+    assert len(cells) == 2 * 5 * 5 * 4 * 2
+    says = np.random.default_rng(0).random(len(cells)) < 0.7
+    records, none = cells.to_dict("records"), 0
+    for at in range(0, len(cells), 7):
+        by_changes: dict[int, list[int]] = {}
+        for i, other in enumerate(records):
+            if all(other[name] == records[at][name] for name in ("sex", "age")) and says[i] != says[at]:
+                changes = sum(other[name] != records[at][name] for name in compas.FEATURES)
+                by_changes.setdefault(changes, []).append(i)
+        assert counterfactuals.shortest(cells, says, at) == by_changes[min(by_changes)]
+    assert counterfactuals.shortest(cells, np.full(len(cells), True), none) == []
+
+
+def test_a_counterfactuals_row_is_of_somebody_whom_the_list_flags() -> None:
+    plan = counterfactuals.STUDY.plan(counterfactuals.PROFILES["fast"])
+    rows = pd.DataFrame(plan.compute(plan.pieces[2]))
+    assert len(rows) == 20
+    assert set(rows.model) == {"rule list"}
+    found = rows[rows.ways > 0]
+    assert found.changes.between(1, 5).all()
+    assert found.survival.between(0, 1).all()
+    assert rows[rows.ways == 0].survival.isna().all()
 
 
 @pytest.mark.slow
