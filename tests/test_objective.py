@@ -123,7 +123,7 @@ class TestTargeted:
         [
             (torch.ones(6, 9), TypeError, "expected a bool tensor or a function, got torch.float32"),
             ("left", TypeError, "expected a bool tensor or a function, got str"),
-            (torch.ones(9, dtype=torch.bool), ValueError, "expected shape"),
+            (torch.ones(1, 2, 6, 9, dtype=torch.bool), ValueError, "expected shape"),
             (torch.ones(6, 9, dtype=torch.bool), ValueError, "expected a part of the image"),
             (torch.zeros(6, 9, dtype=torch.bool), ValueError, "expected a part of the image"),
         ],
@@ -132,7 +132,7 @@ class TestTargeted:
         with pytest.raises(error, match=f"region: {message}"):
             targeted(region)
 
-    @pytest.mark.parametrize("shape", [(5, 9), (2, 6, 9), (1, 6, 9)])
+    @pytest.mark.parametrize("shape", [(9,), (5, 9), (2, 6, 9), (1, 6, 9)])
     def test_region_of_another_shape(self, shape):
         region = torch.zeros(shape, dtype=torch.bool)
         region[..., 0] = True

@@ -78,12 +78,13 @@ def _depends_on_mode(module: nn.Module) -> bool:
     return not type(module).__module__.startswith(("torch.nn.modules.", "torch.fx.", "torch.export."))
 
 
-def check_images(images: Tensor, *, name: str = "images") -> None:
+def check_images(images: Tensor, *, name: str = "images", tables: bool = False) -> None:
     """Refuse anything but a batch of finite floating-point images in [0, 1].
 
     Args:
         images: (B, C, H, W).
         name: how the error calls the argument.
+        tables: whether rows of a table, (B, d), will do as well.
 
     Raises:
         TypeError: if it is not a floating-point tensor.
@@ -97,13 +98,15 @@ def check_images(images: Tensor, *, name: str = "images") -> None:
         raise TypeError(f"{name}: expected a dense tensor, got {images.layout}; pass images.to_dense()")
     if images.is_meta:
         raise ValueError(f"{name}: expected a tensor with values, got one on the meta device")
-    if images.ndim != 4:
-        raise ValueError(f"{name}: expected shape (B, C, H, W), got {tuple(images.shape)}")
+    if images.ndim != 4 and not (tables and images.ndim == 2):
+        wanted = "(B, C, H, W), or (B, d) for rows of a table" if tables else "(B, C, H, W)"
+        raise ValueError(f"{name}: expected shape {wanted}, got {tuple(images.shape)}")
     if images.numel() == 0:
         raise ValueError(f"{name}: expected at least one image, got shape {tuple(images.shape)}")
     low, high = (extreme.item() for extreme in images.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also true of NaN
-        raise ValueError(f"{name}: expected pixels in [0, 1], got values from {low} to {high}")
+        what = "pixels" if images.ndim == 4 else "columns scaled to lie"
+        raise ValueError(f"{name}: expected {what} in [0, 1], got values from {low} to {high}")
 
 
 def check_gradients(images: Tensor) -> None:
@@ -168,6 +171,16 @@ def check_logits(logits: object, batch: int) -> Tensor:
     if not logits.is_floating_point():
         raise TypeError(f"model: expected floating-point logits, got {logits.dtype}")
     return logits
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Shape a value for each image, (B,), such that it broadcasts along images or rows of a table."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def entries(like: Tensor) -> tuple[int, ...]:
+    """All dimensions but the first."""
+    return tuple(range(1, like.ndim))
 
 
 def rounding(tensor: Tensor) -> float:

@@ -18,12 +18,12 @@ def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int 
 
     Args:
         model: it has to be a function of one image.
-        images: of which `copies` each go through the model at a time.
+        images: or rows of a table (B, d), of which `copies` each go through the model at a time.
         labels: one per image.
         copies: points on a path, or noisy ones.
         eager: whether its activations have to be reached outside of softplus too.
     """
-    check_images(images)
+    check_images(images, tables=True)
     check_labels(labels, len(images))
     check_gradients(images)
     if is_trusted(model):

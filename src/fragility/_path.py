@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility._call import logits_of
+from fragility._checks import entries, per_row
 from fragility._convolution import twice_differentiable
 from fragility._gradient import gradient, pick, scores_of
 from fragility._softplus import capture
@@ -78,9 +79,9 @@ class _PathMean(torch.autograd.Function):
                         _check_same(["what it computes"])
                 if not slopes.requires_grad:  # a linear model
                     continue
-                weights = by_slopes.to(slopes.dtype).repeat(len(alphas), 1, 1, 1)
+                weights = by_slopes.to(slopes.dtype).repeat(len(alphas), *[1] * (x0.ndim - 1))
                 first, *others = torch.autograd.grad(slopes, [points, *ctx.parameters], weights, materialize_grads=True)
-                into_images += (first.view(-1, *x0.shape) * alphas.view(-1, 1, 1, 1, 1)).sum(0)
+                into_images += (first.view(-1, *x0.shape) * per_row(alphas, x0.unsqueeze(0))).sum(0)
                 for into, other in zip(into_parameters, others, strict=True):
                     into += other
         return into_images.to(images.dtype), None, None, None, None, None, *into_parameters
@@ -97,7 +98,7 @@ def _along(
     check: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Points x0 + alpha (x - x0) for every alpha and image, flattened, and the scores' gradients there."""
-    at = alphas.view(-1, 1, 1, 1, 1)
+    at = per_row(alphas, x0.unsqueeze(0))
     points = (x0 + at * (images.detach() - x0)).flatten(0, 1).to(images.dtype).requires_grad_()
     with torch.enable_grad(), twice_differentiable() if create_graph else nullcontext():
         targets = labels.repeat(len(alphas))
@@ -107,7 +108,7 @@ def _along(
 
 def _size(slopes: Tensor) -> Tensor:
     """The sum of the absolute values of every gradient, by which a changed model shows."""
-    return slopes.detach().abs().sum((1, 2, 3), dtype=torch.float64)
+    return slopes.detach().abs().sum(entries(slopes), dtype=torch.float64)
 
 
 def _check_same(changed: list[str]) -> None:

@@ -16,6 +16,8 @@ from fragility._checks import (
     check_images,
     check_model,
     check_positive,
+    entries,
+    per_row,
     trusting,
 )
 from fragility._reach import check_smooth
@@ -67,7 +69,7 @@ def random_sign(images: Tensor, epsilon: float, *, generator: torch.Generator | 
     """Move every pixel by +epsilon or -epsilon, at random: the paper's random perturbation [Ghorbani2019, sec. 3].
 
     Args:
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         epsilon: the size of the change, in units of the pixel range (8 / 255).
         generator: source of randomness; None for PyTorch's own.
 
@@ -99,9 +101,9 @@ def random_walk(
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes explained.
-        attribution: (model, images, labels) -> signed attributions (B, C, H, W).
+        attribution: (model, images, labels) -> signed attributions of the images' shape.
         objective: D(maps, reference) -> (B,), by which the best iterate is chosen.
         epsilon: radius of the L-inf ball.
         step_size: alpha, in the unit of `epsilon`.
@@ -158,7 +160,8 @@ def iterative(
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode; its parameters and their gradients are left alone.
-        images: (B, C, H, W) in [0, 1], float32 or float64.
+        images: (B, C, H, W) in [0, 1], float32 or float64; or rows of a table (B, d), whose columns are scaled to
+            [0, 1]: then attributions and maps are (B, d) as well.
         labels: int64 (B,), the classes explained.
         attribution: (model, images, labels) -> signed attributions (B, C, H, W), with a graph where the images require
             a gradient; set its options by `functools.partial`.
@@ -208,15 +211,19 @@ def iterative(
         with _surrogate(surrogate_beta, 0.0):
             check_smooth(model, images, labels)
         first, scale = climb(images, 1, with_scale=True)
-        moving = judge.sound.view(-1, 1, 1, 1) & _moving(first, scale, on_surrogate=surrogate_beta is not None)
+        moving = per_row(judge.sound, images) & _moving(first, scale, on_surrogate=surrogate_beta is not None)
         sound = moving
         for run in range(restarts + 1):
             x = images if run == 0 else torch.lerp(lower, upper, uniform(images, generator)).clamp(lower, upper)
             run_best = BestIterate(images, judge.confidence)
-            last, step, mark = x, torch.full_like(x[:, :1, :1, :1], step_size), run_best.value
+            last, step, mark = (
+                x,
+                per_row(torch.full_like(judge.confidence, step_size, dtype=x.dtype), x),
+                run_best.value,
+            )
             for p in range(1, iterations + 1):
                 slope = climb(x, p)[0] if run or p > 1 else first
-                finite = slope.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+                finite = per_row(slope.isfinite().flatten(1).all(1), x)
                 sound = sound & finite
                 size = step * (1 - (p - 1) / iterations) if schedule == "linear" else step
                 target = sign_step(x, slope.where(moving & finite, 0), size, lower, upper)
@@ -225,7 +232,7 @@ def iterative(
                 last, x = x, target
                 _offer(judge(x), selection or objective, judge.reference, [best, run_best], bar, callback)
                 if schedule == "adaptive" and p % max(1, iterations // 10) == 0:
-                    stalled = (run_best.value <= mark).view(-1, 1, 1, 1)
+                    stalled = per_row(run_best.value <= mark, x)
                     step, mark = torch.where(stalled, step / 2, step), run_best.value
                     last, x = (torch.where(stalled, run_best.images, image) for image in (last, x))
     return best.perturbation(sound.flatten())
@@ -242,10 +249,10 @@ def _surrogate(beta: float | tuple[float, float] | None, done: float) -> Abstrac
 
 
 def _moving(slope: Tensor, scale: Tensor, *, on_surrogate: bool) -> Tensor:
-    """Tell which images (B, 1, 1, 1) have a gradient that is no rounding error; refuse a batch without any."""
+    """Tell which images (B, 1, ...) have a gradient that is no rounding error; refuse a batch without any."""
     if not slope.isfinite().flatten(1).all(1).any():
         raise ValueError("objective: expected a finite gradient with respect to the images, got NaN or infinity")
-    size, whole = (part.abs().amax((1, 2, 3), keepdim=True) for part in (slope, scale))
+    size, whole = (part.abs().amax(entries(part), keepdim=True) for part in (slope, scale))
     # Where everything cancels, as for a single neuron's normalised map, 2 units of rounding are left; the networks of
     # the paper are at a million times as much in float32.
     moving: Tensor = size > 64 * torch.finfo(size.dtype).eps * whole
@@ -287,6 +294,6 @@ def _check_run(model: nn.Module, images: Tensor, step_size: float, iterations: i
     check_model(model)
     check_positive("step_size", step_size)
     check_count("iterations", iterations)
-    check_images(images)
+    check_images(images, tables=True)
     check_gradients(images)
     return images.detach()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fragility._call import logits_of
-from fragility._checks import check_count, rounding
+from fragility._checks import check_count, entries, rounding
 from fragility._convolution import twice_differentiable
 from fragility._gradient import check_call, gradient, pick, scores_of
 from fragility._linear import CHOOSING
@@ -27,11 +27,11 @@ def simple_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes explained.
 
     Returns:
-        Signed attributions (B, C, H, W) of the labels' logits; they carry a graph exactly when
+        Signed attributions of the images' shape of the labels' logits; they carry a graph exactly when
         `images.requires_grad`.
 
     Raises:
@@ -90,7 +90,7 @@ def integrated_gradients(
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes explained.
         baseline: the reference x0, a number or a tensor broadcastable to the images, taken as a constant; None is 0.
         steps: M, the number of points on the path.
@@ -98,8 +98,8 @@ def integrated_gradients(
         return_convergence_delta: return how far the sum is from S(x) - S(x0) as well, as Captum does.
 
     Returns:
-        Signed attributions (B, C, H, W) whose sum tends to S(x) - S(x0) as 1 / M; they carry a graph exactly when
-        `images.requires_grad`. With `return_convergence_delta` also the sum minus S(x) - S(x0), (B,).
+        Signed attributions of the images' shape whose sum tends to S(x) - S(x0) as 1 / M; they carry a graph exactly
+        when `images.requires_grad`. With `return_convergence_delta` also the sum minus S(x) - S(x0), (B,).
 
     Raises:
         TypeError: if an argument has the wrong type, or the model cannot be substituted where that is asked for.
@@ -122,7 +122,7 @@ def integrated_gradients(
     with torch.no_grad():
         ends = (pick(logits_of(model, x.to(images.dtype)), labels).to(precision) for x in (images, reference))
         difference = next(ends) - next(ends)
-        return attributions, attributions.sum((1, 2, 3), dtype=precision) - difference
+        return attributions, attributions.sum(entries(attributions), dtype=precision) - difference
 
 
 def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Baseline = None) -> Tensor:
@@ -136,15 +136,15 @@ def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Base
         model: images in [0, 1] to logits (B, K), in evaluation mode, made of linear layers, max-pools,
             piecewise linear activations (ReLU, leaky ReLU, PReLU, hard tanh and others; see `fragility._hinges`),
             sigmoid, tanh, SiLU, GELU and softplus.
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes explained.
         baseline: the reference x0, a number or a tensor broadcastable to the images, taken as a constant; None is 0.
             Where x0 is even, pixels tie in the windows of a max-pool, and rounding decides which of them leads: on
             SqueezeNet that moves the attributions by less than a thousandth.
 
     Returns:
-        Signed attributions (B, C, H, W) of the labels' logits; they carry a graph, for a second derivative by images
-        and parameters, exactly when `images.requires_grad`.
+        Signed attributions of the labels' logits, of the images' shape; they carry a graph, for a second derivative by
+        images and parameters, exactly when `images.requires_grad`.
 
     Raises:
         TypeError: if an argument has the wrong type, or the model is TorchScript or compiled.
@@ -172,10 +172,11 @@ def importance(attributions: Tensor) -> Tensor:
     """The importance map: absolute values, summed over channels, divided by their sum [Ghorbani2019, sec. 2.1].
 
     Args:
-        attributions: (B, C, H, W), signed.
+        attributions: (B, C, H, W), signed; or (B, d), of the rows of a table.
 
     Returns:
-        Maps (B, H, W), non-negative, each summing to 1; differentiable. In float32 for attributions in half precision.
+        Maps (B, H, W), or (B, d), non-negative, each summing to 1; differentiable. In float32 for attributions in half
+        precision.
 
     Raises:
         TypeError: if `attributions` is not a floating-point tensor.
@@ -183,11 +184,13 @@ def importance(attributions: Tensor) -> Tensor:
     """
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         raise TypeError("attributions: expected a floating-point tensor")
-    if attributions.ndim != 4 or attributions.numel() == 0:
-        raise ValueError(f"attributions: expected shape (B, C, H, W), got {tuple(attributions.shape)}")
+    if attributions.ndim not in (2, 4) or attributions.numel() == 0:
+        shape = tuple(attributions.shape)
+        raise ValueError(f"attributions: expected shape (B, C, H, W), or (B, d) for rows of a table, got {shape}")
     precision = torch.promote_types(attributions.dtype, torch.float32)  # a sum of float16 overflows
-    maps = attributions.to(precision).abs().sum(1)
-    totals = maps.sum((1, 2), keepdim=True)
+    maps = attributions.to(precision).abs()
+    maps = maps.sum(1) if maps.ndim == 4 else maps
+    totals = maps.sum(entries(maps), keepdim=True)
     sound = (totals > 0) & totals.isfinite()
     if not sound.all():
         rows = (~sound).flatten().nonzero().flatten().tolist()

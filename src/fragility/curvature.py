@@ -41,14 +41,14 @@ def input_hvp(
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes whose logits are differentiated.
-        vectors: (B, C, H, W), one per image.
+        vectors: of the images' shape, one per image.
         mode: `"double_backward"`, the gradient of grad S . v; or `"forward_over_reverse"`, the directional derivative
             of grad S. They agree up to rounding.
 
     Returns:
-        H v, (B, C, H, W), without a graph; zeros for a piecewise linear model.
+        H v, of the images' shape, without a graph; zeros for a piecewise linear model.
 
     Raises:
         TypeError: if an argument has the wrong type, or softplus is asked for and cannot be substituted in the model.
@@ -109,7 +109,7 @@ def top_directions(
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes whose logits are differentiated.
         count: how many directions, at most `steps`; accurate ones take far more steps.
         steps: products with H, at most C H W; `count` more are taken for the residuals.
@@ -125,7 +125,7 @@ def top_directions(
     """
     check_count("count", count)
     check_count("steps", steps)
-    check_images(images)
+    check_images(images, tables=True)
     size = images[0].numel()
     steps = min(steps, size)
     check_count("count", count, steps)

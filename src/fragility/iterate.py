@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility._call import logits_of
-from fragility._checks import check_logits
+from fragility._checks import check_logits, entries, per_row
 from fragility._convolution import twice_differentiable
 from fragility.attribution import importance
 from fragility.objective import Objective
@@ -22,7 +22,7 @@ class Perturbation:
     """The best iterate of each image, or the original image where no iterate was kept.
 
     Attributes:
-        images: (B, C, H, W), inside the ball and in [0, 1].
+        images: (B, C, H, W), or (B, d), inside the ball and in [0, 1].
         labels_kept: (B,) bool, whether an iterate with the original prediction was found.
         objective: (B,) what the iterates are selected by, on the unsubstituted network's maps; NaN where none was kept.
         iteration: (B,) int64, which iterate it is, counted from 1 through all runs; 0 where none was kept.
@@ -118,7 +118,7 @@ class Judge:
             with torch.no_grad():
                 logits = logits_of(self._model, images)
         logits = check_logits(logits, len(images)).detach()
-        unknown = logits.isnan().any(1).view(-1, 1, 1, 1)
+        unknown = per_row(logits.isnan().any(1), attributions)
         return attributions.masked_fill(unknown, float("nan")), logits
 
     def _confidence(self, logits: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class BestIterate:
             (B,) bool, which ones were taken.
         """
         better = kept & (value > self.value)
-        self.images = torch.where(better.view(-1, 1, 1, 1), images, self.images)
+        self.images = torch.where(per_row(better, images), images, self.images)
         self.value = torch.where(better, value, self.value)
         self.confidence = torch.where(better, confidence, self.confidence)
         self.iteration = torch.where(better, number, self.iteration)
@@ -171,7 +171,7 @@ class BestIterate:
             iteration=self.iteration,
             confidence_before=self._confidence_before,
             confidence_after=self.confidence,
-            distance=(self.images - self._originals).abs().amax((1, 2, 3)),
+            distance=(self.images - self._originals).abs().flatten(1).amax(1),
             attackable=torch.ones_like(kept) if attackable is None else attackable,
         )
 
@@ -232,8 +232,10 @@ def gradient(
         (result,) = torch.autograd.grad(attributions, points, by_attribution, retain_graph=with_scale)
         if not with_scale:
             return result, torch.ones_like(result)
-        signs = leaf.detach().sign() / leaf.detach().abs().sum((1, 2, 3), keepdim=True)
-        (scale,) = torch.autograd.grad(attributions, points, signs * by_map.abs().unsqueeze(1))
+        signs = leaf.detach().sign() / leaf.detach().abs().sum(entries(leaf), keepdim=True)
+        (scale,) = torch.autograd.grad(
+            attributions, points, signs * (by_map.abs().unsqueeze(1) if leaf.ndim == 4 else by_map.abs())
+        )
         return result, scale
 
 
@@ -251,13 +253,15 @@ def explain(attribution: Attribution, model: nn.Module, images: Tensor, labels: 
 
     Raises:
         TypeError: if it is not a floating-point tensor.
-        ValueError: if it has not four dimensions, or another number of images.
+        ValueError: if it has not four dimensions (for rows of a table: their shape), or another number of images.
     """
     found = attribution(model, images, labels)
     if not isinstance(found, Tensor) or not found.is_floating_point():
         kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
         raise TypeError(f"attribution: expected it to return one floating-point tensor, got {kind}")
-    if found.ndim != 4 or len(found) != len(images):
+    if images.ndim == 2 and found.shape != images.shape:
+        raise ValueError(f"attribution: expected {tuple(images.shape)}, one for each column, got {tuple(found.shape)}")
+    if images.ndim != 2 and (found.ndim != 4 or len(found) != len(images)):
         raise ValueError(
             f"attribution: expected signed attributions ({len(images)}, C, H, W), got shape {tuple(found.shape)}; a "
             "map (B, H, W) is given a channel by unsqueeze(1)"
@@ -298,4 +302,4 @@ def safe_importance(attributions: Tensor) -> tuple[Tensor, Tensor]:
     """
     flat = attributions.detach().flatten(1)
     alive = (flat != 0).any(1) & flat.isfinite().all(1)
-    return importance(attributions.where(alive.view(-1, 1, 1, 1), 1.0)), alive
+    return importance(attributions.where(per_row(alive, attributions), 1.0)), alive

@@ -1,7 +1,8 @@
 """What an attack on an importance map maximises: D(maps, reference) -> (B,), larger = more changed.
 
 Your own objective can be any differentiable function of the attacked maps and of the `reference`, the maps of the
-original images by the network itself (without a surrogate); both are (B, H, W), non-negative, and each map sums to 1.
+original images by the network itself (without a surrogate); both are (B, H, W), for rows of a table (B, d),
+non-negative, and each map sums to 1.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fragility import similarity
-from fragility._checks import check_count
+from fragility._checks import check_count, entries
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,7 +31,7 @@ def top_k(k: int) -> Objective:
 
     def objective(maps: Tensor, reference: Tensor) -> Tensor:
         _check_shapes(maps, reference)
-        return -(maps * similarity.top_k_mask(reference, k)).sum((1, 2))
+        return -(maps * similarity.top_k_mask(reference, k)).sum(entries(maps))
 
     return objective
 
@@ -48,7 +49,7 @@ def mass_center() -> Objective:
     """
 
     def objective(maps: Tensor, reference: Tensor) -> Tensor:
-        _check_shapes(maps, reference)
+        _check_shapes(maps, reference, pictures=True)
         center = similarity.center_of_mass(reference.detach())
         offset = similarity.center_of_mass(maps) - center
         distance = torch.linalg.vector_norm(offset, dim=1)
@@ -65,7 +66,7 @@ def targeted(region: Tensor | Callable[[Tensor], Tensor]) -> Objective:
 
     Args:
         region: bool (H, W), or (B, H, W) with one region per image, such as `box` gives; or a function of the
-            reference that gives one, such as `opposite_quadrant`.
+            reference that gives one, such as `opposite_quadrant`. For rows of a table: (d,) or (B, d).
 
     Returns:
         An objective with values in [0, 1].
@@ -83,7 +84,9 @@ def targeted(region: Tensor | Callable[[Tensor], Tensor]) -> Objective:
         if mask.shape not in (maps.shape, maps.shape[1:]):
             wanted = f"{tuple(maps.shape[1:])} or {tuple(maps.shape)}"
             raise ValueError(f"region: expected shape {wanted}, got {tuple(mask.shape)}")
-        return (maps * mask.to(maps.device)).sum((1, 2))
+        if maps.ndim == 2:
+            _check_share(mask.double().mean(-1))
+        return (maps * mask.to(maps.device)).sum(entries(maps))
 
     return objective
 
@@ -137,18 +140,22 @@ def _middle(maps: Tensor) -> Tensor:
     return torch.tensor([(size - 1) / 2 for size in maps.shape[1:]], dtype=maps.dtype, device=maps.device)
 
 
-def _check_shapes(maps: Tensor, reference: Tensor) -> None:
-    if maps.ndim != 3 or maps.shape != reference.shape:
-        got = f"{tuple(maps.shape)} and {tuple(reference.shape)}"
-        raise ValueError(f"maps: expected the shape (B, H, W) of the reference, got {got}")
+def _check_shapes(maps: Tensor, reference: Tensor, *, pictures: bool = False) -> None:
+    if maps.ndim not in ((3,) if pictures else (2, 3)) or maps.shape != reference.shape:
+        wanted, got = "(B, H, W)" + " or (B, d)" * (not pictures), f"{tuple(maps.shape)} and {tuple(reference.shape)}"
+        raise ValueError(f"maps: expected the shape {wanted} of the reference, got {got}")
 
 
 def _check_region(region: Tensor) -> None:
     if not isinstance(region, Tensor) or region.dtype != torch.bool:
         kind = region.dtype if isinstance(region, Tensor) else type(region).__name__
         raise TypeError(f"region: expected a bool tensor or a function, got {kind}")
-    if region.ndim not in (2, 3):
-        raise ValueError(f"region: expected shape (H, W) or (B, H, W), got {tuple(region.shape)}")
-    share = region.double().mean((-2, -1))
+    if region.ndim not in (1, 2, 3):
+        wanted = "(H, W) or (B, H, W), or (d,) or (B, d) for rows of a table"
+        raise ValueError(f"region: expected shape {wanted}, got {tuple(region.shape)}")
+    _check_share(region.double().mean((-2, -1) if region.ndim > 1 else -1))
+
+
+def _check_share(share: Tensor) -> None:
     if not ((share > 0) & (share < 1)).all():
         raise ValueError("region: expected a part of the image, got none or all of it")

@@ -14,7 +14,7 @@ def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Bound the images allowed: between the bounds, |x' - x| <= epsilon and 0 <= x' <= 1 hold exactly.
 
     Args:
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         epsilon: radius of the L-inf ball.
 
     Returns:
@@ -23,7 +23,7 @@ def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError: if the images are neither float32 nor float64.
     """
-    check_images(images)
+    check_images(images, tables=True)
     check_epsilon(epsilon)
     if images.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"images: expected float32 or float64, got {images.dtype}")
@@ -38,14 +38,14 @@ def sign_step(x: Tensor, slope: Tensor, size: float | Tensor, lower: Tensor, upp
     """Take one step of projected gradient ascent in the L-inf ball: clip(x + size sign(slope)) [Ghorbani2019, Alg. 1].
 
     Args:
-        x: (B, C, H, W), where.
-        slope: (B, C, H, W), the gradient, or whatever has its signs.
+        x: (B, C, H, W), or (B, d), where.
+        slope: of the same shape, the gradient, or whatever has its signs.
         size: alpha, broadcastable to `x`.
         lower: the least image, from `ball`.
         upper: the greatest.
 
     Returns:
-        (B, C, H, W) between the bounds.
+        Images between the bounds.
     """
     return (x + size * slope.sign()).clamp(lower, upper)
 
@@ -58,7 +58,7 @@ def uniform(images: Tensor, generator: torch.Generator | None) -> Tensor:
         generator: None for PyTorch's own.
 
     Returns:
-        (B, C, H, W).
+        A tensor of that shape.
     """
     device = images.device if generator is None else generator.device
     return torch.rand(images.shape, generator=generator, dtype=images.dtype, device=device).to(images.device)

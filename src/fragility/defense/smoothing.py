@@ -23,14 +23,14 @@ def smooth_gradient(
 
     Args:
         model: images to logits (B, K), in evaluation mode; it also sees pixels outside [0, 1].
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes explained.
         sigma: standard deviation of the noise, in units of the pixel range.
         samples: how many noisy copies.
         seed: of the noise.
 
     Returns:
-        Signed attributions (B, C, H, W); they carry a graph exactly when `images.requires_grad`.
+        Signed attributions of the images' shape; they carry a graph exactly when `images.requires_grad`.
     """
     check_positive("sigma", sigma)
 
@@ -47,14 +47,14 @@ def uniform_gradient(
 
     Args:
         model: images to logits (B, K), in evaluation mode; it also sees pixels outside [0, 1].
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
         labels: int64 (B,), the classes explained.
         radius: half the edge of the cube, in units of the pixel range.
         samples: how many points of it.
         seed: of the points; see `smooth_gradient`.
 
     Returns:
-        Signed attributions (B, C, H, W); they carry a graph exactly when `images.requires_grad`.
+        Signed attributions of the images' shape; they carry a graph exactly when `images.requires_grad`.
     """
     check_positive("radius", radius)
 
