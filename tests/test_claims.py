@@ -41,7 +41,7 @@ from fragility.study.verdict import (
 ROOT = Path(__file__).parents[1]
 IDS = (
     "M1 A1 A2 A3 A3b A4 A5 A6 A7 A8 K1 K2 "
-    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6 R1 R4 R5 R6 R7 R8"  # the ledger
+    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6 R1 R2 R4 R5 R6 R7 R8"  # the ledger
 ).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
@@ -682,6 +682,19 @@ class TestInterpretableRules:
         assert outcome("R6", race=[row, *draws]) == expected
         assert outcome("R6", race=[row]) == outcome("R6", race=draws) == "not yet tested"
         assert outcome("R6", race=[row | {"people": 6149}, *draws]) == "not yet tested"
+
+    @pytest.mark.parametrize(("share", "expected"), [(0.6, "reproduced"), (0.7, "not reproduced"), (0.8, "refuted")])
+    def test_explanations_disagree(self, share: float, expected: str) -> None:
+        pairs = [("integrated gradients", "LIME", "one"), ("LIME", "DeepLIFT", "one"), ("LIME", "LIME", "two seeds")]
+        rows: list[Row] = [
+            {"image": f"row {i}", "a": a, "b": b, "networks": networks}
+            | {"agreement": share + shift if b == "LIME" and networks == "one" else 0.1}
+            for a, b, networks in pairs
+            for i, shift in enumerate(jitter(200))
+        ]
+        assert outcome("R2", disagreement=rows) == expected
+        assert outcome("R2", disagreement=[row for row in rows if row["image"] != "row 7"]) == "not yet tested"
+        assert outcome("R2", disagreement=rows[200:]) == outcome("R2", disagreement=rows[:200]) == "not yet tested"
 
     @pytest.mark.parametrize(
         ("several", "survival", "expected"),

@@ -5,9 +5,11 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
-from fragility.study.interpretable import accuracy, card, compas, counterfactuals, race, rule_lists
+from fragility.study.interpretable import accuracy, card, compas, counterfactuals, disagreement, race, rule_lists
 from fragility.study.interpretable.compas import literals, people
 from fragility.study.interpretable.rule_list import optimal_rule_list
 from fragility.study.interpretable.rules import PUBLISHED
@@ -163,6 +165,50 @@ def test_a_counterfactuals_row_is_of_somebody_whom_the_list_flags() -> None:
     assert found.changes.between(1, 5).all()
     assert found.survival.between(0, 1).all()
     assert rows[rows.ways == 0].survival.isna().all()
+
+
+def test_line_and_order_explain_a_linear_model_by_its_weights() -> None:
+    torch.manual_seed(0)
+    model, rows, middle = nn.Linear(6, 2).double().eval(), torch.rand(5, 6).double(), torch.rand(6).double()
+    labels, weights = torch.tensor([0, 1, 1, 0, 1]), model.weight.detach()
+    with torch.no_grad():
+        torch.testing.assert_close(disagreement.lime(model, rows, labels, samples=50), weights[labels])
+        values = disagreement.shapley(model, rows, labels, middle, orders=3)
+    torch.testing.assert_close(values, weights[labels] * (rows - middle))
+
+
+def test_shapley_values_are_means_over_all_orders() -> None:
+    def product_of_two(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1)
+
+    rows, labels = torch.tensor([[2.0, 3.0, 5.0]]), torch.tensor([0])
+    values = disagreement.shapley(product_of_two, rows, labels, torch.zeros(3), orders=400)  # type: ignore[arg-type]
+    # Each of the two adds all 6 where it comes second: half of the orders, of 400 within 5 standard deviations.
+    assert values[0].tolist() == pytest.approx([3, 3, 0], abs=6 * 5 * 0.5 / 20)
+    assert values.sum().item() == pytest.approx(6)
+
+
+def test_networks_differ_by_seed_and_see_no_held_out_row() -> None:
+    one, two = disagreement.diagnosis(0), disagreement.diagnosis(1)
+    assert torch.equal(one.rows, two.rows)
+    assert not torch.equal(one.model(one.rows), two.model(two.rows))
+    assert (one.labels == one.truth).double().mean() > 0.93
+    assert one.rows.min() >= 0
+    assert one.rows.max() <= 1
+    assert not (one.rows[:, None] == one.middle).all(2).any()
+
+
+def test_agreement_is_counted_feature_by_feature() -> None:
+    plan = disagreement.STUDY.plan(disagreement.PROFILES["fast"])
+    table = pd.DataFrame(plan.compute(plan.pieces[0]))
+    assert table.groupby("networks").size().to_dict() == {"one": 10 * 200, "two seeds": 5 * 200}
+    assert (table.signed <= table.agreement).all()
+    assert set((3 * table.agreement).round(9)) <= {0, 1, 2, 3}
+    first = disagreement.diagnosis(1000, 20)
+    found = {name: disagreement.METHODS[name](first)[3].tolist() for name in ("simple gradient", "LIME")}
+    top = [set(sorted(range(30), key=lambda j: -abs(values[j]))[:3]) for values in found.values()]
+    row = table[(table.image == "row 3") & (table.a == "simple gradient") & (table.b == "LIME")]
+    assert row.agreement.item() == pytest.approx(len(top[0] & top[1]) / 3)
 
 
 @pytest.mark.slow

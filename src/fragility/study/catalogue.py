@@ -4,7 +4,15 @@ from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_
 from fragility.study.curvature import angles, dimension, influence_angles
 from fragility.study.defenses import defense_table, fashion_table
 from fragility.study.influence import depth, influence_attack, leave_one_out, mislabel, poisoning
-from fragility.study.interpretable import accuracy, card, compas, counterfactuals, race, rule_lists
+from fragility.study.interpretable import (
+    accuracy,
+    card,
+    compas,
+    counterfactuals,
+    disagreement,
+    race,
+    rule_lists,
+)
 from fragility.study.piece import Study
 
 STUDIES: dict[str, Study] = {
@@ -14,7 +22,7 @@ STUDIES: dict[str, Study] = {
         angles, dimension, influence_angles,
         influence_attack, leave_one_out, mislabel, poisoning, depth,
         defense_table, fashion_table,
-        accuracy, card, compas, counterfactuals, race, rule_lists,
+        accuracy, card, compas, counterfactuals, disagreement, race, rule_lists,
     )
 }  # fmt: skip
 

@@ -61,6 +61,28 @@ def _folds(name: str, values: np.ndarray, share: float, limit: float, side: int,
     return Measure(name, mean, mean - far, mean + far, n, shown, limit, side, right, holds, chance)
 
 
+def disagreeing(tables: Tables) -> Finding:
+    """R2: of the three features that LIME calls most important, integrated gradients share fewer than .7."""
+    rows = tables["disagreement"]
+    same, seeds = rows[rows.networks == "one"], rows[rows.networks != "one"]
+    pair = same[(same.a == "integrated gradients") & (same.b == "LIME")]
+    means = same.groupby(["a", "b"], sort=False).agreement.mean()
+    if pair.empty or seeds.empty:
+        return Finding()
+    notes = [", ".join(f"{a} and {b} {share:.2f}" for (a, b), share in means.items())]
+    again = seeds.groupby("a", sort=False).agreement.mean()
+    notes.append(
+        "a method and itself on a network of another seed: " + ", ".join(f"{a} {v:.2f}" for a, v in again.items())
+    )
+    notes.append("three of thirty features drawn at random share .10")
+    name = "share of the top three of LIME and of integrated gradients"
+    sentence = (
+        f"LIME and integrated gradients share {pair.agreement.mean():.2f} of their top three of thirty features; "
+        f"all pairs of five methods between {means.min():.2f} and {means.max():.2f}."
+    )
+    return Finding([at_most(name, pair.agreement, 0.7, shown="< 0.7")], notes=notes, sentence=sentence)
+
+
 def unstable(tables: Tables) -> Finding:
     """R4: other draws of people give other optimal lists, which say something else about more than 5 % of everyone."""
     rows = tables["rule_lists"].query("image != 'everyone'")
