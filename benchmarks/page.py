@@ -90,7 +90,7 @@ def courses(folder: Path) -> pd.DataFrame:
     rows = pd.concat([pd.read_csv(table) for table in tables], ignore_index=True)
     paper = rows.query("schedule == 'constant' and iterations <= 300 and step_size == 0.5")
     paper = paper.sort_values("iterations", ascending=False, kind="stable").drop_duplicates(CONDITION)
-    ours = rows.query("schedule == 'linear' and step_size == epsilon / 8 and first_beta == last_beta / 4")
+    ours = rows.query("schedule == 'linear' and step_size == epsilon / 8 and first_beta == last_beta / 8")
     ours = ours.assign(schedule="annealed, " + ours.iterations.astype(str))
     paper = paper.assign(schedule="Algorithm 1")
     found = pd.concat([paper, ours]).merge(
