@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fragility.interval import FEW
-from fragility.study.ledger import Claim, Judged, as_markdown, shown
-from fragility.study.verdict import VERDICTS, Finding, Measure
+from fragility.study.ledger import Claim, Judged, as_markdown, heading, shown
+from fragility.study.verdict import ELSEWHERE, VERDICTS, Finding, Measure, differs
 
 HEAD = """\
 ---
@@ -24,8 +24,8 @@ myst:
 # The claims, and what became of them
 
 This page is written by `fragility claims --write` from the files in `results/`; no verdict and no number is typed by
-hand. Figures, sections and appendices are those of the paper's workshop version, whose text this book was checked
-against; what stands only in the version of AAAI 2019 is cited as such.
+hand. Figures, sections and appendices are those of the paper's workshop version {cite:p}`Ghorbani2017`, whose text this
+book was checked against; what stands only in the version of AAAI 2019 is cited as such.
 """
 RULES = f"""\
 ## How a verdict comes about
@@ -42,7 +42,7 @@ are 40 steps where the paper took 300.
 What can be concluded with less effort than the paper's depends on the kind of claim. An *identity* is exact. That
 something *exists* can be shown with any effort, and that something *resists* be refuted with any: an attack is a lower
 bound on what is possible. That things *match* is judged with the paper's number of steps, or one shown to be enough;
-how a *training* ends, at the published scale.
+how a *training* ends, at the published scale; both on the network of which it was claimed.
 
 Intervals are 95 %: Student's t for fewer than {FEW} values, the bias-corrected and accelerated bootstrap for more,
 Clopper and Pearson's for shares. Images without a kept label count as unchanged; what the others alone say stands
@@ -164,9 +164,8 @@ def picture(judged: Sequence[Judged]) -> str:
 def distance(one: Judged) -> str:
     """How our setting differs most from the claim's: less effort, another network, or other data."""
     theirs, ours = one.claim.setting, one.finding.setting
-    differing = [name for name in ("network", "data") if theirs.get(name) and ours.get(name) != theirs[name]]
-    other = {"network": "another network", "data": "other data"}
-    return one.verdict.gap or (other[differing[0]] if differing and ours else "")
+    other = {"network": ELSEWHERE, "data": "other data"}
+    return one.verdict.gap or next((text for name, text in other.items() if differs(theirs, ours, name)), "")
 
 
 def _size(one: Judged) -> str:
@@ -272,7 +271,7 @@ def _section(one: Judged, chapters: set[str]) -> list[str]:
     link = f"[chapter {number}](../notebooks/{name}.ipynb)" if name in chapters else f"chapter {number}, to come"
     lines = [
         f"({claim.id.lower()})=",
-        f"## {claim.id}: {found.text}",
+        f"## {heading(one)}",
         "",
         f"{claim.text} {sentence(one)}",
         "",

@@ -5,8 +5,9 @@ of them misses its threshold by more than a margin that matters, after Holm's co
 have to hold needs none. Agreement with a published mean is never "the intervals overlap", which a small sample always
 achieves: the 90 % interval has to lie within a margin of the published number.
 
-What the numbers can say also depends on the setting: an attack of fewer steps than the paper's, or a training on fewer
-images, can show that something is possible, and not that two things are alike or that a method fails.
+What the numbers can say also depends on the setting: an attack of fewer steps than the paper's, a training on fewer
+images, or another network can show that something is possible, and not that two things are alike or that a method
+fails.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,9 @@ MARGIN, PIXELS = 0.02, 1.0  # differences of shares and correlations, and of pos
 LEVEL = 0.025  # of a one-sided test, as in an interval of 95 %
 VERDICTS = ("reproduced", "direction only", "not reproduced", "refuted", "not yet tested")
 # An identity is exact. What exists can be shown with any effort, and that something resists be refuted with any; that
-# things match, or how a training ends, needs the effort of the paper.
+# things match, or how a training ends, needs the effort of the paper and its network.
 KINDS = ("identity", "exists", "resists", "match", "training")
+ELSEWHERE = "another network"
 EFFORT = ("P", "M", "steps", "training images", "epochs")  # what a setting may have less of
 Setting = Mapping[str, Any]  # text, or a number, or several of them
 
@@ -110,7 +112,7 @@ class Verdict(NamedTuple):
     text: str  # one of `VERDICTS`
     n: int  # the smallest sample that it rests on
     parts: Mapping[str, str]  # by the size of the change, where a claim is judged by it
-    gap: str  # what the setting has least of, in comparison with the paper's: "P 40 of 300"
+    gap: str  # what the setting has least of, in comparison with the paper's: "P 40 of 300"; or `ELSEWHERE`
 
     def __str__(self) -> str:
         return f"{self.text} ({self.gap})" if self.gap and self.text in VERDICTS[1:4] else self.text
@@ -130,6 +132,8 @@ def verdict(finding: Finding, *, needed: int, kind: str, setting: Setting) -> Ve
         the weakest verdict, *refuted* only if it is for each of them; if one is missing, *direction only* at most.
     """
     gap = "" if finding.enough else largest_gap(setting, finding.setting)
+    if not gap and kind in ("match", "training") and differs(setting, finding.setting, "network"):
+        gap = ELSEWHERE
     parts: dict[str, list[Measure]] = {}
     for measure in finding.measures:
         parts.setdefault(measure.part, []).append(measure)
@@ -164,6 +168,11 @@ def _verdict(
     if finding.doubts or unequal or (less and kind in ("match", "resists")):
         return "direction only"
     return "reproduced"
+
+
+def differs(theirs: Setting, ours: Setting, name: str) -> bool:
+    """Whether a claim was made with another network, or on other data, than is named in our setting."""
+    return name in theirs and (ours.get(name) or theirs[name]) != theirs[name]
 
 
 def largest_gap(theirs: Setting, ours: Setting) -> str:
