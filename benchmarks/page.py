@@ -49,7 +49,7 @@ The same inputs in the same process, ours and theirs in turn. *x* is how many ti
 DRAWN = """```{{figure}} {figure}
 :alt: Bars, one for each measurement, and a mark where there is a target; the numbers are in the table below.
 
-Measured, in {unit}, from 1 on a logarithmic scale. A mark is a target; where it is missed the bar is pale.
+Measured: {unit}, on a logarithmic scale that begins at 1. A mark is a target; where it is missed the bar is pale.
 ```
 
 ```{{dropdown}} All {count} numbers
