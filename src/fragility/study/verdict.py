@@ -187,11 +187,9 @@ def largest_gap(theirs: Setting, ours: Setting) -> str:
     return f"{name} {own:g} of {asked:g}"
 
 
-def at_least(
-    name: str, samples: Any, threshold: float, *, margin: float = MARGIN, shown: str = "", part: str = ""
-) -> Measure:
-    """Hold a mean against a lower threshold, `shown` as ">= threshold" unless it is said otherwise."""
-    return _measure(name, samples, threshold, margin, shown or f">= {threshold:g}", part)
+def at_least(name: str, samples: Any, threshold: float, *, margin: float = MARGIN, part: str = "") -> Measure:
+    """Hold a mean against a lower threshold."""
+    return _measure(name, samples, threshold, margin, f">= {threshold:g}", part)
 
 
 def at_most(
@@ -203,9 +201,9 @@ def at_most(
     return found._replace(value=-found.value, low=-found.high, high=-found.low, limit=threshold, side=-1)
 
 
-def positive(name: str, samples: Any, *, margin: float = MARGIN, part: str = "") -> Measure:
+def positive(name: str, samples: Any) -> Measure:
     """Ask whether a mean is positive. A share of zero neither shows nor refutes that."""
-    measure = _measure(name, samples, 0.0, margin, "> 0", part)
+    measure = _measure(name, samples, 0.0, MARGIN, "> 0", "")
     return measure._replace(holds=measure.holds and measure.low > 0)
 
 
