@@ -17,11 +17,10 @@ from forge import forge
 from fragility.cli import main
 from fragility.study.claims import LEDGER, as_json, chapters, judge_all
 from fragility.study.claims_page import distance, page, picture, sentence
-from fragility.study.ledger import Claim, decide
+from fragility.study.ledger import decide
 from fragility.study.piece import Row
 from fragility.study.store import results_folder, stored
 from fragility.study.verdict import (
-    EFFORT,
     KINDS,
     VERDICTS,
     Equality,
@@ -38,11 +37,8 @@ from fragility.study.verdict import (
 )  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
-IDS = (
-    "M1 A1 A2 A3 A3b A4 A5 A6 A7 A8 K1 K2 "
-    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6 R1 R4 R5 R6"  # the ledger
-).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
+IDS = [claim.id for claim in LEDGER]
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
 METRICS = ("top_k_intersection", "spearman", "center_shift")
 THEIRS = stored("published")
@@ -556,47 +552,31 @@ class TestOtherRules:
         assert outcome("O3", dimension=rows) == expected
 
     def test_defenses(self) -> None:
-        def rows(robust: float, accuracy: float, seeds: int = 5, images: int = 500) -> list[Row]:
-            scores = {"natural": 0.3, "adversarial": 0.5, "ig_norm": robust, "ig_sum_norm": robust}
-            scores |= {"discretized": robust, "softplus": robust}
-            return [
-                {
-                    "defense": name,
-                    "seed": seed,
-                    "budget": 1,
-                    "images": images,
-                    "kendall": score + shift,
-                    "iterations": 100,
-                }
-                | {"natural_accuracy": accuracy if score == robust else 0.98, "top_k_intersection": score + 2 * shift}
-                for name, score in scores.items()
-                for seed, shift in enumerate(jitter(seeds) if seeds > 1 else [0.0])
-            ]
+        def rows(robust: float, accuracy: float, **options: int) -> list[Row]:
+            scores = {"natural": (0.3, 0.98), "adversarial": (0.5, 0.98)}
+            scores |= dict.fromkeys(("ig_norm", "ig_sum_norm", "discretized", "softplus"), (robust, accuracy))
+            return defended(scores, **options)
 
-        def ladder(step: float) -> list[Row]:
-            """Two attacks on the same few images, the second with twice the budget."""
-            few = [row | {"images": 100} for row in rows(0.7, 0.97, seeds=1)]
-            return few + [row | {"budget": 2, "kendall": float(row["kendall"] or 0) - step} for row in few]
-
+        enough, little = doubled(rows(0.7, 0.97), 0.005), doubled(rows(0.7, 0.97), 0.02)
         for name in ("D2", "D6"):
-            assert outcome(name, defense_table=rows(0.7, 0.97) + ladder(0.005)) == "reproduced"
-            assert outcome(name, defense_table=rows(0.7, 0.97) + ladder(0.02)) == "direction only"
+            assert outcome(name, defense_table=rows(0.7, 0.97) + enough) == "reproduced"
+            assert outcome(name, defense_table=rows(0.7, 0.97) + little) == "direction only"
             assert outcome(name, defense_table=rows(0.7, 0.97)) == "direction only"  # nothing was doubled
             assert outcome(name, defense_table=rows(0.7, 0.9)) == "refuted"
             assert outcome(name, defense_table=rows(0.1, 0.97)) == "refuted"
             assert outcome(name, defense_table=rows(0.7, 0.97, seeds=4)) == "not yet tested"
             assert outcome(name, defense_table=rows(0.7, 0.97, images=499)) == "not yet tested"
             # Every data set counts that has enough seeds, and no other.
-            both = {"defense_table": rows(0.7, 0.97) + ladder(0.005), "fashion_table": rows(0.7, 0.8)}
+            both = {"defense_table": rows(0.7, 0.97) + enough, "fashion_table": rows(0.7, 0.8)}
             assert outcome(name, **both) == "refuted"
             both["fashion_table"] = rows(0.7, 0.8, seeds=4)
             assert outcome(name, **both) == "reproduced"
         # What the paper's own training costs is allowed: .0573 on Fashion-MNIST, and .0043 on MNIST, and .02 more.
-        costly = {"fashion_table": rows(0.7, 0.91) + ladder(0.005)}
+        costly = {"fashion_table": rows(0.7, 0.91) + enough}
         assert outcome("D2", **costly) == "reproduced"
         assert outcome("D6", **costly) == "refuted"
-        assert outcome("D2", defense_table=rows(0.7, 0.91) + ladder(0.005)) == "refuted"
-        level = rows(0.5, 0.97) + ladder(0.005)
+        assert outcome("D2", defense_table=rows(0.7, 0.91) + enough) == "refuted"
+        level = rows(0.5, 0.97) + enough
         assert outcome("D2", defense_table=level) == "reproduced"
         assert outcome("D2b", defense_table=level) == "not reproduced"
         assert outcome("D2b", defense_table=rows(0.4, 0.97)) == "refuted"
@@ -604,42 +584,34 @@ class TestOtherRules:
     def test_the_published_costs_are_allowed(self) -> None:
         """D2's rule on the accuracies of the paper itself [Chen2019], which its first edition failed."""
         published = {
-            "defense_table": {"natural": 0.9917, "ig_norm": 0.9874, "ig_sum_norm": 0.9834},
-            "fashion_table": {"natural": 0.9086, "ig_norm": 0.8513, "ig_sum_norm": 0.8544},
+            "defense_table": {"natural": (0.3, 0.9917), "ig_norm": (0.6, 0.9874), "ig_sum_norm": (0.6, 0.9834)},
+            "fashion_table": {"natural": (0.3, 0.9086), "ig_norm": (0.6, 0.8513), "ig_sum_norm": (0.6, 0.8544)},
         }
-        tables: dict[str, list[Row]] = {}
-        for study, accuracies in published.items():
-            whole: list[Row] = [
-                {
-                    "defense": name,
-                    "seed": seed,
-                    "budget": 1,
-                    "images": 500,
-                    "iterations": 100,
-                    "kendall": robust + shift,
-                }
-                | {"natural_accuracy": accuracy + shift, "top_k_intersection": robust - shift}
-                for name, accuracy in accuracies.items()
-                for robust in [0.3 if name == "natural" else 0.6]
-                for seed, shift in enumerate(jitter(5, 0.001))
-            ]
-            few = [row | {"images": 100} for row in only(whole, seed=0)]
-            tables[study] = [*whole, *few, *(row | {"budget": 2} for row in few)]
+        tables = {study: defended(scores) + doubled(defended(scores), 0.0) for study, scores in published.items()}
         assert outcome("D2", **tables) == "reproduced"
 
     def test_a_smaller_training_refutes_nothing(self) -> None:
-        rows = pd.DataFrame(
-            [
-                {"defense": name, "seed": seed, "budget": 1, "images": 500, "iterations": 100, "kendall": 0.3 + shift}
-                | {"natural_accuracy": 0.98, "top_k_intersection": 0.3 - shift}
-                for name in ("natural", "adversarial", "ig_norm", "ig_sum_norm")
-                for seed, shift in enumerate(jitter(5, 0.001))
-            ]
-        )
-        rows.loc[rows.defense.str.startswith("ig"), ["kendall", "top_k_intersection"]] -= 0.1
+        scores = {name: (0.2 if name.startswith("ig") else 0.3, 0.98) for name in ("natural", "ig_norm", "ig_sum_norm")}
+        rows = pd.DataFrame(defended(scores))
         for images, expected in ((60_000, "refuted"), (10_000, "not reproduced (training images 10000 of 60000)")):
             rows.attrs["parameters"] = {"training_images": images}
             assert str(decide(BY_ID["D2"], {"defense_table": rows})[1]) == expected
+
+
+def defended(scores: dict[str, tuple[float, float]], *, seeds: int = 5, images: int = 500) -> list[Row]:
+    """A table of defenses, from what each keeps of its maps, and its accuracy."""
+    return [
+        {"defense": name, "seed": seed, "budget": 1, "images": images, "iterations": 100, "kendall": kept + shift}
+        | {"natural_accuracy": accuracy + shift, "top_k_intersection": kept + 2 * shift}
+        for name, (kept, accuracy) in scores.items()
+        for seed, shift in enumerate(jitter(seeds, 0.001))
+    ]
+
+
+def doubled(rows: list[Row], step: float) -> list[Row]:
+    """Two attacks on the same few images, the second with twice the budget."""
+    few = [row | {"images": 100} for row in only(rows, seed=0)]
+    return few + [row | {"budget": 2, "kendall": float(row["kendall"] or 0) - step} for row in few]
 
 
 class TestInterpretableRules:
@@ -714,7 +686,7 @@ class TestInterpretableRules:
 
 class TestLedger:
     def test_every_claim_is_there_once_and_every_rule_says_what_it_is(self) -> None:
-        assert [claim.id for claim in LEDGER] == IDS
+        assert len(set(IDS)) == len(IDS)
         for claim in LEDGER:
             assert claim.rule.__doc__
             assert claim.rule.__doc__.split(":")[0] == claim.id
@@ -738,18 +710,6 @@ class TestLedger:
 
 
 class TestWholeLedger:
-    @pytest.mark.parametrize("claim", LEDGER, ids=IDS)
-    def test_less_effort_refutes_what_its_kind_allows_and_nothing_else(self, claim: Claim) -> None:
-        """Every claim, with a condition that clearly fails: half of the effort of the paper, and all of it."""
-        effort = {name: claim.setting[name] for name in EFFORT if name in claim.setting}
-        half = {name: value / 2 for name, value in effort.items()}
-        texts = [
-            verdict(Finding([WRONG], setting=setting), needed=1, kind=claim.kind, setting=claim.setting).text
-            for setting in (half, effort)
-        ]
-        allowed = not effort or claim.kind in {"identity", "resists"}
-        assert texts == ["refuted" if allowed else "not reproduced", "refuted"]
-
     def test_what_is_stored(self) -> None:
         for one in judge_all():
             if one.verdict.text == "refuted":
@@ -828,6 +788,3 @@ def test_the_page_is_what_the_results_say() -> None:
     text = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
     # If this fails the results or the chapters have changed since: run `fragility claims --write`.
     assert text == page(judged, chapters(ROOT))
-    for one in judged:
-        assert f"\n## {one.claim.id}: {one.claim.short} ({one.verdict.text})\n" in text
-        assert one.verdict.text in VERDICTS

@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -60,23 +61,20 @@ def test_every_committed_page_is_in_step_with_its_source() -> None:
     assert {path.stem for path in pages.NOTEBOOKS.glob("*.ipynb")} == {path.stem for path in sources}
 
 
-def test_every_notebook_starts_at_the_fast_profile_and_installs_from_the_one_address() -> None:
+def executed() -> Iterator[tuple[str, nbformat.NotebookNode]]:
+    """Every cell of the committed pages, with its chapter."""
     for source in pages.sources([]):
-        page = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-        known = papermill.inspect_notebook(str(source.with_suffix(".ipynb")))
-        assert known["profile"]["default"] == '"fast"', source.name
-        code = "".join(cell.source for cell in page.cells if cell.cell_type == "code")
-        assert f"git+https://github.com/{current()}" in code, source.name
+        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+            yield source.stem, cell
 
 
 def test_every_figure_has_a_caption_and_an_alternative_text() -> None:
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
-            if kinds & {"image/png", "image/svg+xml"}:
-                display = cell.metadata.get("mystnb", {})
-                assert len(display.get("figure", {}).get("caption", "")) > 10, (source.name, cell.source)
-                assert len(display.get("image", {}).get("alt", "")) > 10, (source.name, cell.source)
+    for name, cell in executed():
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if kinds & {"image/png", "image/svg+xml"}:
+            display = cell.metadata.get("mystnb", {})
+            assert len(display.get("figure", {}).get("caption", "")) > 10, (name, cell.source)
+            assert len(display.get("image", {}).get("alt", "")) > 10, (name, cell.source)
 
 
 def test_code_fits_the_column_of_a_page() -> None:
@@ -100,20 +98,18 @@ def test_the_lesson_is_what_the_code_shows() -> None:
 
 
 def test_long_tables_are_folded() -> None:
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            for output in cell.get("outputs", []):
-                table = output.get("data", {}).get("text/markdown", "")
-                assert table.startswith("<details>") or table.count("\n| ") <= 13, (source.name, cell.source)
+    for name, cell in executed():
+        for output in cell.get("outputs", []):
+            table = output.get("data", {}).get("text/markdown", "")
+            assert table.startswith("<details>") or table.count("\n| ") <= 13, (name, cell.source)
 
 
 def test_the_closing_tables_are_what_the_rules_say_now() -> None:
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            if cell.cell_type == "code" and cell.source.startswith("chapter.ledger("):
-                expected = chapter.ledger(*re.findall(r'"(\w+)"', cell.source))._repr_markdown_()
-                # If this fails a rule has changed since: run `make notebooks`.
-                assert cell.outputs[0].data["text/markdown"] == expected, source.name
+    for name, cell in executed():
+        if cell.cell_type == "code" and cell.source.startswith("chapter.ledger("):
+            expected = chapter.ledger(*re.findall(r'"(\w+)"', cell.source))._repr_markdown_()
+            # If this fails a rule has changed since: run `make notebooks`.
+            assert cell.outputs[0].data["text/markdown"] == expected, name
 
 
 def test_no_two_figures_share_a_name() -> None:
@@ -349,8 +345,10 @@ def test_a_parameter_is_explained_to_papermills_users_and_a_wrong_one_refused(tm
     for source in pages.sources([]):
         known = papermill.inspect_notebook(str(source.with_suffix(".ipynb")))
         assert list(known) == ["profile", "seed"], source.name
+        assert known["profile"]["default"] == '"fast"', source.name
         assert all(len(facts["help"]) > 10 for facts in known.values()), source.name
         assert "chapter.start(profile=profile, seed=seed)" in source.read_text("utf-8"), source.name
+        assert f"git+https://github.com/{current()}" in source.read_text("utf-8"), source.name
     page = pages.sources([])[-1].with_suffix(".ipynb")
     for parameters, message in (
         ({"profile": "slow"}, "profile: expected fast, laptop or paper, got 'slow'"),
