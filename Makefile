@@ -5,7 +5,7 @@ PROFILE ?= fast
 BIN := .venv/bin
 READY := .venv/.ready
 SITE := build/book/_build/html
-PROSE := $(shell find book _config.yml -type f -not -name '*.py' -not -path '*/__pycache__/*') $(wildcard book/extension/*.py) $(addprefix book/,address.py published.py status.py)
+PROSE := $(shell find book _config.yml -type f -not -name '*.py' -not -path '*/__pycache__/*') $(wildcard book/extension/*.py) $(addprefix book/,address.py published.py slides.py status.py student.py)
 PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
@@ -128,4 +128,8 @@ $(SITE)/index.html: build/executed/.done $(PROSE)
 	@cp build/executed/*.ipynb build/book/notebooks
 	@$(BIN)/python book/pages.py lighten build/book/notebooks
 	@$(BIN)/python book/status.py build/executed build/book/book/status.md
+	@mkdir build/book/book/_static/downloads
+	@$(BIN)/python book/slides.py build/book/notebooks build/book/book/_static/downloads/slides.html > build/site.log
+	@$(BIN)/python book/student.py build/book/students > build/site.log
+	@$(BIN)/python -m zipfile -c build/book/book/_static/downloads/notebooks.zip build/book/students/*.ipynb
 	@cd build/book && ../../$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet > ../site.log || { cat ../site.log; exit 1; }

@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import ROOT, Row, interleaved
+from benchmarks.harness import ROOT, Row, clock, interleaved
 from fragility import network
 from fragility._checks import trusting
+from fragility.attack import annealed, iterative
 from fragility.attribution import deeplift, importance, integrated_gradients, simple_gradient
 from fragility.curvature import input_hvp
 from fragility.data import datasets
@@ -52,6 +53,10 @@ def measure(quick: bool) -> list[Row]:
     moved = (x + 1 / 255).clamp(max=1)
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     path = partial(integrated_gradients, steps=steps)
+    twin = network.squeezenet().bfloat16()
+
+    def in_bf16(_: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+        return simple_gradient(twin, images.bfloat16(), y).float()
 
     def forward() -> Tensor:
         with torch.no_grad():
@@ -72,6 +77,7 @@ def measure(quick: bool) -> list[Row]:
         "simple gradient": lambda: simple_gradient(model, x, labels),
         "selection pass, simple gradient": lambda: judges[simple_gradient](moved),
         "attack step, simple gradient": lambda: attack_step(model, x, labels, simple_gradient, reference),
+        "attack step, simple gradient in bf16": lambda: attack_step(model, x, labels, in_bf16, reference),
         "DeepLIFT": lambda: deeplift(model, x, labels),
         "selection pass, DeepLIFT": lambda: judges[deeplift](moved),
         "attack step, DeepLIFT": lambda: attack_step(model, x, labels, deeplift, reference),
@@ -84,6 +90,7 @@ def measure(quick: bool) -> list[Row]:
     for name, seconds in times.items():
         points, detail = (steps, f"M = {steps}") if "per point" in name else (1, "")
         rows.append(Row("floor", name, seconds / times["forward"] / points, "forwards", TARGETS.get(name, ""), detail))
+    rows += bf16(model, x[:4], labels[:4], in_bf16, iterations=2 if quick else 20)
     rows.append(Row("floor", "forward, per image", times["forward"] / batch, "s", "", f"227 px, batch {batch}"))
     for how, options in {"": {}, ", freed blocks handed back": {"MALLOC_MMAP_THRESHOLD_": "65536"}}.items():
         few, many = (peak(points, options) for points in ((2, 8) if quick else (10, 100)))
@@ -91,6 +98,24 @@ def measure(quick: bool) -> list[Row]:
         name = f"integrated gradients, M = 100 over M = 10: peak memory{how}"
         rows.append(Row("floor", name, many / few, "x", "<= 1.1", note))
     return rows
+
+
+def bf16(model: nn.Module, x: Tensor, labels: Tensor, in_bf16: Attribution, iterations: int) -> list[Row]:
+    """Attack with steps in bf16, which is judged in float32 all the same: does it end as strong, and how soon?"""
+    goal, gains, seconds = top_k(K), {}, {}
+    before = importance(simple_gradient(model, x, labels))
+    for each in (in_bf16, simple_gradient):
+        start = clock()
+        found = iterative(
+            model, x, labels, attribution=each, evaluation=simple_gradient, objective=goal, epsilon=8 / 255,
+            **annealed(8 / 255, 1.0, iterations),
+        )  # fmt: skip
+        seconds[each], gains[each] = clock() - start, found.objective - goal(before, before)
+    ratio = (gains[in_bf16] / gains[simple_gradient]).mean().item()
+    faster = seconds[simple_gradient] / seconds[in_bf16]
+    note = f"top-k, 8/255, {iterations} annealed steps, {len(x)} photographs"
+    name = "attack with steps in bf16, over one in float32"
+    return [Row("floor", f"{name}: gain", ratio, "x", "", note), Row("floor", f"{name}: speed", faster, "x", "", note)]
 
 
 # Another process, whose largest size is its own. Linux counts it from the start of the program.

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.harness import Row
 from fragility import plot
 from fragility.interval import mean_interval
 from fragility.titles import TITLES
 
-FIGURE = "_static/figures/speed-steps.svg"
+FIGURE, BARS = "_static/figures/speed-steps.svg", "_static/figures/speed-{}.svg"
+LONG = 12  # rows of a table above which it is folded below a figure
 INTRO = """# How long an attack takes
 
 An attack of $P$ steps takes $P$ times an *attack step* of your method and a *selection pass*, the look at what the step
@@ -42,6 +46,17 @@ step is a Hessian-vector product: four passes through the convolutions at least,
 PEERS = """## Beside other packages
 
 The same inputs in the same process, ours and theirs in turn. *x* is how many times faster ours is."""
+DRAWN = """```{{figure}} {figure}
+:alt: Bars, one for each measurement, and a mark where there is a target; the numbers are in the table below.
+
+Measured: {unit}, on a logarithmic scale that begins at 1. A mark is a target; where it is missed the bar is pale.
+```
+
+```{{dropdown}} All {count} numbers
+{table}
+```"""
+# What a unit is called in a figure.
+UNITS = {"forwards": "forward passes", "x": "times as fast"}
 # Where the time goes, for a target that is missed.
 REASONS = {
     "integrated gradients, M = 100 over M = 10: peak memory": (
@@ -57,6 +72,7 @@ ATTACKS = {
     ),
 }  # fmt: skip
 CONDITION = ["image", "method", "attack", "epsilon"]
+COLUMNS = [each.name for each in fields(Row)]
 # Schedule and step: the lower end of the share's interval that is asked for, at 100 steps of the mass-centre alone.
 AIMS = {("annealed, 40", 40): 0.95, ("annealed, 100", 100): 1.0, ("Algorithm 1", 40): None}
 
@@ -90,7 +106,7 @@ def courses(folder: Path) -> pd.DataFrame:
     rows = pd.concat([pd.read_csv(table) for table in tables], ignore_index=True)
     paper = rows.query("schedule == 'constant' and iterations <= 300 and step_size == 0.5")
     paper = paper.sort_values("iterations", ascending=False, kind="stable").drop_duplicates(CONDITION)
-    ours = rows.query("schedule == 'linear' and step_size == epsilon / 8 and first_beta == last_beta / 4")
+    ours = rows.query("schedule == 'linear' and step_size == epsilon / 8 and first_beta == last_beta / 8")
     ours = ours.assign(schedule="annealed, " + ours.iterations.astype(str))
     paper = paper.assign(schedule="Algorithm 1")
     found = pd.concat([paper, ours]).merge(
@@ -129,16 +145,23 @@ def compose(rows: pd.DataFrame, sessions: list[dict[str, Any]], shares: pd.DataF
     if len(shares):
         parts.append(STEPS.format(figure=FIGURE, lines="\n".join(summary(shares))))
     for group, lead in (("floor", FLOOR), ("peers", PEERS)):
-        found = rows[rows.group == group].reindex(columns=[each.name for each in fields(Row)])
+        found = rows[rows.group == group].reindex(columns=COLUMNS)
         if len(found):
-            parts += [lead, *_table([Row(*line) for line in found.to_numpy()])]
+            parts += [lead, *_table([Row(*line) for line in found.to_numpy()], BARS.format(group))]
             parts += _example(dict(zip(found.name, found.value, strict=True)))
             parts += [_machine(session) for session in sessions if group in session["seconds"]]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(found: list[Row]) -> list[str]:
-    """A table of measurements, and why targets were missed."""
+def _drawable(found: list[Row]) -> list[Row]:
+    """Of the measurements those in the unit that most of them have."""
+    known = [row for row in found if math.isfinite(row.value)]
+    counts = Counter(row.unit for row in known)
+    return [row for row in known if row.unit == counts.most_common(1)[0][0]]
+
+
+def _table(found: list[Row], figure: str) -> list[str]:
+    """A table of measurements, below a figure if it is a long one, and why targets were missed."""
     compared = any(not math.isnan(row.before) for row in found)
     lines = [["what", "measured", *["before"] * compared, "target", "verdict", "how"]]
     lines.append(["---"] * len(lines[0]))
@@ -147,6 +170,9 @@ def _table(found: list[Row]) -> list[str]:
         lines.append([row.name, *values, row.target or "-", row.verdict, row.note or "-"])
     reasons = [f"- {row.name}: {REASONS[row.name]}" for row in found if row.verdict == "missed" and row.name in REASONS]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    if len(found) > LONG:
+        unit = _drawable(found)[0].unit
+        table = DRAWN.format(figure=figure, unit=UNITS.get(unit, unit), count=len(found), table=table)
     return [table, *["Where the time goes where a target is missed:\n\n" + "\n".join(reasons)] * bool(reasons)]
 
 
@@ -190,12 +216,39 @@ def draw(shares: pd.DataFrame) -> sns.FacetGrid:
     return grid.set_titles(col_template="{col_name}", row_template="{row_name:g}/255")
 
 
+def bars(found: list[Row]) -> Figure:
+    """Draw the measurements that share a unit as bars, with a mark at each target."""
+    plot.use_style()
+    shown = _drawable(found)
+    figure, axes = plt.subplots(figsize=(7.4, 0.9 + 0.32 * len(shown)))
+    for place, row in enumerate(shown):
+        alpha = 0.4 if row.verdict == "missed" else 1.0
+        target = float(row.target.split()[1]) if row.target else row.value
+        axes.barh(place, row.value - 1, left=1, color="C0", alpha=alpha, height=0.6)
+        axes.text(max(row.value, target, 1), place, f"  {number(row.value)}", va="center")
+        if row.target:
+            axes.plot([target] * 2, [place - 0.42, place + 0.42], color="0.2", linewidth=2)
+    axes.set_yticks(range(len(shown)), [row.name for row in shown])
+    axes.axvline(1, color="0.5", linewidth=1)
+    axes.set(xlabel=UNITS.get(shown[0].unit, shown[0].unit), xscale="log", xmargin=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.invert_yaxis()
+    return figure
+
+
 def write(folder: Path, target: Path) -> None:
-    """Write the page and its picture from what is stored."""
+    """Write the page and its pictures from what is stored."""
     rows, sessions = read(folder)
     shares = courses(folder)
     target.write_text(compose(rows, sessions, shares), encoding="utf-8")
-    if len(shares):
-        (target.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
-        draw(shares).savefig(target.parent / FIGURE, metadata={"Date": None})
-        plt.close("all")
+    pictures = {FIGURE: draw(shares).figure} if len(shares) else {}
+    for group in ("floor", "peers"):
+        found = [Row(*line) for line in rows[rows.group == group].reindex(columns=COLUMNS).to_numpy()]
+        if len(found) > LONG:
+            pictures[BARS.format(group)] = bars(found)
+    for name, figure in pictures.items():
+        (target.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target.parent / name, metadata={"Date": None})
+    plt.close("all")

@@ -49,6 +49,9 @@ a { color: var(--mark); }
 figure { flex: 1 1 auto; min-height: 12rem; margin: 0; display: flex; flex-direction: column; align-items: center; }
 figure img { flex: 1 1 0; min-height: 0; max-width: 100%; object-fit: contain; background: #fff; padding: 0.3rem; }
 @media (max-aspect-ratio: 1) { figure img { flex: 0 1 auto; height: auto; } }
+figure.blink { flex: none; align-items: stretch; margin: auto 0; }
+figure.blink img { padding: 0; }
+.blink-side { max-width: none !important; }
 figcaption { flex: none; color: var(--dim); font-size: 0.8em; max-width: 60em; margin-top: 0.5em; }
 .scroll { overflow-x: auto; }
 .scroll:focus-visible { outline: 3px solid var(--mark); }
@@ -135,10 +138,13 @@ def picture(kind: str, data: bytes, alt: str, caption: str) -> str:
 
 
 def figures(cell: NotebookNode) -> list[str]:
-    """Return the figures that a cell drew, with their captions and alternative texts."""
+    """Return the figures that a cell drew, with their captions and alternative texts; a comparator side by side."""
     display = cell.metadata.get("mystnb", {})
     found = []
     for output in cell.get("outputs", []):
+        markup = output.get("data", {}).get("text/html", "")
+        if markup.startswith('<figure class="blink"'):
+            found.append(markup)
         for kind in ("image/svg+xml", "image/png"):
             if kind in output.get("data", {}):
                 content = output.data[kind]

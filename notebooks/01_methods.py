@@ -195,7 +195,7 @@ for i, name in enumerate(names):
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
 #
-# Half of it only for the cat: 16 points leave .50 of its error, 1.00 of the bow tie's, and 1.59 and 1.61 of the other two's, twice the work for a
+# It halves only for the cat: 16 points leave .50 of its error, 1.00 of the bow tie's, and 1.59 and 1.61 of the other two, which is twice the work for a
 # larger error. A right Riemann sum halves its error with twice the points as soon as the slope hardly changes within one step. The right panel shows where
 # it does change: within the first tenth of the path, which 8 and 16 points both step over.
 #
@@ -437,7 +437,7 @@ for method in (simple_gradient, integrated_gradients, deeplift):
 #
 # - *sensitivity (b)*: what the network does not look at gets nothing;
 # - *implementation invariance*: two ways to write one function have one map;
-# - *linearity*: the attributions of $2 S(x) - \frac12 S(1 - x)$ are those of its parts, combined likewise;
+# - *linearity*: the attributions of $2 S(x) - \frac12 S(1 - x)$ are those of its parts, combined in the same way;
 # - *symmetry*: where the network cannot tell left from right and the picture does not change in a mirror, neither does the map.
 
 # %%

@@ -325,7 +325,7 @@ start = torch.autograd.grad(push, leaf)[0].abs().max()
 print("the objective's is zero:", start.item() == 0)
 
 # %% [markdown]
-# The picture at the top of this page is this attack, `annealed`: its steps begin at $\epsilon/8$ and shrink to nothing, while $\beta$ rises from a quarter of the
+# The picture at the top of this page is this attack, `annealed`: its steps begin at $\epsilon/8$ and shrink to nothing, while $\beta$ rises from an eighth of the
 # paper's to the paper's. Algorithm 1's steps are all alike, and it needs many more of them ([the page on speed](../book/speed.md) says how many). The same at the smallest change that the paper's figure tells apart from
 # rounding, $2/255$:
 

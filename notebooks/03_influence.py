@@ -354,8 +354,8 @@ chapter.means(areas, ["order"], list(three), digits=three)
 #
 # ## The attack
 #
-# Now perturb the test image, $\|\delta\|_\infty \le \epsilon$, one step along a sign (the paper's eq. 2). $S$ are the three most influential, which we read as those that help most
-# training images, those that help most, and $u_i = H^{-1} g_i$ does not depend on the test image:
+# Now perturb the test image, $\|\delta\|_\infty \le \epsilon$, one step along a sign (the paper's eq. 2). $S$ are the three most influential
+# training images, which we read as the three that help most, and $u_i = H^{-1} g_i$ does not depend on the test image:
 #
 # $$
 # \begin{aligned}
@@ -794,9 +794,9 @@ for decay in (1e-2, 1e-3):
     print(f"decay {decay:g}: r = {torch.corrcoef(both)[0, 1]:.2f}")
 
 # %% [markdown]
-# One draw of images and parameters proves nothing. The stored study has ten, on scikit-learn's digits, and measures one thing more: retraining is itself noisy, which others have objected.
-# So the network is also trained again from slightly shifted parameters *with nothing left out*. How large a correlation that noise would leave a perfect estimate
-# is the ceiling.
+# One draw of images and parameters proves nothing. The stored study has ten, on scikit-learn's digits, and measures one thing more. [Epifano et al. (2023)](../book/bibliography.md) suspect that the checks make influence look fragile; one way to that is
+# that retraining is itself noisy. So the network is also trained again from slightly shifted parameters *with nothing left out*. The ceiling is the correlation that this noise would leave to a perfect
+# estimate.
 
 # %% mystnb={"figure": {"caption": "Stored: correlation of influence and retraining against the number of hidden layers, for three strengths of weight decay; means over ten draws with 95 % intervals. Dotted: the ceiling that the noise of retraining sets for a perfect estimate.", "name": "depth"}, "image": {"alt": "Three lines that fall with the number of hidden layers; the one with the strongest decay lies highest, near one."}}
 depth = stored("depth-laptop")
@@ -818,7 +818,7 @@ chapter.means(depth.assign(hidden=hidden), ["hidden", "decay"], ["r"])
 
 # %% [markdown]
 # Both trends of Basu et al. are there: the correlation falls from 1.00 without a hidden layer at the strongest decay to .76 with two at the weakest. And the noise of
-# retraining is not the reason: the lowest ceiling is 1.0000. Networks of this size can be trained to their minimum again; of larger ones the reply may still be true.
+# retraining is not the reason: the lowest ceiling is 1.0000. Networks of this size can be trained to their minimum again; for larger ones the objection may still hold.
 #
 # ## What a solve costs
 #
@@ -873,18 +873,18 @@ stay = flowers.query("labels_kept and l2 == .01")
 plot.curves(stay, "epsilon", values=alike, hue="condition")
 plt.show()
 
+# %% [markdown] tags=["answer", "solution"]
+# <details><summary><b>Answer</b></summary>
+#
+# Below: .74 at 8/255, but .99 and .97 at 1/255 and 2/255. Noise has a small effect where it is small itself, and the paper does not name a size. Eq. 2 and raising the
+# confidence both leave a rank correlation of .51, and .40 and .42 of the top five: beyond raising the confidence, eq. 2 does almost nothing.
+#
+# </details>
+
 # %%
 chapter.means(
     stay, ["condition", "epsilon"], alike, folded="The numbers"
 )
-
-# %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
-#
-# Below: .74 at 8/255, but .99 and .97 at 1/255 and 2/255. Noise "hardly changes" influence where it is small, and the claim does not name a size. Eq. 2 and raising the
-# confidence both leave .51 of the rank correlation, and .40 and .42 of the top five: beyond raising the confidence, eq. 2 does almost nothing.
-#
-# </details>
 
 # %% [markdown]
 # What becomes of the *size* of an influence? The median of what is left of the helpfulness of the three most helpful images, labels kept:

@@ -603,7 +603,7 @@ print(f"flowers, residual held fixed: median angle {frozen}")
 chapter.Table(["", "n", "median angle", "T", "null [95 %]"], table)
 
 # %% [markdown]
-# On the flowers the two gradients are nearly *parallel*, 5.9 degrees in the median, where the paper calls them generally orthogonal; on the digits 10.8. Either is far more aligned than with the influence of a classmate, .94 against .33 and .99 against .05 in mean squared cosine. What is claimed for influence is refuted here, on SqueezeNet's features; the paper's are those of Inception v3.
+# On the flowers the two gradients are nearly *parallel*, 5.9 degrees in the median, where the paper calls them generally orthogonal; on the digits 10.8. Either is far more aligned than with the influence of a classmate, .94 against .33 and .99 against .05 in mean squared cosine. What is claimed for influence does not hold here. But here means SqueezeNet's features, and the paper's are those of Inception v3: the ledger says *not reproduced*.
 #
 # There is a reason to expect the *opposite* of orthogonality. For two classes influence is $(p-y)\,\phi^\top u$ for a fixed vector $u$, and its gradient
 #

@@ -20,7 +20,7 @@ from fragility.attribution import ATTRIBUTIONS, deeplift, importance, integrated
 from fragility.data import datasets
 from fragility.iterate import gradient, safe_importance
 from fragility.objective import box, mass_center, opposite_quadrant, targeted, top_k
-from fragility.similarity import center_shift, spearman, top_k_intersection
+from fragility.similarity import top_k_intersection
 from fragility.step import ball
 from fragility.surrogate import softplus
 
@@ -249,44 +249,23 @@ class TestAlgorithm:
             changes["attribution"] = partial(METHODS[method], chunk=3)
             assert same(whole, attack(images=x, labels=y, **changes))
 
-    def test_every_result_is_the_best_kept_iterate(self, every_relu, images):
-        """Watched from outside: what the network is asked to explain are the iterates."""
-        seen: list[Tensor] = []
-
-        def watched(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            seen.append(x.detach().clone())
-            return simple_gradient(model, x, y)
-
-        labels = every_relu(images).argmax(1)
-        found = iterative(
-            every_relu, images, labels, attribution=simple_gradient, evaluation=watched, objective=top_k(6),
-            surrogate_beta=2.0, epsilon=0.4, step_size=0.1, iterations=15,
-        )  # fmt: skip
-        reference = importance(simple_gradient(every_relu, images, labels))
-        iterates = torch.stack(seen[1:])
-        assert len(iterates) == 15
-        kept = torch.stack([every_relu(x).argmax(1) == labels for x in iterates])
-        assert not kept.all()  # or the check of labels would not be seen here
-        values = torch.stack(
-            [top_k(6)(importance(simple_gradient(every_relu, x, labels)), reference) for x in iterates]
-        )
-        best = values.where(kept, float("-inf")).max(0)
-        assert found.labels_kept.all()
-        assert found.iteration.tolist() == (best.indices + 1).tolist()
-        assert torch.equal(found.objective, best.values)
-        assert torch.equal(found.images, iterates[best.indices, torch.arange(2)])
-        torch.testing.assert_close(found.distance, (found.images - images).abs().amax((1, 2, 3)), rtol=0, atol=0)
-        chances = [every_relu(x).softmax(1)[torch.arange(2), labels] for x in (images, found.images)]
-        torch.testing.assert_close([found.confidence_before, found.confidence_after], chances)
-
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_every_iterate_is_reported_and_the_best_one_returned(self, attack, every_relu, images, schedule):
         labels, trace = every_relu(images).argmax(1), []
-        found = attack(callback=trace.append, iterations=12, restarts=1, schedule=schedule)
+        found = attack(callback=trace.append, iterations=12, restarts=1, schedule=schedule, epsilon=0.4, step_size=0.1)
         assert [iterate.number for iterate in trace] == list(range(1, 25))
         reference = importance(simple_gradient(every_relu, images, labels))
         values = torch.stack([top_k(6)(seen.maps, reference).where(seen.kept, float("-inf")) for seen in trace])
-        assert torch.equal(values.max(0).values, found.objective)
+        best = values.max(0)
+        assert torch.equal(best.values, found.objective)
+        assert (best.indices + 1).tolist() == found.iteration.tolist()
+        assert torch.equal(torch.stack([seen.images for seen in trace])[best.indices, [0, 1]], found.images)
+        torch.testing.assert_close(found.distance, (found.images - images).abs().amax((1, 2, 3)), rtol=0, atol=0)
+        chances = [every_relu(x).softmax(1)[[0, 1], labels] for x in (images, found.images)]
+        torch.testing.assert_close([found.confidence_before, found.confidence_after], chances)
+        assert schedule == "adaptive" or not all(
+            seen.kept.all() for seen in trace
+        )  # or the check of labels would not be seen here
         for seen in trace[::5]:
             assert torch.equal(seen.kept, every_relu(seen.images).argmax(1) == labels)
             torch.testing.assert_close(seen.maps, importance(simple_gradient(every_relu, seen.images, labels)))
@@ -322,17 +301,11 @@ class TestAlgorithm:
             torch.testing.assert_close(seen.images, x, rtol=0, atol=1e-12)
 
     def test_the_annealed_attack_is_the_one_of_its_parts(self, attack):
-        parts = {"step_size": 0.05, "iterations": 7, "schedule": "linear", "surrogate_beta": (0.5, 2.0)}
+        parts = {"step_size": 0.05, "iterations": 7, "schedule": "linear", "surrogate_beta": (0.25, 2.0)}
         assert same(attack(epsilon=0.4, **annealed(0.4, 2.0, 7)), attack(epsilon=0.4, **parts))
         for wrong, message in (((0.0, 1.0), "epsilon"), ((0.1, -1.0), "beta"), ((0.1, 1.0, 0), "iterations")):
             with pytest.raises(ValueError, match=f"{message}: expected"):
                 annealed(*wrong)
-
-    def test_an_unknown_schedule_and_a_negative_number_of_restarts_are_refused(self, attack):
-        with pytest.raises(ValueError, match="schedule: expected one of constant, linear, adaptive, got 'cosine'"):
-            attack(schedule="cosine")
-        with pytest.raises(ValueError, match="restarts: expected an integer >= 0, got -1"):
-            attack(restarts=-1)
 
     def test_restarts_only_help(self, attack):
         generator = torch.Generator().manual_seed(0)
@@ -560,6 +533,7 @@ def test_dead_iterates_get_a_uniform_map():
         ({"step_size": -0.1}, ValueError, "step_size: expected a finite number > 0, got -0.1"),
         ({"iterations": 0}, ValueError, "iterations: expected an integer >= 1, got 0"),
         ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
+        ({"schedule": "cosine"}, ValueError, "schedule: expected one of constant, linear, adaptive, got 'cosine'"),
         ({"restarts": -1}, ValueError, "restarts: expected an integer >= 0, got -1"),
         ({"surrogate_beta": 0}, ValueError, "surrogate_beta: expected a finite number > 0, got 0"),
         ({"min_confidence": 1.5}, ValueError, "min_confidence: expected a probability between 0 and 1, got 1.5"),
@@ -601,34 +575,3 @@ def test_forty_annealed_steps_gain_what_three_hundred_do(objective):
     few, many = (iterative(model, x, labels, **goal, **budget) for budget in (annealed(8 / 255, 1.0), algorithm_1))
     start = objective(maps, maps)
     assert (few.objective - start).item() >= 0.9 * (many.objective - start).item()
-
-
-PUBLISHED = {"top-k": (0.007, 0.285, 22.6), "mass centre": (0.031, 0.288, 74.3)}  # 512 images, digitised
-
-
-@pytest.mark.slow
-class TestOnRealImages:
-    @pytest.mark.parametrize("name", PUBLISHED)
-    def test_near_the_published_means(self, name):
-        """Simple gradient, eps = 8/255, Caffe SqueezeNet with floor pooling: a seeded sample of 16 ImageNet images.
-
-        The 95 % interval of each mean, from its standard error, meets the published one plus or minus the tolerance
-        that the book fixed beforehand: .10 for intersection and rank correlation, 20 % for the shift. The paper takes
-        300 steps and this test 60, so that it may fall short of the published effect, as the mass-centre shift does.
-        """
-        torch.set_flush_denormal(True)  # they make a softplus several times slower
-        model = network.squeezenet(pooling="floor")
-        images = datasets.imagenet(limit=16, seed=0).images
-        labels = model(images).argmax(1)
-        objective = {"top-k": top_k(1000), "mass centre": mass_center()}[name]
-        found = iterative(
-            model, images, labels, attribution=simple_gradient, objective=objective, surrogate_beta=1.0,
-            epsilon=8 / 255, step_size=1 / 255, iterations=60,
-        )  # fmt: skip
-        assert found.labels_kept.double().mean() >= 0.8
-        before, after = (importance(simple_gradient(model, x, labels)) for x in (images, found.images))
-        scores = top_k_intersection(before, after, 1000), spearman(before, after), center_shift(before, after)
-        tolerances = (0.1, 0.1, 0.2 * PUBLISHED[name][2])
-        for score, published, tolerance in zip(scores, PUBLISHED[name], tolerances, strict=True):
-            half_width = 2.131 * score.std() / 4  # Student's t, 15 degrees of freedom
-            assert abs(score.mean() - published) <= tolerance + half_width

@@ -1,6 +1,7 @@
 """The benchmark's own functions on tiny inputs; no test looks at how long anything takes."""
 
 import math
+import re
 import sys
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -121,9 +122,9 @@ def test_gains_are_shares_of_what_the_papers_steps_gain_on_the_same_image(tmp_pa
     paper, ours = [], []
     for image, size in enumerate((1.0, 2.0, 4.0)):
         paper.append(course("top_k", "constant", 300, 10 * size, image=image, step_size=0.5))
-        beta = {"image": image, "step_size": 1.0, "first_beta": 0.25, "last_beta": 1.0}
+        beta = {"image": image, "step_size": 1.0, "first_beta": 0.125, "last_beta": 1.0}
         ours.append(course("top_k", "linear", 100, 12 * size, **beta))
-        ours.append(course("top_k", "linear", 100, 99 * size, **(beta | {"step_size": 2.0})))  # not the chosen one
+        ours.append(course("top_k", "linear", 100, 99 * size, **(beta | {"first_beta": 0.25})))  # not the chosen one
     paper.append(course("top_k", "constant", 300, 5.0, image=9, step_size=0.5))  # an image of the other table alone
     for study, rows in (("paper_sweep", paper), ("few_steps", ours)):
         pd.DataFrame(rows).to_csv(tmp_path / f"{study}-laptop.csv")
@@ -157,3 +158,20 @@ def test_the_committed_page_shows_the_stored_rows() -> None:
     shown = page.compose(rows, sessions, page.courses(ROOT / "results"))
     assert (ROOT / "book" / "speed.md").read_text(encoding="utf-8") == shown
     assert set(run.GROUPS) <= {group for part in sessions for group in part["seconds"]}
+    assert all((ROOT / "book" / figure).exists() for figure in re.findall(r"```{figure} (\S+)", shown))
+
+
+def test_a_table_of_more_than_twelve_rows_is_a_figure_with_the_table_folded_below(tmp_path: Path) -> None:
+    rows = [Row("floor", f"step {i}", 2.0 + i, "forwards", "<= 5" if i else "") for i in range(12)]
+    session = SESSION | {"seconds": {"floor": 1.0}}
+    for found in (rows, [*rows, Row("floor", "memory", 1.2, "x")]):
+        run.store(tmp_path, "floor", found, session)
+        page.write(tmp_path, tmp_path / "speed.md")
+        text = (tmp_path / "speed.md").read_text(encoding="utf-8")
+        folded = len(found) > 12
+        assert ("```{dropdown} All 13 numbers\n| what |" in text) == folded
+        assert (tmp_path / page.BARS.format("floor")).exists() == folded
+    axes = page.bars([*rows, Row("floor", "memory", 1.2, "x")]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [row.name for row in rows]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([1.0 + i for i in range(12)])
+    assert [bar.get_alpha() for bar in axes.patches] == [1.0] * 4 + [0.4] * 8

@@ -34,6 +34,19 @@ def test_every_figure_is_on_a_slide_with_its_caption_and_alternative_text() -> N
     assert count > 20
 
 
+def test_both_pictures_of_every_comparator_are_on_a_slide() -> None:
+    count = 0
+    for path, part in zip(sorted(pages.NOTEBOOKS.glob("*.ipynb")), DECK, strict=True):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                pictures = re.findall(r'<img src="(data:[^"]+)"', output.get("data", {}).get("text/html", ""))
+                if pictures:
+                    count += 1
+                    holding = [slide.kind for slide in part if all(picture in slide.body for picture in pictures)]
+                    assert holding == ["picture"], (path.name, cell.source)
+    assert count >= 3
+
+
 def test_a_chapter_opens_with_its_goals_and_closes_with_what_was_measured() -> None:
     for part in DECK[:6]:
         assert "<li>" in part[0].body, part[0].heading

@@ -5,13 +5,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from myst_parser.mdit_to_docutils.base import default_slugify
 
 from fragility.chapter import Table, interval, ledger, means, start
 from fragility.interval import mean_interval
 from fragility.study import store
 from fragility.study.claims import LEDGER
 from fragility.study.claims_page import sentence
-from fragility.study.ledger import as_markdown, judge, shown
+from fragility.study.ledger import as_markdown, heading, judge, shown
 
 
 def test_table_is_markdown():
@@ -87,12 +88,13 @@ def test_the_table_that_closes_a_chapter_is_the_ledgers():
     table, by_id = ledger("H1", "I3b"), {claim.id: claim for claim in LEDGER}
     for row, name in zip(table.rows, ("H1", "I3b"), strict=True):
         found = judge(claim := by_id[name])
-        section = f"{claim.id} {found.verdict.text}".lower().replace(" ", "-")  # as MyST and GitHub slug the heading
+        section = default_slugify(heading(found))
         assert row[0].startswith(f"[{claim.id}](../book/claims.md#{section}): ")
         assert row[2].startswith(sentence(found))
         assert row[3] == as_markdown(found.verdict)
     (decisive,) = found.finding.refuted()
-    assert f"{decisive.name}: {shown(decisive)} ({decisive.threshold} refuted); another network" in table.rows[1][2]
+    assert f"{decisive.name}: {shown(decisive)} ({decisive.threshold} refuted)" in table.rows[1][2]
+    assert "; another network (n = " in ledger("O2").rows[0][2]
 
 
 def test_the_closing_table_follows_the_results(tmp_path):

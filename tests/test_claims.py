@@ -17,11 +17,10 @@ from forge import forge
 from fragility.cli import main
 from fragility.study.claims import LEDGER, as_json, chapters, judge_all
 from fragility.study.claims_page import distance, page, picture, sentence
-from fragility.study.ledger import Claim, decide
+from fragility.study.ledger import decide
 from fragility.study.piece import Row
 from fragility.study.store import results_folder, stored
 from fragility.study.verdict import (
-    EFFORT,
     KINDS,
     VERDICTS,
     Equality,
@@ -32,18 +31,14 @@ from fragility.study.verdict import (
     at_most,
     equivalent,
     exact,
-    largest_gap,
     paired,
     positive,
     verdict,
 )  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
-IDS = (
-    "M1 A1 A2 A3 A3b A4 A5 A6 A7 A8 K1 K2 "
-    "I1 I2 I3 I3b I4 I5 I6 H1 H2 H3 O1 O1b O2 O3 D1 D2 D2b D3 D4 D5 D6 R1 R2 R4 R5 R6 R7 R8"  # the ledger
-).split()
 BY_ID = {claim.id: claim for claim in LEDGER}
+IDS = [claim.id for claim in LEDGER]
 METHODS, EPSILONS = ("simple_gradient", "deeplift", "integrated_gradients"), (1.0, 2.0, 4.0, 8.0)
 METRICS = ("top_k_intersection", "spearman", "center_shift")
 THEIRS = stored("published")
@@ -122,8 +117,8 @@ class TestVerdict:
         ],
     )
     def test_less_effort_than_the_papers(self, kind: str, bad: str, good: str) -> None:
-        theirs = {"P": 300, "M": 100, "epsilon": [2, 8], "network": "another"}
-        less: dict[str, Any] = {"P": [40, 60], "M": 80, "epsilon": 2, "network": "ours"}
+        theirs = {"P": 300, "M": 100, "epsilon": [2, 8]}
+        less: dict[str, Any] = {"P": [40, 60], "M": 80, "epsilon": 2}
         for measure, expected, whole in ((WRONG, bad, "refuted"), (GOOD, good, "reproduced")):
             found = verdict(Finding([measure], setting=less), needed=1, kind=kind, setting=theirs)
             assert (found.text, found.gap) == (expected, "P 40 of 300")
@@ -133,6 +128,25 @@ class TestVerdict:
         assert str(verdict(Finding([BAD], setting=less), needed=1, kind=kind, setting=theirs)) == (
             "not reproduced (P 40 of 300)"
         )
+
+    @pytest.mark.parametrize(
+        ("kind", "bad", "good"),
+        [
+            ("identity", "refuted", "reproduced"),
+            ("exists", "refuted", "reproduced"),
+            ("match", "not reproduced", "direction only"),
+            ("training", "not reproduced", "reproduced"),
+        ],
+    )
+    def test_another_network_cannot_refute_that_two_things_match(self, kind: str, bad: str, good: str) -> None:
+        theirs = {"network": "theirs"}
+        for measure, expected, whole in ((WRONG, bad, "refuted"), (GOOD, good, "reproduced")):
+            other, same = (
+                verdict(Finding([measure], setting={"network": name}, enough=True), needed=1, kind=kind, setting=theirs)
+                for name in ("ours", "theirs")
+            )
+            assert (other.text, same.text, same.gap) == (expected, whole, "")
+            assert other.gap == ("another network" if kind in ("match", "training") else "")
 
     def test_sizes_are_judged_one_by_one(self) -> None:
         def sizes(*measures: Measure) -> tuple[str, list[str]]:
@@ -370,8 +384,13 @@ OVERLAP = {"random": 1.0, "eq2": 0.2, "confidence": 0.5}
 
 def influence(*, epsilon: float = 8.0, **spearman: float) -> list[Row]:
     return [
-        {"image": f"{i}", "condition": name, "l2": 1e-2, "epsilon": epsilon, "labels_kept": True, "network": "one"}
-        | {"top5_overlap": OVERLAP[name], "spearman": value + shift, "spearman_float32": value + shift + 1e-6}
+        {"image": f"{i}", "condition": name, "l2": 1e-2, "epsilon": epsilon, "labels_kept": True}
+        | {
+            "network": "inception_v3",
+            "top5_overlap": OVERLAP[name],
+            "spearman": value + shift,
+            "spearman_float32": value + shift + 1e-6,
+        }
         for name, value in spearman.items()
         for i, shift in enumerate(jitter(200, 0.02))
     ]
@@ -402,7 +421,7 @@ class TestOtherRules:
             (0.9, 1.0, "reproduced", "reproduced"),
             (0.8, 5.0, "reproduced", "refuted"),
             (0.98, 1.0, "direction only", "reproduced"),  # more than .10 above the published one
-            (0.5, 0.91, "refuted", "not reproduced"),
+            (0.5, 0.91, "not reproduced", "not reproduced"),  # of another network
         ],
     )
     def test_leave_one_out(self, r: float, slope: float, expected: str, size: str) -> None:
@@ -465,9 +484,9 @@ class TestOtherRules:
         ("by_depth", "by_decay", "ceiling", "expected"),
         [
             (0.2, 0.1, 1.0, "reproduced"),
-            (-0.1, 0.1, 1.0, "refuted"),
+            (-0.1, 0.1, 1.0, "not reproduced"),  # of networks that are not deep
             (0.2, 0.0, 1.0, "not reproduced"),
-            (0.2, 0.1, 0.0, "refuted"),  # retraining noise explains more than all
+            (0.2, 0.1, 0.0, "not reproduced"),  # retraining noise explains more than all
         ],
     )
     def test_deeper_networks(self, by_depth: float, by_decay: float, ceiling: float, expected: str) -> None:
@@ -501,6 +520,7 @@ class TestOtherRules:
         [
             (89.0, 0.0, "reproduced", "reproduced"),
             (89.0, 0.5, "reproduced", "refuted"),
+            (89.0, 0.205, "reproduced", "not reproduced"),  # more aligned, by less than the margin
             (89.0, 0.195, "reproduced", "not reproduced"),
             (60.0, 0.0, "refuted", "reproduced"),
         ],
@@ -512,8 +532,12 @@ class TestOtherRules:
             | {"cos2_block": " ".join(f"{own if j == i % 20 else other:g}" for j, other in enumerate(others))}
             for i, shift in enumerate(jitter(200))
         ]
-        assert outcome("O1", angles=rows) == outcome("O2", influence_angles=rows) == expected
+        features = [row | {"network": "inception_v3"} for row in rows]
+        assert outcome("O1", angles=rows) == outcome("O2", influence_angles=features) == expected
         assert outcome("O1b", angles=rows) == beyond
+        weaker = {"reproduced": "direction only", "refuted": "not reproduced"}
+        other = [row | {"network": "squeezenet"} for row in rows]
+        assert outcome("O2", influence_angles=other) == weaker[expected]
         assert outcome("O1", angles=[row | {"setup": "digits"} for row in rows]) == "not yet tested"
 
     @pytest.mark.parametrize(
@@ -528,47 +552,31 @@ class TestOtherRules:
         assert outcome("O3", dimension=rows) == expected
 
     def test_defenses(self) -> None:
-        def rows(robust: float, accuracy: float, seeds: int = 5, images: int = 500) -> list[Row]:
-            scores = {"natural": 0.3, "adversarial": 0.5, "ig_norm": robust, "ig_sum_norm": robust}
-            scores |= {"discretized": robust, "softplus": robust}
-            return [
-                {
-                    "defense": name,
-                    "seed": seed,
-                    "budget": 1,
-                    "images": images,
-                    "kendall": score + shift,
-                    "iterations": 100,
-                }
-                | {"natural_accuracy": accuracy if score == robust else 0.98, "top_k_intersection": score + 2 * shift}
-                for name, score in scores.items()
-                for seed, shift in enumerate(jitter(seeds) if seeds > 1 else [0.0])
-            ]
+        def rows(robust: float, accuracy: float, **options: int) -> list[Row]:
+            scores = {"natural": (0.3, 0.98), "adversarial": (0.5, 0.98)}
+            scores |= dict.fromkeys(("ig_norm", "ig_sum_norm", "discretized", "softplus"), (robust, accuracy))
+            return defended(scores, **options)
 
-        def ladder(step: float) -> list[Row]:
-            """Two attacks on the same few images, the second with twice the budget."""
-            few = [row | {"images": 100} for row in rows(0.7, 0.97, seeds=1)]
-            return few + [row | {"budget": 2, "kendall": float(row["kendall"] or 0) - step} for row in few]
-
+        enough, little = doubled(rows(0.7, 0.97), 0.005), doubled(rows(0.7, 0.97), 0.02)
         for name in ("D2", "D6"):
-            assert outcome(name, defense_table=rows(0.7, 0.97) + ladder(0.005)) == "reproduced"
-            assert outcome(name, defense_table=rows(0.7, 0.97) + ladder(0.02)) == "direction only"
+            assert outcome(name, defense_table=rows(0.7, 0.97) + enough) == "reproduced"
+            assert outcome(name, defense_table=rows(0.7, 0.97) + little) == "direction only"
             assert outcome(name, defense_table=rows(0.7, 0.97)) == "direction only"  # nothing was doubled
             assert outcome(name, defense_table=rows(0.7, 0.9)) == "refuted"
             assert outcome(name, defense_table=rows(0.1, 0.97)) == "refuted"
             assert outcome(name, defense_table=rows(0.7, 0.97, seeds=4)) == "not yet tested"
             assert outcome(name, defense_table=rows(0.7, 0.97, images=499)) == "not yet tested"
             # Every data set counts that has enough seeds, and no other.
-            both = {"defense_table": rows(0.7, 0.97) + ladder(0.005), "fashion_table": rows(0.7, 0.8)}
+            both = {"defense_table": rows(0.7, 0.97) + enough, "fashion_table": rows(0.7, 0.8)}
             assert outcome(name, **both) == "refuted"
             both["fashion_table"] = rows(0.7, 0.8, seeds=4)
             assert outcome(name, **both) == "reproduced"
         # What the paper's own training costs is allowed: .0573 on Fashion-MNIST, and .0043 on MNIST, and .02 more.
-        costly = {"fashion_table": rows(0.7, 0.91) + ladder(0.005)}
+        costly = {"fashion_table": rows(0.7, 0.91) + enough}
         assert outcome("D2", **costly) == "reproduced"
         assert outcome("D6", **costly) == "refuted"
-        assert outcome("D2", defense_table=rows(0.7, 0.91) + ladder(0.005)) == "refuted"
-        level = rows(0.5, 0.97) + ladder(0.005)
+        assert outcome("D2", defense_table=rows(0.7, 0.91) + enough) == "refuted"
+        level = rows(0.5, 0.97) + enough
         assert outcome("D2", defense_table=level) == "reproduced"
         assert outcome("D2b", defense_table=level) == "not reproduced"
         assert outcome("D2b", defense_table=rows(0.4, 0.97)) == "refuted"
@@ -576,42 +584,34 @@ class TestOtherRules:
     def test_the_published_costs_are_allowed(self) -> None:
         """D2's rule on the accuracies of the paper itself [Chen2019], which its first edition failed."""
         published = {
-            "defense_table": {"natural": 0.9917, "ig_norm": 0.9874, "ig_sum_norm": 0.9834},
-            "fashion_table": {"natural": 0.9086, "ig_norm": 0.8513, "ig_sum_norm": 0.8544},
+            "defense_table": {"natural": (0.3, 0.9917), "ig_norm": (0.6, 0.9874), "ig_sum_norm": (0.6, 0.9834)},
+            "fashion_table": {"natural": (0.3, 0.9086), "ig_norm": (0.6, 0.8513), "ig_sum_norm": (0.6, 0.8544)},
         }
-        tables: dict[str, list[Row]] = {}
-        for study, accuracies in published.items():
-            whole: list[Row] = [
-                {
-                    "defense": name,
-                    "seed": seed,
-                    "budget": 1,
-                    "images": 500,
-                    "iterations": 100,
-                    "kendall": robust + shift,
-                }
-                | {"natural_accuracy": accuracy + shift, "top_k_intersection": robust - shift}
-                for name, accuracy in accuracies.items()
-                for robust in [0.3 if name == "natural" else 0.6]
-                for seed, shift in enumerate(jitter(5, 0.001))
-            ]
-            few = [row | {"images": 100} for row in only(whole, seed=0)]
-            tables[study] = [*whole, *few, *(row | {"budget": 2} for row in few)]
+        tables = {study: defended(scores) + doubled(defended(scores), 0.0) for study, scores in published.items()}
         assert outcome("D2", **tables) == "reproduced"
 
     def test_a_smaller_training_refutes_nothing(self) -> None:
-        rows = pd.DataFrame(
-            [
-                {"defense": name, "seed": seed, "budget": 1, "images": 500, "iterations": 100, "kendall": 0.3 + shift}
-                | {"natural_accuracy": 0.98, "top_k_intersection": 0.3 - shift}
-                for name in ("natural", "adversarial", "ig_norm", "ig_sum_norm")
-                for seed, shift in enumerate(jitter(5, 0.001))
-            ]
-        )
-        rows.loc[rows.defense.str.startswith("ig"), ["kendall", "top_k_intersection"]] -= 0.1
+        scores = {name: (0.2 if name.startswith("ig") else 0.3, 0.98) for name in ("natural", "ig_norm", "ig_sum_norm")}
+        rows = pd.DataFrame(defended(scores))
         for images, expected in ((60_000, "refuted"), (10_000, "not reproduced (training images 10000 of 60000)")):
             rows.attrs["parameters"] = {"training_images": images}
             assert str(decide(BY_ID["D2"], {"defense_table": rows})[1]) == expected
+
+
+def defended(scores: dict[str, tuple[float, float]], *, seeds: int = 5, images: int = 500) -> list[Row]:
+    """A table of defenses, from what each keeps of its maps, and its accuracy."""
+    return [
+        {"defense": name, "seed": seed, "budget": 1, "images": images, "iterations": 100, "kendall": kept + shift}
+        | {"natural_accuracy": accuracy + shift, "top_k_intersection": kept + 2 * shift}
+        for name, (kept, accuracy) in scores.items()
+        for seed, shift in enumerate(jitter(seeds, 0.001))
+    ]
+
+
+def doubled(rows: list[Row], step: float) -> list[Row]:
+    """Two attacks on the same few images, the second with twice the budget."""
+    few = [row | {"images": 100} for row in only(rows, seed=0)]
+    return few + [row | {"budget": 2, "kendall": float(row["kendall"] or 0) - step} for row in few]
 
 
 class TestInterpretableRules:
@@ -732,7 +732,7 @@ class TestInterpretableRules:
 
 class TestLedger:
     def test_every_claim_is_there_once_and_every_rule_says_what_it_is(self) -> None:
-        assert [claim.id for claim in LEDGER] == IDS
+        assert len(set(IDS)) == len(IDS)
         for claim in LEDGER:
             assert claim.rule.__doc__
             assert claim.rule.__doc__.split(":")[0] == claim.id
@@ -756,22 +756,10 @@ class TestLedger:
 
 
 class TestWholeLedger:
-    @pytest.mark.parametrize("claim", LEDGER, ids=IDS)
-    def test_less_effort_refutes_what_its_kind_allows_and_nothing_else(self, claim: Claim) -> None:
-        """Every claim, with a condition that clearly fails: half of the effort of the paper, and all of it."""
-        effort = {name: claim.setting[name] for name in EFFORT if name in claim.setting}
-        half = {name: value / 2 for name, value in effort.items()}
-        texts = [
-            verdict(Finding([WRONG], setting=setting), needed=1, kind=claim.kind, setting=claim.setting).text
-            for setting in (half, effort)
-        ]
-        allowed = not effort or claim.kind in {"identity", "resists"}
-        assert texts == ["refuted" if allowed else "not reproduced", "refuted"]
-
     def test_what_is_stored(self) -> None:
         for one in judge_all():
             if one.verdict.text == "refuted":
-                assert not largest_gap(one.claim.setting, one.finding.setting) or one.claim.kind == "resists"
+                assert not one.verdict.gap or one.claim.kind == "resists"
             assert sentence(one)[0].isupper()
             assert "nan" not in sentence(one)
             if one.verdict.gap:
@@ -846,6 +834,3 @@ def test_the_page_is_what_the_results_say() -> None:
     text = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
     # If this fails the results or the chapters have changed since: run `fragility claims --write`.
     assert text == page(judged, chapters(ROOT))
-    for one in judged:
-        assert f"## {one.claim.id}: {one.verdict.text}" in text
-        assert one.verdict.text in VERDICTS

@@ -59,12 +59,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "fetch", "cifar11"], "name: expected one of digits, .* got 'cifar11'"),
         (["data", "fetch", "digits", "cifar11"], "got 'cifar11'"),
         (["data", "check", "cifar11"], "got 'cifar11'"),
+        ("run attack_sweeps --profile fast".split(), "study: expected one of attack_sweep, "),
+        ("run attack_sweep --profile slow".split(), "profile: expected one of fast, laptop, paper, got 'slow'"),
+        ("run attack_sweep --profile fast --device tpu9".split(), "device: expected one that PyTorch can use"),
+        ("run attack_sweep --profile fast --limit-images 0".split(), "limit_images: expected an integer >= 1"),
+        ("verify angles attack_sweeps".split(), "study: expected one of attack_sweep, "),
+        ("verify attack_sweep --profile slow".split(), "profile: expected one of fast, laptop, paper, got 'slow'"),
+        ("verify angles attack_sweep".split(), "got none for angles, attack_sweep"),
+        (["verify"], "got none for any study"),
+        ("verify attack_sweep --rows 0".split(), "rows: expected an integer >= 1"),
     ],
 )
 def test_a_wrong_request_is_one_line_on_stderr_and_status_2(
     data_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main(arguments) == 2
+    results = ["--results", str(data_folder)] if {"run", "verify"} & {*arguments} else []
+    assert main([*arguments, *results]) == 2
+    assert not data_folder.exists()
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("fragility")

@@ -384,10 +384,3 @@ def test_imagenet_file_names_agree_with_the_class_names() -> None:
     names = [file[10:].removesuffix(".JPEG").replace("_", " ") for file in dataset.files]
     classes = [dataset.class_names[label].replace(" bird", "") for label in dataset.labels]
     assert [pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]] == []
-
-
-@pytest.mark.slow
-def test_flowers_have_the_papers_sizes() -> None:
-    parts = [flowers(split, size=8) for split in ("train", "test", "validation")]
-    assert [len(part) for part in parts] == [1000, 200, 140]
-    assert len({file for part in parts for file in part.files}) == 1340

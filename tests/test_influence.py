@@ -56,6 +56,7 @@ def test_influence_is_that_of_the_dense_hessian(shape: tuple[int, int, int], for
     assert layer.form == (form or ("dual" if shape[0] < shape[1] else "primal"))
     assert relative(layer.influence(test, test_labels), dense(layer, test, test_labels)) < 1e-10
     assert layer.theta.sum(0).abs().max() < 1e-12
+    assert layer.condition == pytest.approx(torch.linalg.cond(dense_hessian(layer)).item(), rel=0.2)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

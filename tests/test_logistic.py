@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -24,13 +23,6 @@ def problem(n: int = 40, width: int = 5, classes: int = 3) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(n, width, generator=generator, dtype=torch.float64)
     return inputs, torch.randint(classes, (n,), generator=generator)
-
-
-@pytest.mark.parametrize("classes", [2, 3, 10])
-def test_contrasts_are_orthonormal_and_sum_to_zero(classes: int) -> None:
-    basis = contrasts(classes, torch.zeros(1, dtype=torch.float64))
-    assert torch.allclose(basis.T @ basis, torch.eye(classes - 1, dtype=torch.float64), atol=1e-14)
-    assert basis.sum(0).abs().max() < 1e-14
 
 
 def test_values_and_derivatives_are_autograds() -> None:
@@ -58,39 +50,6 @@ def test_a_nearly_certain_prediction_is_no_rounding_error(margin: float, dtype: 
         assert (found.detach().double() / tail)[0].tolist() == pytest.approx([-1, 1], rel=slack)
     assert cross_entropies(logits, label).item() / tail == pytest.approx(1, rel=slack)
     assert directions(logits * 100, label).tolist() == [[-1, 1]]
-
-
-def test_the_hessian_is_autograds() -> None:
-    inputs, labels = problem()
-    theta = torch.randn(3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    weights = torch.rand(40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-
-    def loss(flat: Tensor) -> Tensor:
-        entropy = cross_entropy(inputs @ flat.view(3, 5).T, labels, reduction="none")
-        return (weights * entropy).mean() + 0.05 * flat.square().sum()
-
-    dense = torch.autograd.functional.hessian(loss, theta.flatten())
-    ours = hessian(inputs, weights.view(-1, 1, 1) * covariances(inputs @ theta.T), 0.1)
-    assert (ours - dense).abs().max() < 1e-14
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_where_newton_ends_the_gradient_of_the_strictly_convex_loss_vanishes(classes: int) -> None:
-    inputs, labels = problem(classes=classes)
-    weights = torch.rand(40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    theta = contrasts(classes, inputs) @ newton(inputs, labels, l2=0.02, num_classes=classes, weights=weights)
-    entropy = cross_entropy(inputs @ theta.requires_grad_().T, labels, reduction="none")
-    (gradient,) = torch.autograd.grad((weights * entropy).mean() + 0.01 * theta.square().sum(), theta)
-    assert gradient.abs().max() < 1e-15
-
-
-def test_newton_finds_scikit_learns_minimum() -> None:
-    inputs, labels = problem()
-    l2 = 0.03
-    other = LogisticRegression(C=1 / (40 * l2), fit_intercept=False, tol=1e-12, max_iter=10_000)
-    other.fit(inputs.numpy(), labels.numpy())
-    theta = contrasts(3, inputs) @ newton(inputs, labels, l2=l2, num_classes=3)
-    assert np.allclose(theta.numpy(), other.coef_, atol=1e-6)
 
 
 def test_newton_gets_there_from_far_away_and_in_single_precision() -> None:

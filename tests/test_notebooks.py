@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 import tomllib
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
-import matplotlib.pyplot as plt
 import nbformat
 import pages
 import papermill
@@ -63,68 +61,20 @@ def test_every_committed_page_is_in_step_with_its_source() -> None:
     assert {path.stem for path in pages.NOTEBOOKS.glob("*.ipynb")} == {path.stem for path in sources}
 
 
-def test_every_notebook_starts_at_the_fast_profile_and_installs_from_the_one_address() -> None:
+def executed() -> Iterator[tuple[str, nbformat.NotebookNode]]:
+    """Every cell of the committed pages, with its chapter."""
     for source in pages.sources([]):
-        page = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-        known = papermill.inspect_notebook(str(source.with_suffix(".ipynb")))
-        assert known["profile"]["default"] == '"fast"', source.name
-        code = "".join(cell.source for cell in page.cells if cell.cell_type == "code")
-        assert f"git+https://github.com/{current()}" in code, source.name
+        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+            yield source.stem, cell
 
 
 def test_every_figure_has_a_caption_and_an_alternative_text() -> None:
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
-            if kinds & {"image/png", "image/svg+xml"}:
-                display = cell.metadata.get("mystnb", {})
-                assert len(display.get("figure", {}).get("caption", "")) > 10, (source.name, cell.source)
-                assert len(display.get("image", {}).get("alt", "")) > 10, (source.name, cell.source)
-
-
-def test_every_axis_that_counts_says_what(tmp_path: Path) -> None:
-    """Ticks with numbers or names need a label beside them, or a title above, in the figure as it is drawn."""
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            for output in cell.get("outputs", []):
-                svg = output.get("data", {}).get("image/svg+xml")
-                assert silent_axes(svg) == [] if svg else True, (source.name, cell.metadata.mystnb.figure.name)
-
-
-def test_an_axis_without_a_word_is_found() -> None:
-    figure, (titled, labelled, silent, bare) = plt.subplots(1, 4)
-    for axes in (titled, labelled, silent):
-        axes.plot([1, 2], [3, 4])
-    titled.set_title("title")
-    labelled.set(xlabel="x", ylabel="y")
-    silent.set(xlabel="x")
-    bare.set(xticks=[], yticks=[])
-    file = io.StringIO()
-    figure.savefig(file, format="svg")
-    plt.close(figure)
-    assert silent_axes(file.getvalue()) == ["axes_3 matplotlib.axis_6"]
-
-
-def silent_axes(svg: str) -> list[str]:
-    """The axes of a figure that have numbers, and neither a label of their own nor a title above the panel."""
-    # Texts stand as words in comments; the figures are the book's own.
-    parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
-    found = []
-    for axes in ElementTree.fromstring(svg, parser).iter(f"{SVG}g"):
-        if not re.fullmatch(r"axes_\d+", axes.get("id", "")):
-            continue
-        titled = any(part.get("id", "").startswith("text_") for part in axes)
-        for axis in (part for part in axes if part.get("id", "").startswith("matplotlib.axis")):
-            labelled = any(part.get("id", "").startswith("text_") for part in axis)
-            ticks = [word for part in axis if "tick" in part.get("id", "") for word in words(part)]
-            if any(re.fullmatch(r"[^A-Za-z]*\d[^A-Za-z]*", tick) for tick in ticks) and not (labelled or titled):
-                found.append(f"{axes.get('id')} {axis.get('id')}")
-    return found
-
-
-def words(part: ElementTree.Element) -> list[str]:
-    comments = (node.text or "" for node in part.iter() if node.tag is ElementTree.Comment)
-    return [re.sub(r"\\[a-z]+", "", text).strip() for text in comments]
+    for name, cell in executed():
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if kinds & {"image/png", "image/svg+xml"}:
+            display = cell.metadata.get("mystnb", {})
+            assert len(display.get("figure", {}).get("caption", "")) > 10, (name, cell.source)
+            assert len(display.get("image", {}).get("alt", "")) > 10, (name, cell.source)
 
 
 def test_code_fits_the_column_of_a_page() -> None:
@@ -148,20 +98,18 @@ def test_the_lesson_is_what_the_code_shows() -> None:
 
 
 def test_long_tables_are_folded() -> None:
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            for output in cell.get("outputs", []):
-                table = output.get("data", {}).get("text/markdown", "")
-                assert table.startswith("<details>") or table.count("\n| ") <= 13, (source.name, cell.source)
+    for name, cell in executed():
+        for output in cell.get("outputs", []):
+            table = output.get("data", {}).get("text/markdown", "")
+            assert table.startswith("<details>") or table.count("\n| ") <= 13, (name, cell.source)
 
 
 def test_the_closing_tables_are_what_the_rules_say_now() -> None:
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            if cell.cell_type == "code" and cell.source.startswith("chapter.ledger("):
-                expected = chapter.ledger(*re.findall(r'"(\w+)"', cell.source))._repr_markdown_()
-                # If this fails a rule has changed since: run `make notebooks`.
-                assert cell.outputs[0].data["text/markdown"] == expected, source.name
+    for name, cell in executed():
+        if cell.cell_type == "code" and cell.source.startswith("chapter.ledger("):
+            expected = chapter.ledger(*re.findall(r'"(\w+)"', cell.source))._repr_markdown_()
+            # If this fails a rule has changed since: run `make notebooks`.
+            assert cell.outputs[0].data["text/markdown"] == expected, name
 
 
 def test_no_two_figures_share_a_name() -> None:
@@ -266,7 +214,6 @@ def test_students_predict_without_the_answer_and_without_a_gap() -> None:
         assert len(gaps) >= 3, source.name
 
 
-SVG = "{http://www.w3.org/2000/svg}"
 CLOSING = (
     "## What follows, and what does not",
     "## Claimed, published, measured",
@@ -332,6 +279,14 @@ def test_readers_predict_before_they_run_and_find_a_folded_answer_after() -> Non
             assert "<details><summary><b>Answer</b></summary>" in cells[answer].source, name
 
 
+def test_no_output_between_a_prediction_and_its_answer_stands_open() -> None:
+    for source in pages.sources([]):
+        asked = False
+        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+            asked = (asked or "**Predict.**" in cell.source) and not tagged(cell, "answer")
+            assert not (asked and cell.get("outputs")) or tagged(cell, "hide-output"), (source.name, cell.source)
+
+
 NUMBER = re.compile(r"(?<![\w.])(\d*\.\d+|\d+)( ?%)?(?![\w.]?\d)")
 
 
@@ -390,8 +345,10 @@ def test_a_parameter_is_explained_to_papermills_users_and_a_wrong_one_refused(tm
     for source in pages.sources([]):
         known = papermill.inspect_notebook(str(source.with_suffix(".ipynb")))
         assert list(known) == ["profile", "seed"], source.name
+        assert known["profile"]["default"] == '"fast"', source.name
         assert all(len(facts["help"]) > 10 for facts in known.values()), source.name
         assert "chapter.start(profile=profile, seed=seed)" in source.read_text("utf-8"), source.name
+        assert f"git+https://github.com/{current()}" in source.read_text("utf-8"), source.name
     page = pages.sources([])[-1].with_suffix(".ipynb")
     for parameters, message in (
         ({"profile": "slow"}, "profile: expected fast, laptop or paper, got 'slow'"),

@@ -1,7 +1,11 @@
 """`fragility attack`: wrong requests in one line, and what it leaves in its folder."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +50,45 @@ def test_a_wrong_request_gets_one_line_and_status_2(photograph, monkeypatch, cap
     assert re.search(message, shown.err)
 
 
+NO_SOCKETS = """import socket
+
+def refuse(*arguments, **options):
+    raise OSError("there is no network")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+
+
+def sealed(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """How a command begins, and what its environment holds more, for it to reach nothing outside of this machine."""
+    namespace = [shutil.which("unshare") or "unshare", "-rn"]
+    if (
+        shutil.which("unshare")
+        and subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0
+    ):
+        return namespace, {}
+    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
+    return [], {"PYTHONPATH": str(folder)}
+
+
 @pytest.mark.slow
 class TestOnSqueezeNet:
+    def test_it_needs_no_network(self, photograph, tmp_path):
+        seal, extra = sealed(tmp_path)
+        environment = os.environ | extra | {"FRAGILITY_DATA": str(tmp_path / "empty"), "HOME": str(tmp_path)}
+
+        def run(*command):
+            asked = [*seal, sys.executable, *command]
+            return subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+        assert "OSError" in run("-c", "import socket; socket.create_connection(('192.0.2.1', 80), 1)").stderr
+        done = run("-m", "fragility", "attack", "--image", photograph.name, "--out", "out")
+        assert done.returncode == 0, done.stderr
+        assert "Egyptian cat" in done.stdout
+        names = {"original.png", "perturbed.png", "map_original.png", "map_perturbed.png", "report.json"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == names
+        assert not (tmp_path / "empty").exists()
+
     def test_what_it_writes(self, photograph, capfd):
         out = photograph.parent / "deep" / "out"
         options = ["--method", "deeplift", "--objective", "mass_center", "--epsilon", "8/255", "--step-size", "1/255"]

@@ -119,25 +119,6 @@ def test_a_limited_run_says_how_it_came_about(tmp_path: Path) -> None:
     assert all(re.fullmatch("[0-9a-f]{64}", record["inputs"]["digits"][name]) for name in ("images_sha256", "weights"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("attack_sweeps --profile fast", "study: expected one of attack_sweep, "),
-        ("attack_sweep --profile slow", "profile: expected one of fast, laptop, paper, got 'slow'"),
-        ("attack_sweep --profile fast --device tpu9", "device: expected one that PyTorch can use"),
-        ("attack_sweep --profile fast --limit-images 0", "limit_images: expected an integer >= 1"),
-    ],
-)
-def test_a_wrong_request_is_one_line_and_status_2(
-    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["run", *arguments.split(), "--results", str(tmp_path)]) == 2
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert message in shown.err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_two_processes_do_not_work_on_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nested(profile: object, device: str) -> tuple[Any, dict[str, Any]]:
         run("attack_sweep", "fast", folder=tmp_path)

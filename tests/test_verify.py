@@ -115,23 +115,6 @@ def test_other_weights_or_data_are_counted_and_never_passed(
     assert reason in shown
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("angles attack_sweeps", "study: expected one of attack_sweep, "),
-        ("attack_sweep --profile slow", "profile: expected one of fast, laptop, paper, got 'slow'"),
-        ("angles attack_sweep", "got none for angles, attack_sweep"),
-        ("", "got none for any study"),
-        ("attack_sweep --rows 0", "rows: expected an integer >= 1"),
-    ],
-)
-def test_a_wrong_request_is_one_line_and_status_2(
-    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["verify", *arguments.split(), "--results", str(tmp_path)]) == 2
-    assert message in capsys.readouterr().err
-
-
 LACKING = float("nan")
 
 

@@ -44,7 +44,7 @@ class Budget(TypedDict):
 def annealed(epsilon: float, beta: float, iterations: int = 40) -> Budget:
     """Choose steps of which few gain much: how much beside Algorithm 1, the page on speed tells (book/speed.md).
 
-    The step falls linearly from epsilon / 8, beta rises geometrically from a quarter of its value: on a smooth
+    The step falls linearly from epsilon / 8, beta rises geometrically from an eighth of its value: on a smooth
     surrogate a gradient stays right over long steps, and as they shrink the surrogate becomes the network.
 
     Args:
@@ -62,7 +62,7 @@ def annealed(epsilon: float, beta: float, iterations: int = 40) -> Budget:
     check_epsilon(epsilon)
     check_positive("beta", beta)
     check_count("iterations", iterations)
-    return Budget(step_size=epsilon / 8, iterations=iterations, schedule="linear", surrogate_beta=(beta / 4, beta))
+    return Budget(step_size=epsilon / 8, iterations=iterations, schedule="linear", surrogate_beta=(beta / 8, beta))
 
 
 def random_sign(images: Tensor, epsilon: float, *, generator: torch.Generator | None = None) -> Tensor:

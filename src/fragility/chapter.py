@@ -15,7 +15,7 @@ from fragility.interval import mean_interval
 from fragility.plot import use_style
 from fragility.study.claims import LEDGER
 from fragility.study.claims_page import distance, sentence
-from fragility.study.ledger import Judged, as_markdown, judge, shown
+from fragility.study.ledger import Judged, anchor, as_markdown, judge, shown
 from fragility.titles import METRICS, TITLES, in_order
 
 PROFILES = ("fast", "laptop", "paper")
@@ -186,8 +186,7 @@ def ledger(*ids: str, folder: Path | None = None) -> Table:
     rows = []
     for one in (judge(by_id[name], folder) for name in ids):
         claim = one.claim
-        section = f"../book/claims.md#{claim.id}-{one.verdict.text}".replace(" ", "-").lower()
-        text = f"[{claim.id}]({section}): {claim.text}"
+        text = f"[{claim.id}](../book/claims.md#{anchor(one)}): {claim.text}"
         rows.append([text, claim.published, _measured(one), as_markdown(one.verdict)])
     return Table(["claimed", "published", "measured", "verdict"], rows)
 

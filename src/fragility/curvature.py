@@ -63,13 +63,7 @@ def input_hvp(
 
 
 def top_direction(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    steps: int = 30,
-    seed: int = 0,
-    mode: str = "double_backward",
+    model: nn.Module, images: Tensor, labels: Tensor, *, steps: int = 30, seed: int = 0, mode: str = "double_backward"
 ) -> tuple[Tensor, Tensor]:
     """Find the most fragile direction: the eigenvector of H whose eigenvalue is largest in modulus.
 

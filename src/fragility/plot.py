@@ -13,12 +13,10 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fragility.attribution import ATTRIBUTIONS
 from fragility.interval import mean_interval
 from fragility.titles import METRICS, TITLES, in_order
 
 COLORMAP = "magma"  # perceptually uniform; dark is unimportant
-NAMES = {name: TITLES[name] for name in ATTRIBUTIONS}
 
 
 def use_style() -> None:

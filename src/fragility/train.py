@@ -270,11 +270,7 @@ def _seed_epoch(loader: object, seed: int, epoch: int) -> None:
 
 
 def _train_epoch(
-    model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    loss: Loss,
-    stepper: Optimizer,
-    bar: "tqdm[Any]",
+    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], loss: Loss, stepper: Optimizer, bar: "tqdm[Any]"
 ) -> float:
     device = next(model.parameters()).device
     values, count = [], 0

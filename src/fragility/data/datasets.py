@@ -22,14 +22,7 @@ from torch.nn.functional import interpolate
 from fragility._checks import check_count, check_images, check_labels
 from fragility.data.download import IMAGE_SUFFIXES, image_files, read_image
 from fragility.data.download import data_folder as data_folder
-from fragility.data.sources import (
-    cifar10_folders,
-    ensure,
-    find,
-    flower_files,
-    imagenet_files,
-    official_cifar10,
-)
+from fragility.data.sources import cifar10_folders, ensure, find, flower_files, imagenet_files, official_cifar10
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,13 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from fragility._alone import check_alone
 from fragility._call import logits_of
-from fragility._checks import (
-    check_count,
-    check_gradients,
-    check_labels,
-    check_model,
-    check_positive,
-)
+from fragility._checks import check_count, check_gradients, check_labels, check_model, check_positive
 from fragility.influence.logistic import check_memory, cross_entropies
 
 Product = Callable[[Tensor], Tensor]

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fragility.study.claims_page import document, page
+from fragility.study.claims_page import entry, page
 from fragility.study.ledger import Claim, Judged, judge
 from fragility.study.store import checkout
 
@@ -54,7 +54,7 @@ def write(folder: Path | None = None) -> Path:
 
 def as_json(judged: list[Judged]) -> str:
     """Write claims as data."""
-    return json.dumps(document(judged), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({"claims": [entry(one) for one in judged]}, indent=1, ensure_ascii=False) + "\n"
 
 
 def chapters(root: Path) -> list[str]:

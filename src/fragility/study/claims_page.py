@@ -1,6 +1,7 @@
 """The page of the book that lists all claims: a picture, a sentence each, how verdicts come about, and all numbers.
 
-Beside it lies the same as data, `claims.json`.
+Its words stand in `claims_page.md`, its style in `book/_static/custom.css`. Beside it lies the same as data,
+`claims.json`.
 """
 
 import html
@@ -8,88 +9,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from itertools import groupby
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
 
 from fragility.interval import FEW
-from fragility.study.ledger import Claim, Judged, as_markdown, shown
-from fragility.study.verdict import VERDICTS, Finding, Measure
-
-HEAD = """\
----
-myst:
-  heading_anchors: 2
----
-# The claims, and what became of them
-
-This page is written by `fragility claims --write` from the files in `results/`; no verdict and no number is typed by
-hand. Figures, sections and appendices are those of the paper's workshop version, whose text this book was checked
-against; what stands only in the version of AAAI 2019 is cited as such.
-"""
-RULES = f"""\
-## How a verdict comes about
-
-A claim is *reproduced* if every interval lies on the right side of its threshold as a whole and our 90 % intervals lie
-within a margin of the published means in at least 80 % of the cases; *direction only* if the second fails, a
-sensitivity analysis disagrees, or we spent less effort than the paper on a claim that such effort cannot show;
-*refuted* if a condition misses its threshold by more than a margin that matters (.02 of a share or correlation, one
-pixel), after Holm's correction for the number of conditions; *not yet tested* if there are fewer images (or seeds)
-than the rule asks for; else *not reproduced*, also where a number lies on the right side and its interval does not (a
-condition that is *undecided*). Behind the verdict stands what our setting has least of: *P 40 of 300*
-are 40 steps where the paper took 300.
-
-What can be concluded with less effort than the paper's depends on the kind of claim. An *identity* is exact. That
-something *exists* can be shown with any effort, and that something *resists* be refuted with any: an attack is a lower
-bound on what is possible. That things *match* is judged with the paper's number of steps, or one shown to be enough;
-how a *training* ends, at the published scale.
-
-Intervals are 95 %: Student's t for fewer than {FEW} values, the bias-corrected and accelerated bootstrap for more,
-Clopper and Pearson's for shares. Images without a kept label count as unchanged; what the others alone say stands
-beside it. Noise is the walk of the released code, which the published intersections and correlations of noise lie on; a
-single draw stands beside it.
-
-## Which came first, the rules or the numbers
-
-Some rules came first, some numbers. The first rules are of 22 November 2026, 10:28; by then 64 ImageNet images of noise
-and 16 attacked ones were stored (08:44) and the draws of two-layer networks (10:26), and O2's rule of 10:47 came after
-its rows (10:41). The others' rows are younger than their first rules, or came with them. One rule was eased that day at
-10:47, when none of the claims that it concerns was tested: a sensitivity analysis disagrees if a mean changes sides, no
-longer if an interval does.
-
-The second edition, of 26 November, was written by people who had seen the numbers. Most of its changes weaken verdicts;
-some ease them: noise as a walk, the cost that D2 allows, a margin on both sides of A2's and A3b's thresholds, A3 as the
-paper words it, I3's agreement in place of a least correlation. Each claim's section says when its rule was written,
-when its first rows were stored, what the rule was changed for, and what the verdict was before and after, on the rows
-of that day.
-"""
-STYLE = """\
-table.forest { width: 100%; margin-bottom: 1rem; }
-table.forest th { font-weight: 400; }
-table.forest td:nth-child(2) { width: 34%; }
-table.forest svg { display: block; height: 1.3em; width: 100%; min-width: 5.5rem; overflow: visible; }
-table.forest .side { fill: currentColor; opacity: .07; }
-table.forest .bar { stroke: currentColor; stroke-width: 2; }
-table.forest .limit { stroke: var(--pst-color-text-base, #333); }
-table.forest .dot { fill: currentColor; }
-table.forest .hollow { fill: var(--pst-color-background, #fff); stroke: currentColor; stroke-width: 2; }
-table.forest .chapter th { font-weight: 600; padding-top: .7rem; }
-table.forest small { color: var(--pst-color-text-muted, #555); }
-@media (max-width: 576px) {
-  table.forest, table.forest tbody { display: block; }
-  table.forest thead { clip-path: inset(50%); position: absolute; }
-  table.forest tr { display: flex; flex-wrap: wrap; }
-  table.forest th { flex: 0 0 100%; }
-  table.forest td:nth-child(2) { flex: 0 0 38%; }
-  table.forest td:nth-child(3) { flex: 1 1 0; }
-}
-"""
-LEGEND = """\
-One line per claim. The vertical line is the threshold that the claim's rule sets, the tinted side is where the claim
-says that the number lies; every line has its own scale. Dot and bar show our number and its 95 % interval for the
-deciding condition; a diamond is an exact result, an open dot one of too few images. The last column names what our
-setting has least of.
-"""
+from fragility.study.ledger import Claim, Judged, as_markdown, heading, shown
+from fragility.study.verdict import ELSEWHERE, VERDICTS, Finding, Measure, differs
 
 
 def page(judged: Sequence[Judged], chapters: Iterable[str]) -> str:
@@ -103,27 +31,13 @@ def page(judged: Sequence[Judged], chapters: Iterable[str]) -> str:
         Markdown.
     """
     known = set(chapters)
-    lines = [
-        HEAD,
-        *("```{raw} html", picture(judged), "```", ""),
-        LEGEND,
-        "",
-        'The same as data: <a href="../_static/claims.json">claims.json</a>, with its '
-        '<a href="../_static/claims.schema.json">schema</a>.',
-        "",
-        "## In one sentence each",
-        "",
-        "| claim | measured | verdict |",
-        "|---|---|---|",
+    table = [
+        f"| [{one.claim.id}](#{one.claim.id.lower()}) {one.claim.text} | {sentence(one)} | {as_markdown(one.verdict)} |"
+        for one in judged
     ]
-    for one in judged:
-        claim = one.claim
-        link = f"[{claim.id}](#{claim.id.lower()})"
-        lines.append(f"| {link} {claim.text} | {sentence(one)} | {as_markdown(one.verdict)} |")
-    lines += ["", RULES]
-    for one in judged:
-        lines += _section(one, known)
-    return "\n".join(lines)
+    text = Template(Path(__file__).with_suffix(".md").read_text(encoding="utf-8"))
+    sections = [line for one in judged for line in _section(one, known)]
+    return text.substitute(picture=picture(judged), table="\n".join(table), few=FEW, sections="\n".join(sections))
 
 
 def sentence(one: Judged) -> str:
@@ -140,7 +54,6 @@ def sentence(one: Judged) -> str:
 def picture(judged: Sequence[Judged]) -> str:
     """Draw one line per claim, as HTML: the interval against its threshold, the verdict, n, and the distance."""
     lines = [
-        f"<style>\n{STYLE}</style>",
         '<table class="forest">',
         '<thead><tr><th scope="col">claim</th><th scope="col">the claim\'s side is tinted</th>'
         '<th scope="col">verdict</th></tr></thead><tbody>',
@@ -151,7 +64,8 @@ def picture(judged: Sequence[Judged]) -> str:
         for one in some:
             claim, text = one.claim, one.verdict.text
             tone = f"verdict verdict-{text.replace(' ', '-')}"
-            beside = ", ".join(filter(None, [_size(one), distance(one)]))
+            size = "exact" if one.finding.exact else f"n = {one.verdict.n}"
+            beside = ", ".join(filter(None, [size, distance(one)]))
             drawn = _drawn(one.finding.decisive(), one) if one.finding.measures else ""
             lines.append(
                 f'<tr><th scope="row"><a href="#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.short)}</th>'
@@ -164,13 +78,8 @@ def picture(judged: Sequence[Judged]) -> str:
 def distance(one: Judged) -> str:
     """How our setting differs most from the claim's: less effort, another network, or other data."""
     theirs, ours = one.claim.setting, one.finding.setting
-    differing = [name for name in ("network", "data") if theirs.get(name) and ours.get(name) != theirs[name]]
-    other = {"network": "another network", "data": "other data"}
-    return one.verdict.gap or (other[differing[0]] if differing and ours else "")
-
-
-def _size(one: Judged) -> str:
-    return "exact" if one.finding.exact else f"n = {one.verdict.n}"
+    other = {"network": ELSEWHERE, "data": "other data"}
+    return one.verdict.gap or next((text for name, text in other.items() if differs(theirs, ours, name)), "")
 
 
 def _drawn(measure: Measure, one: Judged) -> str:
@@ -196,12 +105,8 @@ def _drawn(measure: Measure, one: Judged) -> str:
     return f'<svg role="img" aria-label="{said}">{"".join(parts)}</svg>'
 
 
-def document(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Collect what the page says as data, in the form that `book/_static/claims.schema.json` describes."""
-    return {"claims": [_entry(one) for one in judged]}
-
-
-def _entry(one: Judged) -> dict[str, Any]:
+def entry(one: Judged) -> dict[str, Any]:
+    """Collect what the page says of a claim as data, in the form that `book/_static/claims.schema.json` describes."""
     claim, finding, found = one.claim, one.finding, one.verdict
     refuted = finding.refuted()
     measures = [
@@ -272,7 +177,7 @@ def _section(one: Judged, chapters: set[str]) -> list[str]:
     link = f"[chapter {number}](../notebooks/{name}.ipynb)" if name in chapters else f"chapter {number}, to come"
     lines = [
         f"({claim.id.lower()})=",
-        f"## {claim.id}: {found.text}",
+        f"## {heading(one)}",
         "",
         f"{claim.text} {sentence(one)}",
         "",

@@ -1,5 +1,6 @@
 """A claim, and its verdict from the stored results."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ class Claim(NamedTuple):
 
     id: str
     text: str
-    short: str  # for the picture
+    short: str  # for the picture and the heading
     source: str
     published: str  # what was published; "" where it is a table of means, see `results/published.csv`
     chapter: str  # where the book shows it
@@ -72,6 +73,16 @@ def decide(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> tuple[Finding, V
 def _largest(study: str, folder: Path) -> str:
     names = (study, *(f"{study}-{profile}" for profile in PROFILES))
     return next((name for name in names if (folder / f"{name}.csv").exists()), "")
+
+
+def heading(one: Judged) -> str:
+    """The heading of a claim's section on the page of claims."""
+    return f"{one.claim.id}: {one.claim.short} ({one.verdict.text})"
+
+
+def anchor(one: Judged) -> str:
+    """What leads to that section, as MyST and GitHub make it of the heading."""
+    return re.sub(r"[^\w -]", "", heading(one).lower()).replace(" ", "-")
 
 
 def as_markdown(found: Verdict) -> str:

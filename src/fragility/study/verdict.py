@@ -5,8 +5,9 @@ of them misses its threshold by more than a margin that matters, after Holm's co
 have to hold needs none. Agreement with a published mean is never "the intervals overlap", which a small sample always
 achieves: the 90 % interval has to lie within a margin of the published number.
 
-What the numbers can say also depends on the setting: an attack of fewer steps than the paper's, or a training on fewer
-images, can show that something is possible, and not that two things are alike or that a method fails.
+What the numbers can say also depends on the setting: an attack of fewer steps than the paper's, a training on fewer
+images, or another network can show that something is possible, and not that two things are alike or that a method
+fails.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,9 @@ MARGIN, PIXELS = 0.02, 1.0  # differences of shares and correlations, and of pos
 LEVEL = 0.025  # of a one-sided test, as in an interval of 95 %
 VERDICTS = ("reproduced", "direction only", "not reproduced", "refuted", "not yet tested")
 # An identity is exact. What exists can be shown with any effort, and that something resists be refuted with any; that
-# things match, or how a training ends, needs the effort of the paper.
+# things match, or how a training ends, needs the effort of the paper and its network.
 KINDS = ("identity", "exists", "resists", "match", "training")
+ELSEWHERE = "another network"
 EFFORT = ("P", "M", "steps", "training images", "epochs")  # what a setting may have less of
 Setting = Mapping[str, Any]  # text, or a number, or several of them
 
@@ -110,7 +112,7 @@ class Verdict(NamedTuple):
     text: str  # one of `VERDICTS`
     n: int  # the smallest sample that it rests on
     parts: Mapping[str, str]  # by the size of the change, where a claim is judged by it
-    gap: str  # what the setting has least of, in comparison with the paper's: "P 40 of 300"
+    gap: str  # what the setting has least of, in comparison with the paper's: "P 40 of 300"; or `ELSEWHERE`
 
     def __str__(self) -> str:
         return f"{self.text} ({self.gap})" if self.gap and self.text in VERDICTS[1:4] else self.text
@@ -130,6 +132,8 @@ def verdict(finding: Finding, *, needed: int, kind: str, setting: Setting) -> Ve
         the weakest verdict, *refuted* only if it is for each of them; if one is missing, *direction only* at most.
     """
     gap = "" if finding.enough else largest_gap(setting, finding.setting)
+    if not gap and kind in ("match", "training") and differs(setting, finding.setting, "network"):
+        gap = ELSEWHERE
     parts: dict[str, list[Measure]] = {}
     for measure in finding.measures:
         parts.setdefault(measure.part, []).append(measure)
@@ -166,6 +170,11 @@ def _verdict(
     return "reproduced"
 
 
+def differs(theirs: Setting, ours: Setting, name: str) -> bool:
+    """Whether a claim was made with another network, or on other data, than is named in our setting."""
+    return name in theirs and (ours.get(name) or theirs[name]) != theirs[name]
+
+
 def largest_gap(theirs: Setting, ours: Setting) -> str:
     """Name what we have least of in comparison: "P 40 of 300"; nothing where nothing is less."""
     known = [name for name in EFFORT if name in theirs and np.size(ours.get(name, ()))]
@@ -178,11 +187,9 @@ def largest_gap(theirs: Setting, ours: Setting) -> str:
     return f"{name} {own:g} of {asked:g}"
 
 
-def at_least(
-    name: str, samples: Any, threshold: float, *, margin: float = MARGIN, shown: str = "", part: str = ""
-) -> Measure:
-    """Hold a mean against a lower threshold, `shown` as ">= threshold" unless it is said otherwise."""
-    return _measure(name, samples, threshold, margin, shown or f">= {threshold:g}", part)
+def at_least(name: str, samples: Any, threshold: float, *, margin: float = MARGIN, part: str = "") -> Measure:
+    """Hold a mean against a lower threshold."""
+    return _measure(name, samples, threshold, margin, f">= {threshold:g}", part)
 
 
 def at_most(
@@ -194,9 +201,9 @@ def at_most(
     return found._replace(value=-found.value, low=-found.high, high=-found.low, limit=threshold, side=-1)
 
 
-def positive(name: str, samples: Any, *, margin: float = MARGIN, part: str = "") -> Measure:
+def positive(name: str, samples: Any) -> Measure:
     """Ask whether a mean is positive. A share of zero neither shows nor refutes that."""
-    measure = _measure(name, samples, 0.0, margin, "> 0", part)
+    measure = _measure(name, samples, 0.0, MARGIN, "> 0", "")
     return measure._replace(holds=measure.holds and measure.low > 0)
 
 

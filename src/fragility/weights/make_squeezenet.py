@@ -78,7 +78,7 @@ def toward_zero(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
 
 
 def dump(layers: dict[str, list[npt.NDArray[np.float32]]]) -> bytes:
-    """Write the layers in ncnn's format, which `fragility.network.load_caffe` reads.
+    """Write the layers in ncnn's format, which `fragility.network.squeezenet` reads.
 
     Args:
         layers: name -> [kernel (height, width, in, out), bias (out,)].

@@ -17,11 +17,12 @@ COLUMNS: Columns = {
     "last_beta": (float, "at the last step"),
 }
 
-_linear = partial(Sweep, attacks=BOTH, methods=GRADIENT, schedule="linear", iterations=40, betas=(1 / 4, 1.0), batch=8)
-_choice = partial(_linear, setup="squeezenet", start=72, images=80)
+_linear = partial(Sweep, attacks=BOTH, methods=GRADIENT, schedule="linear", iterations=40, betas=(1 / 8, 1.0), batch=8)
+_quarter = partial(_linear, setup="squeezenet", start=72, images=80, betas=(1 / 4, 1.0))
+_eighth = partial(_quarter, betas=(1 / 8, 1.0))
 _chosen = partial(_linear, setup="squeezenet", images=16)
 _EIGHT = {share: {8.0: 8.0 * share} for share in (1 / 2, 1 / 4, 1 / 8, 1 / 16)}
-_TWO = {share: {2.0: 2.0 * share} for share in (1 / 4, 1 / 8)}
+_TWO = {1 / 8: {2.0: 0.25}}
 PROFILES = {
     "fast": SweepProfile(
         setups=paper_sweep.PROFILES["fast"].setups,
@@ -31,20 +32,17 @@ PROFILES = {
     "laptop": SweepProfile(
         setups={"squeezenet": SQUEEZENET},
         sweeps=(
-            _choice(sizes=_EIGHT[1 / 4]),
-            _choice(sizes=_EIGHT[1 / 2]),
-            _choice(sizes=_EIGHT[1 / 4], betas=(1 / 8, 1.0)),
-            _choice(sizes=_EIGHT[1 / 8]),
-            _choice(sizes=_EIGHT[1 / 8], betas=(1 / 8, 1.0)),
-            _choice(sizes=_EIGHT[1 / 16]),
+            *(_quarter(sizes=_EIGHT[share]) for share in _EIGHT),
+            *(_eighth(sizes=_EIGHT[share]) for share in (1 / 4, 1 / 8)),
             _chosen(sizes=_EIGHT[1 / 8]),
-            _choice(sizes=_TWO[1 / 8]),
             _chosen(sizes=_EIGHT[1 / 8], iterations=100, attacks=("mass_center",)),
-            _choice(sizes=_TWO[1 / 4]),
             _chosen(sizes=_TWO[1 / 8]),
-            _chosen(sizes=_EIGHT[1 / 8], methods=DEEPLIFT, images=8),
             _chosen(sizes=_TWO[1 / 8], iterations=100, attacks=("mass_center",)),
-            _choice(sizes={8.0: 0.5, 2.0: 0.5}, iterations=300, schedule="constant", betas=(1.0, 1.0)),
+            _chosen(sizes=_EIGHT[1 / 8], methods=DEEPLIFT, images=8),
+            _chosen(sizes=_EIGHT[1 / 8], betas=(1 / 4, 1.0)),
+            _quarter(sizes=_TWO[1 / 8]),
+            _eighth(sizes=_TWO[1 / 8]),
+            _eighth(sizes={8.0: 0.5, 2.0: 0.5}, iterations=300, schedule="constant", betas=(1.0, 1.0)),
         ),
     ),
 }

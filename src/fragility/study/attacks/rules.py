@@ -34,16 +34,7 @@ from fragility.study.attacks.evidence import (
     column,
     hundred,
 )
-from fragility.study.verdict import (
-    MARGIN,
-    PIXELS,
-    Finding,
-    Measure,
-    at_least,
-    at_most,
-    difference,
-    positive,
-)
+from fragility.study.verdict import MARGIN, PIXELS, Finding, Measure, at_least, at_most, difference, positive
 from fragility.titles import METRICS, TITLES
 
 Core = Callable[[pd.DataFrame, str], list[Measure]]  # the rows of a setup, and its name

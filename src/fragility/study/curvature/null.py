@@ -33,6 +33,7 @@ class Null(NamedTuple):
     low: float  # 2.5 % quantile
     high: float  # 97.5 % quantile
     below: float  # share of permutations with a T as small as the statistic: the p-value of "more orthogonal"
+    above: float  # share of those with a T that comes within the margin of the statistic: of "more aligned by more"
 
 
 def squared_cosines(gradients: Tensor, directions: Tensor) -> Tensor:
@@ -61,16 +62,17 @@ def angle_columns(gradients: Tensor, directions: Tensor) -> dict[str, Any]:
     }
 
 
-def permutation_null(blocks: Sequence[Tensor], *, draws: int = 10_000, seed: int = 0) -> Null:
+def permutation_null(blocks: Sequence[Tensor], *, margin: float = 0.0, draws: int = 10_000, seed: int = 0) -> Null:
     """Permute the directions among the images of a block, many times.
 
     Args:
         blocks: (n, n) each, the squared cosine of gradient i and direction j.
+        margin: what the statistic has to exceed a T by in order to count as more aligned.
         draws: how many permutations.
         seed: of these.
 
     Returns:
-        The statistic and its null; the p-value counts the identity as one permutation.
+        The statistic and its null; the p-values count the identity as one permutation.
 
     Raises:
         ValueError: if there are no blocks, or one is not square.
@@ -89,15 +91,17 @@ def permutation_null(blocks: Sequence[Tensor], *, draws: int = 10_000, seed: int
     totals, statistic = totals / count, statistic / count
     low, high = totals.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     # Up to rounding: with blocks of one image every permutation is the identity.
-    below = (int((totals <= statistic * (1 + 1e-12)).sum()) + 1) / (draws + 1)
-    return Null(statistic, totals.mean().item(), low, high, below)
+    below, above = (totals <= statistic * (1 + 1e-12)), (totals >= (statistic - margin) * (1 - 1e-12))
+    chances = [(int(extreme.sum()) + 1) / (draws + 1) for extreme in (below, above)]
+    return Null(statistic, totals.mean().item(), low, high, *chances)
 
 
-def stored_null(rows: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> Null:
+def stored_null(rows: pd.DataFrame, *, margin: float = 0.0, draws: int = 10_000, seed: int = 0) -> Null:
     """Compute the permutation null of stored rows.
 
     Args:
         rows: of one set-up, whole pieces.
+        margin: as for `permutation_null`.
         draws: as for `permutation_null`.
         seed: as for `permutation_null`.
 
@@ -106,4 +110,4 @@ def stored_null(rows: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> Nu
     """
     cosines = rows.groupby("block", sort=False)["cos2_block"]
     blocks = [torch.tensor(part.str.split(expand=True).to_numpy(dtype=float)) for _, part in cosines]
-    return permutation_null(blocks, draws=draws, seed=seed)
+    return permutation_null(blocks, margin=margin, draws=draws, seed=seed)

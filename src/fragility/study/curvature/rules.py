@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fragility.study.curvature.null import Null, stored_null
-from fragility.study.verdict import Finding, Measure, at_least, at_most
+from fragility.study.verdict import MARGIN, Finding, Measure, at_least, at_most
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -44,11 +44,10 @@ def more_than_chance(tables: Tables) -> Finding:
     rows = tables["angles"].query("setup == 'cifar10'")
     if rows.empty:
         return Finding()
-    null = stored_null(rows)
+    null = stored_null(rows, margin=MARGIN)
     value, low, high = (null.statistic - end for end in (null.mean, null.high, null.low))
-    chance = max(1 - null.below, 1e-4)  # of so much alignment, among the permutations
     name = "mean squared cosine less that of permuted pairs"
-    measure = Measure(name, value, low, high, len(rows), "< 0", 0.0, -1, value < 0, high < 0, chance)
+    measure = Measure(name, value, low, high, len(rows), "< 0", 0.0, -1, value < 0, high < 0, null.above)
     sentence = (
         f"The two directions of one image have {null.statistic / null.mean:.1f} times the squared cosine of those of "
         "two images of a class: below 1 they would avoid each other."
@@ -87,8 +86,8 @@ def _orthogonal(rows: pd.DataFrame) -> Finding:
     measures = [at_least("share of angles of at least 80 degrees", (rows.angle >= 80).to_numpy(), 0.5)]
     notes = [_null(stored_null(rows))]
     sentence = (
-        f"In half of the images the two directions are at least {rows.angle.median():.0f} degrees apart; 90 is a right "
-        "angle."
+        f"The two directions are {rows.angle.median():.0f} degrees apart in the median: in half of the images less, in "
+        "half more; a right angle has 90."
     )
     return Finding(measures, notes=notes, sentence=sentence, setting=_setting(rows))
 

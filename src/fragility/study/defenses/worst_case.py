@@ -23,15 +23,7 @@ class WorstCase(NamedTuple):
 
 
 def worst_case(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epsilon: float,
-    k: int,
-    steps: int,
-    seed: int,
-    **budget: Any,
+    model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, k: int, steps: int, seed: int, **budget: Any
 ) -> WorstCase:
     """Attack integrated gradients twice, at the importance of the top k and at the order, and keep the lowest tau.
 
