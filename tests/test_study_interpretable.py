@@ -192,7 +192,7 @@ def test_networks_differ_by_seed_and_see_no_held_out_row() -> None:
     one, two = disagreement.diagnosis(0), disagreement.diagnosis(1)
     assert torch.equal(one.rows, two.rows)
     assert not torch.equal(one.model(one.rows), two.model(two.rows))
-    assert (one.labels == one.truth).double().mean() > 0.93
+    assert (one.labels == one.truth).double().mean() > 0.9
     assert one.rows.min() >= 0
     assert one.rows.max() <= 1
     assert not (one.rows[:, None] == one.middle).all(2).any()
