@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fragility._call import clear_errors, logits_of
-from fragility._checks import check_count, check_images, trusting
+from fragility._checks import check_choice, check_count, check_images, trusting
 from fragility._convolution import twice_differentiable
 from fragility._gradient import check_call, pick, scores_of
 from fragility._reach import check_smooth
@@ -249,8 +249,7 @@ def saliency_lipschitz_bound(norms: Tensor, slopes: Tensor, bends: Tensor) -> Te
 
 def _product(model: nn.Module, images: Tensor, labels: Tensor, mode: str) -> Product:
     """Return v -> H v; double backward builds the graph of the gradient once for all products."""
-    if mode not in MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    check_choice("mode", mode, MODES)
     points = images.detach().requires_grad_()
     if mode == "double_backward":
         gradient = simple_gradient(model, points, labels)
