@@ -6,7 +6,7 @@ from fragility.study.curvature import angles, dimension, influence_angles
 from fragility.study.defenses import defense_table, fashion_table
 from fragility.study.influence import depth, influence_attack, leave_one_out, mislabel, poisoning
 from fragility.study.interpretable import accuracy, compas, race, rule_lists
-from fragility.study.memorisation import memorised_maps
+from fragility.study.memorisation import memorised_maps, minimum_norm, randomisation
 from fragility.study.piece import Study
 
 STUDIES: dict[str, Study] = {
@@ -17,7 +17,7 @@ STUDIES: dict[str, Study] = {
         influence_attack, leave_one_out, mislabel, poisoning, depth,
         defense_table, fashion_table,
         accuracy, compas, race, rule_lists,
-        memorised_maps,
+        memorised_maps, minimum_norm, randomisation,
     )
 }  # fmt: skip
 

@@ -117,19 +117,20 @@ class Memorised(NamedTuple):
 
 def memorise(images: Tensor, labels: Sequence[Tensor], seed: int, profile: MapProfile) -> list[Memorised]:
     """Train one network for each labelling, all to the same mean margin; ValueError where one does not get there."""
-    activation = partial(nn.Softplus, profile.beta)
+    activation, batch = partial(nn.Softplus, profile.beta), 100
+    per_epoch = -(-len(images) // batch)
     models = [perceptron(profile.widths, activation, seed, norm=False) for _ in labels]
     runs = [
-        steps(model, images, given, torch.optim.Adam(model.parameters(), lr=1e-3), batch=100, seed=seed)
+        steps(model, images, given, torch.optim.Adam(model.parameters(), lr=1e-3), batch=batch, seed=seed)
         for model, given in zip(models, labels, strict=True)
     ]
 
     def train_to(number: int, least: float) -> tuple[int, float]:
-        for epoch in runs[number]:
-            found = margins(models[number], images, labels[number])
+        for count in runs[number]:
+            found, epochs = margins(models[number], images, labels[number]), -(-count // per_epoch)
             if (found > 0).all() and (mean := found.mean().item()) >= least:
-                return epoch + 1, mean
-            if epoch >= profile.limit:
+                return epochs, mean
+            if epochs > profile.limit:
                 break
         raise ValueError(f"limit: expected enough epochs to fit all labels, got {profile.limit} (network {number})")
 

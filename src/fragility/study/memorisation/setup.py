@@ -78,7 +78,7 @@ def steps(
     seed: int,
     shift: int = 0,
 ) -> Iterator[int]:
-    """Train by cross-entropy, a step in each turn of the loop that calls it, which gets the number of the epoch.
+    """Train by cross-entropy, a step in each turn of the loop that calls it, which gets the number of steps so far.
 
     Args:
         model: the network, which is in evaluation mode between the steps.
@@ -90,9 +90,9 @@ def steps(
         shift: augmentation moves every batch by up to so many pixels, up or down and left or right.
 
     Yields:
-        The number of the epoch after each step.
+        The number of steps taken, after each.
     """
-    generator, epoch = torch.Generator().manual_seed(seed), 0
+    generator, count = torch.Generator().manual_seed(seed), 0
     while True:
         for rows in torch.split(torch.randperm(len(images), generator=generator), batch):
             x = images[rows]
@@ -104,8 +104,8 @@ def steps(
             F.cross_entropy(model(x), labels[rows]).backward()  # type: ignore[no-untyped-call]
             stepper.step()
             model.eval()
-            yield epoch
-        epoch += 1
+            count += 1
+            yield count
 
 
 @torch.no_grad()
