@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from conftest import randomise
 from fragility._alone import check_alone
@@ -137,6 +139,12 @@ def hooked(hook, place: str, *, ask: bool = True) -> nn.Module:
         h = net[0](x)
         if place == "tensor" and (h.requires_grad or not ask):
             h.register_hook(lambda grad: hook((grad,)))
+        if place == "node" and h.requires_grad:
+            h.grad_fn.register_prehook(hook)
+        if place == "node, after":
+            h = h.tanh()
+            if h.grad_fn is not None:
+                h.grad_fn.register_hook(lambda grads, _: hook(grads))
         return net[1:](h)
 
     model = around(forward)
@@ -153,12 +161,15 @@ REWRITING = {
     "guided": hooked(lambda grads: (grads[0].clamp(min=0),), "module"),
     "tensor": hooked(lambda grads: 2 * grads[0], "tensor"),
     "tensor, unasked": hooked(lambda grads: 2 * grads[0], "tensor", ask=False),
+    "node": hooked(lambda grads: (2 * grads[0],), "node"),
+    "node, after": hooked(lambda grads: (2 * grads[0],), "node, after"),
     "second derivative": hooked(lambda grads: grads[0].detach(), "tensor"),
 }
 LOOKING = {
     "module": hooked(lambda _: None, "module"),
     "module, before": hooked(lambda grads: grads, "before"),
     "tensor": hooked(lambda _: None, "tensor"),
+    "node": hooked(lambda _: None, "node"),
     "tensor, cloned": hooked(lambda grads: grads[0].clone(), "tensor"),
 }
 
@@ -197,6 +208,44 @@ def test_a_model_is_checked_once_in_an_attack(images):
         simple_gradient(model, images, torch.tensor([0, 1]))
     assert len(passes) == 1
     assert not is_trusted(model)
+
+
+class Products(TorchDispatchMode):
+    """Counts the multiplications of convolutions and matrices, forward and backward."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.count += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+@pytest.mark.parametrize(("batch", "alone"), [(1, 3), (2, 7), (8, 7)])
+def test_what_the_guards_of_an_attack_cost(batch, alone):
+    """In forward passes of one image. A gradient costs another one, and a product with the Hessian two."""
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    images = torch.rand(batch, 3, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options = {"attribution": simple_gradient, "objective": top_k(5), "surrogate_beta": 3.0, **STEPS}
+
+    def passes(function) -> float:
+        with Products() as products:
+            function()
+        return products.count / single
+
+    single = 1.0
+    model = randomise(nn.Sequential(*layers))
+    single = passes(lambda: model(images[:1]))
+    labels = model(images).argmax(1)
+    attacks = [passes(lambda: iterative(model, images, labels, **options | {"iterations": n})) for n in (1, 3)]  # noqa: B023
+    step = (attacks[1] - attacks[0]) / 2
+    assert step == 6 * batch  # a gradient's gradient, and a gradient of the network itself to judge by
+    # The network's gradient at the images; how large the first step's gradient is if nothing cancels; is an image's
+    # answer its own; and for kinks a gradient, a product, a step's size and the gradients at both ends of the step.
+    guards = alone + 2 + 2 + 1 + 4
+    assert attacks[0] - step == 2 * batch + 2 * batch + guards
+    assert guards <= 0.1 * 20 * step
 
 
 def test_a_model_is_checked_again_when_something_about_it_has_changed(images, labels):

@@ -194,6 +194,10 @@ def test_what_is_no_folder_of_class_folders_is_refused(pictures: Path) -> None:
         with pytest.raises(ValueError, match=f"path: {message}"):
             folder(path)
     empty.rmdir()
+    (pictures / "loose.png").write_bytes((pictures / "zebra" / "stripe.png").read_bytes())
+    with pytest.raises(ValueError, match=r"path: expected images in class folders .* 1 beside them .*\(loose\.png\)"):
+        folder(pictures)
+    (pictures / "loose.png").unlink()
     (pictures / "zebra" / "bad.jpg").write_text("hello")
     with pytest.raises(ValueError, match=r"bad\.jpg: expected a readable image"):
         folder(pictures)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +14,34 @@ from torch.utils.hooks import RemovableHandle
 from fragility._call import logits_of
 from fragility._checks import rounding
 from fragility._convolution import twice_differentiable
+from fragility._reach import of_layer, root_mean_square
 
 # What a model raises that is given another number of images than it was written for.
 _OTHER_SIZE = (RuntimeError, AssertionError, ValueError, IndexError)
 
 
-def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1) -> None:
+class Alone(NamedTuple):
+    """What a model that was found to look at one image at a time makes of the first one."""
+
+    logits: Tensor
+    sizes: list[float]  # of what its layers compute, for `fragility._reach.check_smooth`
+
+
+def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1, again: bool = True) -> Alone:
     """Refuse a model whose logits for an image depend on the rest of the batch, or on chance, or whose gradients lie.
 
     The first image is shown three times. With other neighbours, but in the same place of an equally large batch, the
     logits are the same up to the order of sums on a GPU; in another place of a larger batch they are the same up to
-    rounding.
+    rounding. Where it is the only one that the model will be given, it is shown alone, alone again, and after another.
 
     Args:
         model: images in [0, 1] to logits (B, K).
         images: (B, ...); two are used.
         copies: how many of each will go through the model at a time.
+        again: False if a single image need not be shown alone again, because `check_same` looks at its next logits.
+
+    Returns:
+        The first image's logits, and the sizes of what the layers make of the first images.
 
     Raises:
         ValueError: if the first image's logits differ, a hook rewrites gradients, or the model takes batches of one
@@ -43,39 +55,44 @@ def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1) -> None:
         with torch.no_grad(), _Hooks():
             return logits_of(model, batch)[place]
 
-    neighbours = images[1:2].detach() if len(images) > 1 else first
+    neighbours = first if len(images) == 1 < copies else images[1:2].detach()
     fixed: Exception | None = None
     try:
-        logits = _logits(model, torch.cat([first, neighbours]))[0]
+        logits, sizes = _logits(model, torch.cat([first, neighbours]))
     except _OTHER_SIZE as error:
         fixed, neighbours = error, images[1:].detach()
-        logits = _logits(model, images.detach())[0]
-    others = []
-    if len(neighbours):
-        others.append((show(torch.cat([first, opposite.expand_as(neighbours)])), 0.75))
-        try:
-            others.append((show(torch.cat([opposite, neighbours, first]), -1), 0.5))
-        except _OTHER_SIZE as error:
-            fixed = fixed or error
+        logits, sizes = _logits(model, images.detach())
+    if again or len(neighbours):
+        check_same(logits, show(torch.cat([first, opposite.expand_as(neighbours)])))
+    try:
+        other = show(torch.cat([opposite, neighbours, first]), -1)
+    except _OTHER_SIZE as error:
+        fixed = fixed or error
+    else:
+        check_same(logits, other, digits=0.5)
     if fixed is not None and copies > 1:
         raise ValueError(
             f"model: expected one for any number of images at a time, got one that takes {len(images)} and fails with "
             f"others ({fixed}); pass chunk=1 where it is an argument, or mend the model"
         ) from fixed
+    return Alone(logits, sizes)
+
+
+def check_same(logits: Tensor, other: Tensor, *, digits: float = 0.75) -> None:
+    """Refuse a model that gives the first image other logits at another time, beyond a share of the digits."""
     with torch._C.DisableTorchFunction():  # softplus would take the absolute values for activations
-        size = logits[logits.isfinite()].abs().max() if logits.isfinite().any() else 0.0
-        for other, digits in others:
-            if not torch.allclose(logits, other, 0.0, float(rounding(logits) ** digits * size), equal_nan=True):
-                raise ValueError(
-                    "model: expected logits that depend on one image each; those of image 0 change by "
-                    f"{(logits - other).abs().max():.2g} with the rest of the batch (or by chance): is there a "
-                    "normalisation over the batch, a reordering, or dropout? If there is none, rounding grows too much "
-                    f"in it for {logits.dtype}"
-                )
+        largest = logits[logits.isfinite()].abs().max() if logits.isfinite().any() else 0.0
+        if not torch.allclose(logits, other, 0.0, float(rounding(logits) ** digits * largest), equal_nan=True):
+            raise ValueError(
+                "model: expected logits that depend on one image each; those of image 0 change by "
+                f"{(logits - other).abs().max():.2g} with the rest of the batch (or by chance): is there a "
+                "normalisation over the batch, a reordering, or dropout? If there is none, rounding grows too much "
+                f"in it for {logits.dtype}"
+            )
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits of a model none of whose backward hooks rewrites a gradient; many only look at it."""
+def _logits(model: nn.Module, images: Tensor) -> tuple[Tensor, list[float]]:
+    """The first image's logits of a model none of whose backward hooks rewrites a gradient; and its layers' sizes."""
     noticed, x = _Hooks(leave=False), images.requires_grad_()
     with torch.enable_grad(), twice_differentiable():
         with noticed:
@@ -93,13 +110,15 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
                             f"model: expected gradients of what it computes, but a backward hook rewrites them "
                             f"({which}); remove it: handle.remove()"
                         )
-    return logits.detach()
+    return logits[0].detach(), noticed.sizes
 
 
 def _derivatives(logits: Tensor, x: Tensor) -> list[Tensor]:
     """The first derivative of some mixture of the logits, and a product with the second where there is one."""
     weights, v = (torch.rand(part.shape, generator=torch.Generator().manual_seed(0)).to(part) for part in (logits, x))
     found = list(torch.autograd.grad((weights * logits).sum(), x, create_graph=True, materialize_grads=True))
+    if not found[0].requires_grad:
+        found.append(torch.zeros_like(x))
     with suppress(RuntimeError, ValueError):  # PyTorch has none of some operations
         found += torch.autograd.grad(found[0], x, v, materialize_grads=True)
     return [part.detach() for part in found]
@@ -125,15 +144,34 @@ def _without_hooks(model: nn.Module) -> Iterator[None]:
 
 
 class _Hooks(TorchFunctionMode):
-    """Counts the hooks that a model registers on tensors, and leaves them out."""
+    """Counts the hooks that a model registers on tensors, and leaves them out; else it measures what layers compute."""
 
     def __init__(self, *, leave: bool = True) -> None:
         super().__init__()
-        self.leave, self.count = leave, 0
+        self.leave, self.count, self.sizes = leave, 0, list[float]()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func is Tensor.register_hook:
             self.count += 1
             if self.leave:
                 return RemovableHandle(OrderedDict())
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
+        if getattr(func, "__self__", None) is Tensor.grad_fn and result is not None:  # a node, which takes hooks too
+            self.count += 1
+            return _Unhooked(result) if self.leave else result
+        if not self.leave and of_layer(result, args, kwargs):
+            self.sizes.append(root_mean_square(result.detach()))
+        return result
+
+
+class _Unhooked:
+    """A node of autograd's graph on which nothing can be registered."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("register_hook", "register_prehook"):
+            return lambda hook: RemovableHandle(OrderedDict())
+        return getattr(self._node, name)

@@ -39,7 +39,9 @@ def check_reached(model: nn.Module, images: Tensor, labels: Tensor, scores: Tens
         check_smooth(model, images, labels)
 
 
-def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> None:
+def check_smooth(
+    model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0, sizes: list[float] | None = None
+) -> None:
     """Compare the gradient's change along a random direction with what the Hessian says of it.
 
     For a network inside `softplus` or with a `SoftplusNetwork` in it; of another one nothing is expected. What softplus
@@ -52,6 +54,7 @@ def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int 
         images: (B, C, H, W) in [0, 1]; small images are tried at several points.
         labels: int64 (B,).
         seed: of the direction.
+        sizes: of what the layers compute, if `fragility._alone.check_alone` has measured it.
 
     Raises:
         ValueError: if they differ.
@@ -63,16 +66,16 @@ def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int 
     check_substitutable(model)
     with torch.enable_grad():
         try:
-            _try(model, *_points(images, labels, seed, max(1, min(16, 2**12 // images[0].numel()))), beta)
+            _try(model, *_points(images, labels, seed, max(1, min(16, 2**12 // images[0].numel()))), beta, sizes)
         except (RuntimeError, AssertionError):  # a model for batches of one size
-            _try(model, *_points(images, labels, seed, len(images)), beta)
+            _try(model, *_points(images, labels, seed, len(images)), beta, sizes)
 
 
-def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float) -> None:
+def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, sizes: list[float] | None) -> None:
     """Refuse a model whose gradient does not change along v as its derivative says, from some of the points x."""
     substitution: AbstractContextManager[None] = nullcontext()
     if active_beta() is not None:
-        beta = _wide(model, x, beta)
+        beta = _wide(_sizes(model, x) if sizes is None else sizes, beta)
         substitution = softplus(beta)
     probe = _Probe()
 
@@ -88,7 +91,8 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float) ->
     with substitution, twice_differentiable():
         here = score(x.requires_grad_())
         before, suspects = probe.outputs, _suspects(here, x) if here.requires_grad else []
-        score(x.detach() + 1e-3 * v)
+        with torch.no_grad():
+            score(x.detach() + 1e-3 * v)
         step = _step(before, probe.outputs, beta)
         (gradient,) = torch.autograd.grad(here, x, create_graph=True, materialize_grads=True)
         floor = 256 * rounding(x) * _lengths(gradient.detach())
@@ -127,17 +131,27 @@ def _lengths(vectors: Tensor) -> Tensor:
     return lengths
 
 
-def _wide(model: nn.Module, x: Tensor, beta: float) -> float:
+def _wide(sizes: list[float], beta: float) -> float:
     """A beta, at most the one given, whose width is a quarter of the usual pre-activation's size."""
+    sound = [size for size in sizes if 0 < size < math.inf]
+    return min(beta, 4 / median(sound)) if sound else beta
+
+
+def _sizes(model: nn.Module, x: Tensor) -> list[float]:
     probe = _Probe()
-    with probe, _smooth_inputs():
+    with torch.no_grad(), probe, _smooth_inputs():
         logits_of(model, x)
-    sizes = [size for part in probe.outputs if 0 < (size := _size(part)) < math.inf]
-    return min(beta, 4 / median(sizes)) if sizes else beta
+    return list(map(root_mean_square, probe.outputs))
 
 
-def _size(tensor: Tensor) -> float:
+def root_mean_square(tensor: Tensor) -> float:
+    """How large a tensor's entries are."""
     return tensor.square().mean().sqrt().item()
+
+
+def of_layer(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is that of a layer: it takes parameters."""
+    return isinstance(result, Tensor) and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values()))
 
 
 def _points(images: Tensor, labels: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,7 +188,7 @@ def _step(before: list[Tensor], after: list[Tensor], beta: float) -> float:
         step = 0.05
         for a, b in zip(before[:-1] or before, after, strict=False):
             change = (b - a).abs().max().item() / 1e-3
-            share = 0.25 * min(1 / beta, _size(a) or math.inf)
+            share = 0.25 * min(1 / beta, root_mean_square(a) or math.inf)
             step = min(step, share / change) if change else step
         return step
 
@@ -224,7 +238,7 @@ class _Probe(TorchFunctionMode):
         if name in ("elu", "celu", "selu"):  # their second derivative jumps; any smooth function of this width does
             return functional.silu(args[0] if args else kwargs["input"])
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):
+        if of_layer(result, args, kwargs):
             self.outputs.append(result.detach())
         return result
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fragility._alone import check_alone
+from fragility._alone import Alone, check_alone, check_same
 from fragility._checks import (
     check_count,
     check_epsilon,
@@ -116,9 +116,10 @@ def random_walk(
     """
     images = _check_run(model, images, step_size, iterations)
     lower, upper = ball(images, epsilon)
-    check_alone(model, images)
+    alone = check_alone(model, images, again=False)
     with frozen(model), trusting(model), tqdm(total=iterations, disable=not progress) as bar:
         judge = Judge(model, images, labels, attribution, min_confidence)
+        _check_repeats(alone, judge)
         best = BestIterate(images, judge.confidence)
         x = images
         for _ in range(iterations):
@@ -196,9 +197,10 @@ def iterative(
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
     check_count("restarts", restarts, least=0)
     lower, upper = ball(images, epsilon)
-    check_alone(model, images)
+    alone = check_alone(model, images, again=False)
     with frozen(model), trusting(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
         judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
+        _check_repeats(alone, judge)
         best = BestIterate(images, judge.confidence)
 
         def climb(x: Tensor, p: int, *, with_scale: bool = False) -> tuple[Tensor, Tensor]:
@@ -206,7 +208,7 @@ def iterative(
                 return gradient(model, x, labels, attribution, objective, judge.reference, with_scale=with_scale)
 
         with _surrogate(surrogate_beta, 0.0):
-            check_smooth(model, images, labels)
+            check_smooth(model, images, labels, sizes=alone.sizes)
         first, scale = climb(images, 1, with_scale=True)
         moving = judge.sound.view(-1, 1, 1, 1) & _moving(first, scale, on_surrogate=surrogate_beta is not None)
         sound = moving
@@ -280,6 +282,12 @@ def _offer(
     bar.update()
     if callback is not None:
         callback(iterate)
+
+
+def _check_repeats(alone: Alone, judge: Judge) -> None:
+    """Look at a single image's second answer, which was computed anyway."""
+    if len(judge.logits) == 1:
+        check_same(alone.logits, judge.logits[0])
 
 
 def _check_run(model: nn.Module, images: Tensor, step_size: float, iterations: int) -> Tensor:

@@ -251,9 +251,17 @@ def folder(
 
     Returns:
         Images (N, 3, size, size); classes in alphabetical order.
+
+    Raises:
+        ValueError: if an argument is wrong, a class has no images, or images lie beside the class folders.
     """
     root = Path(path).expanduser()
     paths, class_names = _class_folders(root)
+    if loose := [found.name for found in image_files(root)]:
+        raise ValueError(
+            f"path: expected images in class folders alone, got {len(loose)} beside them in {str(root)!r} "
+            f"({', '.join(loose[:3])}{', ...' if len(loose) > 3 else ''}); move them into a class or out of the folder"
+        )
     return _from_files("folder", root, paths, class_names, f"image folder {path}", size, crop, limit, seed)
 
 
