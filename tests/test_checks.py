@@ -189,6 +189,46 @@ def test_hooks_that_look_at_gradients(kind, explanation, images, labels):
     torch.testing.assert_close(*[getattr(result, "images", result) for result in results], rtol=1e-10, atol=1e-12)
 
 
+class Backward(torch.autograd.Function):
+    """A function with a backward pass of one's own choice."""
+
+    @staticmethod
+    def forward(ctx, z, function, backward):
+        ctx.save_for_backward(z)
+        ctx.chosen = backward
+        return function(z)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.chosen(grad, *ctx.saved_tensors), None, None
+
+
+def cached(net, x: Tensor) -> Tensor:
+    if getattr(net, "kept", x[:0]).shape[:1] != x.shape[:1]:
+        net.kept = net[0](x)
+    return net[1:](net.kept)
+
+
+# Models whose gradient is not the derivative of what they compute.
+HIDING = {
+    "reversed": lambda net, x: net(Backward.apply(x, torch.clone, lambda grad, _: -grad)),
+    "guided": lambda net, x: net[2:](Backward.apply(net[0](x), F.relu, lambda grad, z: grad.clamp(min=0) * (z > 0))),
+    "straight through": lambda net, x: net(Backward.apply(x, lambda x: (8 * x).round() / 8, lambda grad, _: grad)),
+    "straight through, detached": lambda net, x: net(x + ((8 * x).round() / 8 - x).detach()),
+    "scaled": lambda net, x: net(0.1 * x + (0.9 * x).detach()),
+    "detached statistic": lambda net, x: net(x / x.std((1, 2, 3), keepdim=True).detach()),
+    "kept": cached,
+}
+
+
+@pytest.mark.parametrize("explanation", sorted(EXPLANATIONS.keys() - {"DeepLIFT"}))  # whose sum tells
+@pytest.mark.parametrize("kind", HIDING)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_that_are_no_derivatives(kind, explanation, dtype, images, labels):
+    with pytest.raises(ValueError, match=r"but along a random direction|not reach all of its kinks|the same layers"):
+        EXPLANATIONS[explanation](around(HIDING[kind]).to(dtype), images.to(dtype), labels)
+
+
 def test_a_hook_of_all_modules(images, labels):
     handle = nn.modules.module.register_module_full_backward_hook(lambda _, grads, __: tuple(map(torch.neg, grads)))
     try:
@@ -266,12 +306,12 @@ def test_a_model_is_checked_again_when_something_about_it_has_changed(images, la
         simple_gradient(model, images, labels)
         return sum(model.seen)
 
-    assert [shown(), shown()] == [9, 2]  # both images, and before that two, two and three
+    assert [shown(), shown()] == [12, 2]  # both images, and before that two, two and three, and three of one
     with torch.no_grad():
         model.net.weight[0, 0] += 1
-    assert [shown(), shown()] == [9, 2]
+    assert [shown(), shown()] == [12, 2]
     model.net.register_forward_hook(lambda *_: None)
-    assert [shown(), shown()] == [9, 2]
+    assert [shown(), shown()] == [12, 2]
     model.mix = 0.5
     with pytest.raises(ValueError, match="depend on one image each"):
         shown()

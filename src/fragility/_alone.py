@@ -11,10 +11,10 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from fragility._call import logits_of
+from fragility._call import clear_errors, logits_of
 from fragility._checks import rounding
 from fragility._convolution import twice_differentiable
-from fragility._reach import of_layer, root_mean_square
+from fragility._reach import check_slope, of_layer, root_mean_square, trying
 
 # What a model raises that is given another number of images than it was written for.
 _OTHER_SIZE = (RuntimeError, AssertionError, ValueError, IndexError)
@@ -27,7 +27,7 @@ class Alone(NamedTuple):
     sizes: list[float]  # of what its layers compute, for `fragility._reach.check_smooth`
 
 
-def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1, again: bool = True) -> Alone:
+def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1, again: bool = True, honest: bool = True) -> Alone:
     """Refuse a model whose logits for an image depend on the rest of the batch, or on chance, or whose gradients lie.
 
     The first image is shown three times. With other neighbours, but in the same place of an equally large batch, the
@@ -39,6 +39,8 @@ def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1, again: boo
         images: (B, ...); two are used.
         copies: how many of each will go through the model at a time.
         again: False if a single image need not be shown alone again, because `check_same` looks at its next logits.
+
+        honest: False if its gradients are compared with differences elsewhere.
 
     Returns:
         The first image's logits, and the sizes of what the layers make of the first images.
@@ -75,7 +77,51 @@ def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1, again: boo
             f"model: expected one for any number of images at a time, got one that takes {len(images)} and fails with "
             f"others ({fixed}); pass chunk=1 where it is an argument, or mend the model"
         ) from fixed
+    if honest:
+        check_gradient(model, images)
     return Alone(logits, sizes)
+
+
+def check_gradient(model: nn.Module, images: Tensor) -> None:
+    """Refuse a model whose gradient is not the derivative of its logits: differences along random directions tell.
+
+    A kink or another pixel's turn in a max-pool may lie in between; hardly so along most of them.
+
+    Args:
+        model: images in [0, 1] to logits (B, K).
+        images: (B, ...); the first is used, where the model takes it alone.
+
+    Raises:
+        ValueError: if the gradient says something else than two differences of three.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = images[:1].detach()
+    with torch.enable_grad(), trying():
+        try:
+            logits = logits_of(model, x.requires_grad_())
+        except _OTHER_SIZE:
+            logits = logits_of(model, x := images.detach().requires_grad_())
+        weights = torch.rand(logits.shape, generator=generator).to(logits)
+        if not logits.requires_grad or not logits.isfinite().all():
+            return
+        with clear_errors():
+            (gradient,) = torch.autograd.grad((weights * logits).sum(), x, materialize_grads=True)
+    with torch.no_grad(), trying():
+        size, misses = logits.detach().abs().max(), list[ValueError]()
+        step = float((rounding(x) ** 0.4 * size / gradient.norm().clamp(min=1e-30)).clamp(max=0.01))
+        contrast = (x - x.mean()) / x.std().clamp(min=1e-3)  # which a hidden statistic feels most
+        for _ in range(3):
+            v = step * (contrast + torch.randn(x.shape, generator=generator).to(x))
+            high, low = ((weights * logits_of(model, x + way)).sum(dtype=torch.float64) for way in (v, -v))
+            foreseen = (gradient * ((x + v) - (x - v))).sum(dtype=torch.float64)
+            try:
+                check_slope(high - low, foreseen, 2 * step * gradient.norm(), size, rounding(x) ** 0.25)
+            except ValueError as error:
+                misses.append(error)
+            if len(misses) != 1:
+                break
+    if misses[1:]:
+        raise misses[0]
 
 
 def check_same(logits: Tensor, other: Tensor, *, digits: float = 0.75) -> None:

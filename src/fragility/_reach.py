@@ -80,13 +80,16 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, si
     probe = _Probe()
 
     def score(points: Tensor) -> Tensor:
-        with probe, _smooth_inputs():
+        with probe, trying():
             probe.rewind()
             return logits_of(model, points).gather(1, labels.unsqueeze(1)).sum()
 
-    def slope(points: Tensor) -> Tensor:
+    def slope(points: Tensor) -> tuple[Tensor, Tensor]:
         points.requires_grad_()
-        return torch.autograd.grad(score(points), points, materialize_grads=True)[0].detach()
+        value = score(points)
+        if not value.requires_grad:
+            return torch.zeros_like(points), value
+        return torch.autograd.grad(value, points, materialize_grads=True)[0].detach(), value.detach()
 
     with substitution, twice_differentiable():
         here = score(x.requires_grad_())
@@ -100,10 +103,11 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, si
         for _ in range(_HALVINGS):
             ends = [(x + side * step * v).detach() for side in (1, -1)]
             expected = torch.zeros_like(x)
+            run = ends[0] - ends[1]  # what rounding leaves of 2 step v
             if gradient.requires_grad:
-                run = ends[0] - ends[1]  # what rounding leaves of 2 step v
                 (expected,) = torch.autograd.grad(gradient, x, run, retain_graph=True, materialize_grads=True)
-            change = slope(ends[0]) - slope(ends[1])
+            (up, high), (down, low) = map(slope, ends)
+            change = up - down
             size, foreseen, off = map(_lengths, (change, expected.detach(), change - expected.detach()))
             miss = off / (size + foreseen + floor / _MISS).clamp(min=torch.finfo(x.dtype).tiny)
             found = found or [size.max(), foreseen.max()]
@@ -113,6 +117,10 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, si
                 break
             undecided &= miss > _MISS
             if not undecided.any():
+                foreseen = (gradient.detach() * run).sum()
+                check_slope(
+                    high - low, foreseen, _lengths(gradient.detach()).norm() * 2 * step, here.detach(), 2 * _MISS
+                )
                 return
             last, step = miss, step / 2
     named = f" (its graph shows {', '.join(suspects)})" if suspects else ""
@@ -124,6 +132,30 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, si
 
 
 _MISS, _HALVINGS = 0.02, 6
+
+
+def check_slope(change: Tensor, foreseen: Tensor, typical: Tensor, size: Tensor, share: float) -> None:
+    """Refuse a gradient that is not the derivative of what the model computes: hidden from autograd, or rewritten.
+
+    Args:
+        change: of the score between two points.
+        foreseen: the same according to the gradient.
+        typical: the same along most directions of that length.
+        size: of the score, of which rounding is a part.
+        share: of the change, which kinks in between and bends explain.
+
+    Raises:
+        ValueError: if they differ by more.
+    """
+    with torch._C.DisableTorchFunction():
+        allowed = share * (change.abs() + foreseen.abs() + typical.abs()) + rounding(size) ** 0.75 * size.abs()
+        if (change - foreseen).abs() > allowed:  # not true of NaN
+            raise ValueError(
+                "model: expected gradients of what it computes, but along a random direction its score changes by "
+                f"{change:.2g}, and by {foreseen:.2g} according to the gradient: is there a custom autograd function "
+                "whose backward pass is not its derivative (reversed, guided, straight-through), a value computed "
+                "under no_grad, detached or taken through NumPy, or half precision?"
+            )
 
 
 def _lengths(vectors: Tensor) -> Tensor:
@@ -139,7 +171,7 @@ def _wide(sizes: list[float], beta: float) -> float:
 
 def _sizes(model: nn.Module, x: Tensor) -> list[float]:
     probe = _Probe()
-    with torch.no_grad(), probe, _smooth_inputs():
+    with torch.no_grad(), probe, trying():
         logits_of(model, x)
     return list(map(root_mean_square, probe.outputs))
 
@@ -173,7 +205,8 @@ _trying: ContextVar[bool] = ContextVar("whether a network is being tried for kin
 
 
 @contextmanager
-def _smooth_inputs() -> Iterator[None]:
+def trying() -> Iterator[None]:
+    """A network's derivatives are compared with differences in here."""
     token = _trying.set(True)
     try:
         yield
@@ -187,6 +220,11 @@ def _step(before: list[Tensor], after: list[Tensor], beta: float) -> float:
     with torch._C.DisableTorchFunction():
         step = 0.05
         for a, b in zip(before[:-1] or before, after, strict=False):
+            if a.shape != b.shape:
+                raise ValueError(
+                    f"model: expected the same layers when it is called again, got {tuple(b.shape)} instead of "
+                    f"{tuple(a.shape)}: does it keep what it computed, or branch on the pixels?"
+                )
             change = (b - a).abs().max().item() / 1e-3
             share = 0.25 * min(1 / beta, root_mean_square(a) or math.inf)
             step = min(step, share / change) if change else step

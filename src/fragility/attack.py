@@ -197,7 +197,7 @@ def iterative(
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
     check_count("restarts", restarts, least=0)
     lower, upper = ball(images, epsilon)
-    alone = check_alone(model, images, again=False)
+    alone = check_alone(model, images, again=False, honest=surrogate_beta is None)
     with frozen(model), trusting(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
         judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
         _check_repeats(alone, judge)
