@@ -183,7 +183,9 @@ def root_mean_square(tensor: Tensor) -> float:
 
 def of_layer(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call is that of a layer: it takes parameters."""
-    return isinstance(result, Tensor) and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values()))
+    given = (*args, *kwargs.values())
+    computed = isinstance(result, Tensor) and result.is_floating_point()
+    return computed and any(isinstance(value, nn.Parameter) for value in given)
 
 
 def _points(images: Tensor, labels: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
