@@ -267,7 +267,8 @@ def _product(model: nn.Module, images: Tensor, labels: Tensor, mode: str) -> Pro
 
         return backward
     check_call(model, images, labels)
-    gradient(scores_of(model, points, labels), points, create_graph=False)  # refuses constants
+    with torch.enable_grad():
+        gradient(scores_of(model, points, labels), points, create_graph=False)  # refuses constants
 
     def score(x: Tensor) -> Tensor:
         return pick(logits_of(model, x), labels).sum()
