@@ -105,7 +105,8 @@ def check_gradient(model: nn.Module, images: Tensor) -> None:
         if not logits.requires_grad or not logits.isfinite().all():
             return
         with clear_errors():
-            (gradient,) = torch.autograd.grad((weights * logits).sum(), x, allow_unused=True)
+            found = torch.autograd.grad((weights * logits).sum(), x, allow_unused=True)
+    gradient: Tensor | None = found[0]
     if gradient is None:
         return
     with torch.no_grad(), trying():
