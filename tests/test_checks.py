@@ -440,6 +440,23 @@ class TestMessages:
             with pytest.raises(ValueError, match=rf"epsilon: expected at most 1.*pass {hint}"):
                 call()
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"epsilon": "8/255"}, "epsilon: expected a number, got str"),
+            ({"epsilon": True}, "epsilon: expected a number, got bool"),
+            ({"step_size": [0.01]}, "step_size: expected a number, got list"),
+            ({"surrogate_beta": "3"}, "surrogate_beta: expected a number, got str"),
+            ({"surrogate_beta": (1.0, 2.0, 3.0)}, r"surrogate_beta: expected a number or a pair .* got 3"),
+            ({"attribution": partial(deeplift, baseline="mean")}, "baseline: expected a number or a tensor, got str"),
+        ],
+    )
+    def test_what_is_not_a_number(self, options, message, images, labels):
+        with pytest.raises((TypeError, ValueError), match=message):
+            iterative(
+                around(), images, labels, **{"attribution": simple_gradient, "objective": top_k(5), **STEPS, **options}
+            )
+
     @pytest.mark.parametrize("explanation", EXPLANATIONS)
     def test_inference_mode(self, explanation, images, labels):
         explain = EXPLANATIONS[explanation]

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -216,8 +216,12 @@ def check_positive(name: str, value: float) -> None:
         value: the number.
 
     Raises:
+        TypeError: if it is not a number.
         ValueError: if it is zero, negative, infinite or NaN.
     """
+    given: object = value
+    if isinstance(given, (bool, str)) or not isinstance(given, SupportsFloat):
+        raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
     if not 0 < value < float("inf"):
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 

@@ -237,7 +237,10 @@ def _surrogate(beta: float | tuple[float, float] | None, done: float) -> Abstrac
     """The softplus surrogate of a step, `done` being the share of the run that lies behind it."""
     if beta is None:
         return nullcontext()
-    first, last = beta if isinstance(beta, tuple) else (beta, beta)
+    pair = beta if isinstance(beta, (tuple, list)) else (beta, beta)
+    if len(pair) != 2:
+        raise ValueError(f"surrogate_beta: expected a number or a pair (first, last), got {len(pair)} numbers")
+    first, last = pair
     check_positive("surrogate_beta", first)
     check_positive("surrogate_beta", last)
     return softplus(first * (last / first) ** done)

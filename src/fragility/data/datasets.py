@@ -253,13 +253,15 @@ def folder(
         Images (N, 3, size, size); classes in alphabetical order.
 
     Raises:
-        ValueError: if an argument is wrong, a class has no images, or images lie beside the class folders.
+        ValueError: if an argument is wrong, a class has no images, or images lie beside the class folders or deeper.
     """
     root = Path(path).expanduser()
     paths, class_names = _class_folders(root)
-    if loose := [found.name for found in image_files(root)]:
+    within = {inner for parent in {path.parent for path, _ in paths} for inner in parent.rglob("*") if inner.is_dir()}
+    places = [root, *(inner for inner in sorted(within) if "/." not in inner.relative_to(root).as_posix())]
+    if loose := [found.relative_to(root).as_posix() for place in places for found in image_files(place)]:
         raise ValueError(
-            f"path: expected images in class folders alone, got {len(loose)} beside them in {str(root)!r} "
+            f"path: expected images directly in class folders, got {len(loose)} beside them or deeper in {str(root)!r} "
             f"({', '.join(loose[:3])}{', ...' if len(loose) > 3 else ''}); move them into a class or out of the folder"
         )
     return _from_files("folder", root, paths, class_names, f"image folder {path}", size, crop, limit, seed)
