@@ -117,10 +117,10 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, si
                 break
             undecided &= miss > _MISS
             if not undecided.any():
-                foreseen = (gradient.detach() * run).sum()
-                check_slope(
-                    high - low, foreseen, _lengths(gradient.detach()).norm() * 2 * step, here.detach(), 2 * _MISS
-                )
+                typical = _lengths(gradient.detach()).norm() * 2 * step
+                with torch._C.DisableTorchFunction():
+                    allowed = _MISS * typical + rounding(x) ** 0.75 * here.detach().abs()
+                check_slope(high - low, (gradient.detach() * run).sum(), allowed)
                 return
             last, step = miss, step / 2
     named = f" (its graph shows {', '.join(suspects)})" if suspects else ""
@@ -134,21 +134,18 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, si
 _MISS, _HALVINGS = 0.02, 6
 
 
-def check_slope(change: Tensor, foreseen: Tensor, typical: Tensor, size: Tensor, share: float) -> None:
+def check_slope(change: Tensor, foreseen: Tensor, allowed: Tensor) -> None:
     """Refuse a gradient that is not the derivative of what the model computes: hidden from autograd, or rewritten.
 
     Args:
         change: of the score between two points.
         foreseen: the same according to the gradient.
-        typical: the same along most directions of that length.
-        size: of the score, of which rounding is a part.
-        share: of the change, which kinks in between and bends explain.
+        allowed: what rounding, kinks and bends explain.
 
     Raises:
         ValueError: if they differ by more.
     """
     with torch._C.DisableTorchFunction():
-        allowed = share * (change.abs() + foreseen.abs() + typical.abs()) + rounding(size) ** 0.75 * size.abs()
         if (change - foreseen).abs() > allowed:  # not true of NaN
             raise ValueError(
                 "model: expected gradients of what it computes, but along a random direction its score changes by "
