@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from typing import Any
 
@@ -17,6 +16,7 @@ from fragility._activation import short_name
 from fragility._call import logits_of
 from fragility._checks import rounding
 from fragility._convolution import twice_differentiable
+from fragility._derivative import check_slope, of_layer, root_mean_square, trying
 from fragility._linear import Dependence, is_custom, kind_of
 from fragility._softplus import SoftplusNetwork, active_beta, check_substitutable, softplus
 
@@ -134,27 +134,6 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, si
 _MISS, _HALVINGS = 0.02, 6
 
 
-def check_slope(change: Tensor, foreseen: Tensor, allowed: Tensor) -> None:
-    """Refuse a gradient that is not the derivative of what the model computes: hidden from autograd, or rewritten.
-
-    Args:
-        change: of the score between two points.
-        foreseen: the same according to the gradient.
-        allowed: what rounding, kinks and bends explain.
-
-    Raises:
-        ValueError: if they differ by more.
-    """
-    with torch._C.DisableTorchFunction():
-        if (change - foreseen).abs() > allowed:  # not true of NaN
-            raise ValueError(
-                "model: expected gradients of what it computes, but along a random direction its score changes by "
-                f"{change:.2g}, and by {foreseen:.2g} according to the gradient: is there a custom autograd function "
-                "whose backward pass is not its derivative (reversed, guided, straight-through), a value computed "
-                "under no_grad, detached or taken through NumPy, or half precision?"
-            )
-
-
 def _lengths(vectors: Tensor) -> Tensor:
     lengths: Tensor = vectors.flatten(1).norm(dim=1)
     return lengths
@@ -173,18 +152,6 @@ def _sizes(model: nn.Module, x: Tensor) -> list[float]:
     return list(map(root_mean_square, probe.outputs))
 
 
-def root_mean_square(tensor: Tensor) -> float:
-    """How large a tensor's entries are."""
-    return tensor.square().mean().sqrt().item()
-
-
-def of_layer(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call is that of a layer: it takes parameters."""
-    given = (*args, *kwargs.values())
-    computed = isinstance(result, Tensor) and result.is_floating_point()
-    return computed and any(isinstance(value, nn.Parameter) for value in given)
-
-
 def _points(images: Tensor, labels: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where to try, inside the range of pixels; the labels; and in which directions. Small networks have few units."""
     generator = torch.Generator().manual_seed(seed)
@@ -193,24 +160,6 @@ def _points(images: Tensor, labels: Tensor, seed: int, count: int) -> tuple[Tens
     noise, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(images) for _ in range(2))
     noise[: len(images)] = 0
     return (images.detach()[rows] + 0.1 * noise).clamp(0.1, 0.9), labels[rows], v
-
-
-def smooth_inputs() -> bool:
-    """Whether a network is being tried for kinks: a straight-through function is then the one that it is derived as."""
-    return _trying.get()
-
-
-_trying: ContextVar[bool] = ContextVar("whether a network is being tried for kinks", default=False)
-
-
-@contextmanager
-def trying() -> Iterator[None]:
-    """A network's derivatives are compared with differences in here."""
-    token = _trying.set(True)
-    try:
-        yield
-    finally:
-        _trying.reset(token)
 
 
 def _step(before: list[Tensor], after: list[Tensor], beta: float) -> float:

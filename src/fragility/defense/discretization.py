@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility._checks import check_choice, check_count, check_images
-from fragility._reach import smooth_inputs
+from fragility._derivative import smooth_inputs
 
 ENCODINGS = ("depth", "thermometer")
 
