@@ -1,5 +1,7 @@
 """Is a gradient the derivative of what a model computes? Compared with differences, and with those without hooks."""
 
+import copy
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,9 @@ from fragility._convolution import twice_differentiable
 def check_gradient(model: nn.Module, images: Tensor) -> None:
     """Refuse a model whose gradient is not the derivative of its logits: differences along two directions tell.
 
+    They are taken of a copy in double precision, where kinks are far apart for so small a step, and near the images:
+    on a white wall many pixels tie in a max-pool.
+
     Args:
         model: images in [0, 1] to logits (B, K).
         images: (B, ...); the first is used, where the model takes it alone.
@@ -27,44 +32,54 @@ def check_gradient(model: nn.Module, images: Tensor) -> None:
     Raises:
         ValueError: if the gradient says something else than the differences; not of constants.
     """
-    generator, noticed = torch.Generator().manual_seed(0), Watch(leave=False)
-    x = images[:1].detach()
+    generator, watch = torch.Generator().manual_seed(0), Watch(leave=False)
+    near = 0.02 + 0.96 * images.detach() + 0.02 * torch.rand(images.shape, generator=generator).to(images)
     with torch.enable_grad(), trying():
-        try:
-            with noticed:
-                logits = logits_of(model, x.requires_grad_())
-        except OTHER_SIZE:
-            logits = logits_of(model, x := images.detach().requires_grad_())
-        weights = torch.rand(logits.shape, generator=generator).to(logits)
+        run, x, logits = _first(model, near, watch)
         if not logits.requires_grad or not logits.isfinite().all():
             return
+        labels = logits.detach().argmax(1, keepdim=True)
         with clear_errors():
-            found = torch.autograd.grad((weights * logits).sum(), x, allow_unused=True)
+            found = torch.autograd.grad(logits.gather(1, labels).sum(), x, allow_unused=True)
     gradient: Tensor | None = found[0]
     if gradient is None:
         return
 
     def change(v: Tensor) -> Tensor:
-        high, low = ((weights * logits_of(model, x + way)).sum(dtype=torch.float64) for way in (v, -v))
+        high, low = (logits_of(run, x + way).gather(1, labels).sum(dtype=torch.float64) for way in (v, -v))
         return high - low
 
     with torch.no_grad(), trying():
-        size, steepness, digit = logits.detach().abs().max(), gradient.norm(), max(rounding(x), noticed.rounding)
+        size, steepness, digit = logits.detach().abs().max(), gradient.norm(), max(rounding(x), watch.rounding)
         contrast = (x - x.mean()) / x.std().clamp(min=1e-3)  # which a hidden statistic feels most
         ways = [contrast + torch.randn(x.shape, generator=generator).to(x) for _ in range(2)]
-        step = (digit**0.4 * size / steepness.clamp(min=1e-30)).clamp(max=0.02)
-        for shorter in (1, 4):  # a kink or another pixel's turn in a max-pool may have been in between
+        step = (digit**0.5 * size / steepness.clamp(min=1e-30)).clamp(max=0.02)
+        share = 1e-3 if digit < 1e-12 else 0.2  # steps that rounding lets one see meet kinks
+        for shorter in (1, 4, 16):
             try:
                 for way in ways:
                     v = step / shorter * way
                     foreseen = (gradient * ((x + v) - (x - v))).sum(dtype=torch.float64)
-                    typical = steepness * 2 * step / shorter
-                    check_slope(change(v), foreseen, digit**0.75 * size + 2 * digit**0.3 * typical)
+                    check_slope(change(v), foreseen, digit**0.8 * size + share * steepness * 2 * step / shorter)
             except ValueError:
-                if shorter > 1:
+                if shorter == 16:
                     raise
             else:
                 return
+
+
+def _first(model: nn.Module, images: Tensor, watch: "Watch") -> tuple[nn.Module, Tensor, Tensor]:
+    """A double copy of a model, the first image and its logits; the model itself or all images if it refuses those."""
+    with suppress(*OTHER_SIZE, TypeError, AttributeError), watch:
+        with warnings.catch_warnings(action="ignore"):  # of PyTorch's own, about exported models
+            run = copy.deepcopy(model).double()
+        x = images[:1].double().requires_grad_()
+        return run, x, logits_of(run, x)
+    with suppress(*OTHER_SIZE), watch:
+        x = images[:1].clone().requires_grad_()
+        return model, x, logits_of(model, x)
+    with watch:
+        return model, images, logits_of(model, images.requires_grad_())
 
 
 def check_slope(change: Tensor, foreseen: Tensor, allowed: Tensor) -> None:
@@ -177,7 +192,7 @@ class Watch(TorchFunctionMode):
             return _Unhooked(result) if self.leave else result
         if not self.leave and of_layer(result, args, kwargs):
             self.sizes.append(root_mean_square(result.detach()))
-        if not self.leave and isinstance(result, Tensor) and result.is_floating_point():
+        if not self.leave and isinstance(result, Tensor) and result.requires_grad:
             self.rounding = max(self.rounding, rounding(result))
         return result
 
