@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from conftest import randomise
 from fragility._alone import check_alone
@@ -137,6 +139,12 @@ def hooked(hook, place: str, *, ask: bool = True) -> nn.Module:
         h = net[0](x)
         if place == "tensor" and (h.requires_grad or not ask):
             h.register_hook(lambda grad: hook((grad,)))
+        if place == "node" and h.requires_grad:
+            h.grad_fn.register_prehook(hook)
+        if place == "node, after":
+            h = h.tanh()
+            if h.grad_fn is not None:
+                h.grad_fn.register_hook(lambda grads, _: hook(grads))
         return net[1:](h)
 
     model = around(forward)
@@ -153,12 +161,15 @@ REWRITING = {
     "guided": hooked(lambda grads: (grads[0].clamp(min=0),), "module"),
     "tensor": hooked(lambda grads: 2 * grads[0], "tensor"),
     "tensor, unasked": hooked(lambda grads: 2 * grads[0], "tensor", ask=False),
+    "node": hooked(lambda grads: (2 * grads[0],), "node"),
+    "node, after": hooked(lambda grads: (2 * grads[0],), "node, after"),
     "second derivative": hooked(lambda grads: grads[0].detach(), "tensor"),
 }
 LOOKING = {
     "module": hooked(lambda _: None, "module"),
     "module, before": hooked(lambda grads: grads, "before"),
     "tensor": hooked(lambda _: None, "tensor"),
+    "node": hooked(lambda _: None, "node"),
     "tensor, cloned": hooked(lambda grads: grads[0].clone(), "tensor"),
 }
 
@@ -176,6 +187,46 @@ def test_hooks_that_look_at_gradients(kind, explanation, images, labels):
     images.requires_grad_().register_hook(lambda grad: 0 * grad)
     results = [EXPLANATIONS[explanation](model, images, labels) for model in (LOOKING[kind], around())]
     torch.testing.assert_close(*[getattr(result, "images", result) for result in results], rtol=1e-10, atol=1e-12)
+
+
+class Backward(torch.autograd.Function):
+    """A function with a backward pass of one's own choice."""
+
+    @staticmethod
+    def forward(ctx, z, function, backward):
+        ctx.save_for_backward(z)
+        ctx.chosen = backward
+        return function(z)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.chosen(grad, *ctx.saved_tensors), None, None
+
+
+def cached(net, x: Tensor) -> Tensor:
+    if getattr(net, "kept", x[:0]).shape[:1] != x.shape[:1]:
+        net.kept = net[0](x)
+    return net[1:](net.kept)
+
+
+# Models whose gradient is not the derivative of what they compute.
+HIDING = {
+    "reversed": lambda net, x: net(Backward.apply(x, torch.clone, lambda grad, _: -grad)),
+    "guided": lambda net, x: net[2:](Backward.apply(net[0](x), F.relu, lambda grad, z: grad.clamp(min=0) * (z > 0))),
+    "straight through": lambda net, x: net(Backward.apply(x, lambda x: (8 * x).round() / 8, lambda grad, _: grad)),
+    "straight through, detached": lambda net, x: net(x + ((8 * x).round() / 8 - x).detach()),
+    "scaled": lambda net, x: net(0.1 * x + (0.9 * x).detach()),
+    "detached statistic": lambda net, x: net(x / x.std((1, 2, 3), keepdim=True).detach()),
+    "kept": cached,
+}
+
+
+@pytest.mark.parametrize("explanation", sorted(EXPLANATIONS.keys() - {"DeepLIFT"}))  # whose sum tells
+@pytest.mark.parametrize("kind", HIDING)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_that_are_no_derivatives(kind, explanation, dtype, images, labels):
+    with pytest.raises(ValueError, match=r"but along a random direction|not reach all of its kinks|the same layers"):
+        EXPLANATIONS[explanation](around(HIDING[kind]).to(dtype), images.to(dtype), labels)
 
 
 def test_a_hook_of_all_modules(images, labels):
@@ -197,6 +248,44 @@ def test_a_model_is_checked_once_in_an_attack(images):
         simple_gradient(model, images, torch.tensor([0, 1]))
     assert len(passes) == 1
     assert not is_trusted(model)
+
+
+class Products(TorchDispatchMode):
+    """Counts the multiplications of convolutions and matrices, forward and backward."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.count += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+@pytest.mark.parametrize(("batch", "alone"), [(1, 3), (2, 7), (8, 7)])
+def test_what_the_guards_of_an_attack_cost(batch, alone):
+    """In forward passes of one image. A gradient costs another one, and a product with the Hessian two."""
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    images = torch.rand(batch, 3, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options = {"attribution": simple_gradient, "objective": top_k(5), "surrogate_beta": 3.0, **STEPS}
+
+    def passes(function) -> float:
+        with Products() as products:
+            function()
+        return products.count / single
+
+    single = 1.0
+    model = randomise(nn.Sequential(*layers))
+    single = passes(lambda: model(images[:1]))
+    labels = model(images).argmax(1)
+    attacks = [passes(lambda: iterative(model, images, labels, **options | {"iterations": n})) for n in (1, 3)]  # noqa: B023
+    step = (attacks[1] - attacks[0]) / 2
+    assert step == 6 * batch  # a gradient's gradient, and a gradient of the network itself to judge by
+    # The network's gradient at the images; how large the first step's gradient is if nothing cancels; is an image's
+    # answer its own; and for kinks a gradient, a product, a step's size and the gradients at both ends of the step.
+    guards = alone + 2 + 2 + 1 + 4
+    assert attacks[0] - step == 2 * batch + 2 * batch + guards
+    assert guards <= 0.1 * 20 * step
 
 
 def test_a_model_is_checked_again_when_something_about_it_has_changed(images, labels):
@@ -351,15 +440,35 @@ class TestMessages:
             with pytest.raises(ValueError, match=rf"epsilon: expected at most 1.*pass {hint}"):
                 call()
 
-    def test_inference_mode(self, images, labels):
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"epsilon": "8/255"}, "epsilon: expected a number, got str"),
+            ({"epsilon": True}, "epsilon: expected a number, got bool"),
+            ({"step_size": [0.01]}, "step_size: expected a number, got list"),
+            ({"surrogate_beta": "3"}, "surrogate_beta: expected a number, got str"),
+            ({"surrogate_beta": (1.0, 2.0, 3.0)}, r"surrogate_beta: expected a number or a pair .* got 3"),
+            ({"attribution": partial(deeplift, baseline="mean")}, "baseline: expected a number or a tensor, got str"),
+        ],
+    )
+    def test_what_is_not_a_number(self, options, message, images, labels):
+        with pytest.raises((TypeError, ValueError), match=message):
+            iterative(
+                around(), images, labels, **{"attribution": simple_gradient, "objective": top_k(5), **STEPS, **options}
+            )
+
+    @pytest.mark.parametrize("explanation", EXPLANATIONS)
+    def test_inference_mode(self, explanation, images, labels):
+        explain = EXPLANATIONS[explanation]
         with torch.inference_mode():
             made = images.clone()
             with pytest.raises(ValueError, match=r"got torch.inference_mode\(\); torch.no_grad\(\) is allowed"):
-                simple_gradient(around(), images, labels)
+                explain(around(), images, labels)
         with pytest.raises(ValueError, match=r"images: .* made in torch.inference_mode\(\); clone\(\) it"):
-            simple_gradient(around(), made, labels)
+            explain(around(), made, labels)
         with torch.no_grad():
-            assert simple_gradient(around(), images, labels).isfinite().all()
+            found = explain(around(), images, labels)
+        assert getattr(found, "images", found).isfinite().all()
 
     @pytest.mark.parametrize("pixel", [1 + 1e-7, -1e-9])
     def test_a_pixel_just_outside(self, pixel, images, labels):
@@ -389,13 +498,13 @@ class TestMessages:
         with pytest.raises((TypeError, ValueError), match=f"images: {message}"):
             EXPLANATIONS[explanation](around(), convert(images), labels)
 
-    @pytest.mark.parametrize("explanation", ["attack", "DeepLIFT"])
+    @pytest.mark.parametrize("explanation", ["attack", "DeepLIFT", "direction"])
     @pytest.mark.parametrize(
         ("function", "message"),
         [
             (in_inference_mode, "inference_mode"),
             (lambda net, x: torch.cdist(net(x), torch.eye(4, dtype=x.dtype)), "of cdist|no rule for cdist"),
-            (lambda net, x: net(x) * float("nan"), r"NaN for every image|S\(x0\) = nan"),
+            (lambda net, x: net(x) * float("nan"), r"NaN for every image|S\(x0\) = nan|got NaN"),
         ],
     )
     def test_models_without_derivatives(self, function, message, explanation, images, labels):

@@ -150,6 +150,8 @@ def pictures(tmp_path: Path) -> Path:
     stripes[:, :2, 0] = stripes[:, 2:6, 1] = stripes[:, 6:, 2] = 255
     Image.fromarray(stripes).save(root / "zebra" / "stripe.png")
     (root / "ant" / "folder.png").mkdir()
+    (root / "ant" / ".thumbnails").mkdir()
+    Image.new("RGB", (2, 2)).save(root / "ant" / ".thumbnails" / "a.png")
     (root / "ant" / "notes.txt").write_text("no image")
     (root / "ant" / "._a.PNG").write_text("what macOS leaves beside an image")
     (root / "readme.txt").write_text("no class")
@@ -194,6 +196,11 @@ def test_what_is_no_folder_of_class_folders_is_refused(pictures: Path) -> None:
         with pytest.raises(ValueError, match=f"path: {message}"):
             folder(path)
     empty.rmdir()
+    for place in ("loose.png", "ant/folder.png/deep.png"):
+        (pictures / place).write_bytes((pictures / "zebra" / "stripe.png").read_bytes())
+        with pytest.raises(ValueError, match=rf"path: expected images directly in class .* got 1 .*\({place}\)"):
+            folder(pictures)
+        (pictures / place).unlink()
     (pictures / "zebra" / "bad.jpg").write_text("hello")
     with pytest.raises(ValueError, match=r"bad\.jpg: expected a readable image"):
         folder(pictures)

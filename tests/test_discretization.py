@@ -79,7 +79,7 @@ def test_a_network_takes_points_beside_the_pixel_range_and_names_its_levels(imag
 
 
 def test_bad_input(images: Tensor) -> None:
-    with pytest.raises(ValueError, match="levels: expected >= 2, got 1"):
+    with pytest.raises(ValueError, match="levels: expected an integer >= 2, got 1"):
         discretize(images, levels=1)
     with pytest.raises(TypeError, match="levels: expected an integer, got float"):
         discretize(images, levels=2.5)  # type: ignore[arg-type]

@@ -263,10 +263,10 @@ def test_bad_input_is_refused() -> None:
     layer = build()
     cases = [
         (lambda: LastLayerInfluence(features, labels, l2=-1.0, num_classes=2), ValueError, "l2: expected"),
-        (lambda: LastLayerInfluence(features, labels, l2=0.1, num_classes=1), ValueError, "num_classes: expected >= 2"),
+        (lambda: LastLayerInfluence(features, labels, l2=0.1, num_classes=1), ValueError, "num_classes: .* >= 2"),
         (lambda: LastLayerInfluence(features, labels + 1, l2=0.1, num_classes=2), ValueError, "labels: expected"),
         (lambda: LastLayerInfluence(features * torch.nan, labels, l2=0.1, num_classes=2), ValueError, "features: "),
-        (lambda: build(form="both"), ValueError, "form: expected 'primal', 'dual' or None, got 'both'"),
+        (lambda: build(form="both"), ValueError, "form: expected one of primal, dual, None, got 'both'"),
         (lambda: build(dtype=torch.float16), TypeError, "dtype: expected"),
         (lambda: layer.influence(test[:, :3], test_labels), ValueError, r"test_features: expected shape \(B, 7\)"),
         (lambda: layer.influence(test, test_labels + 5), ValueError, "test_labels: expected classes"),

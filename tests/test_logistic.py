@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fragility.influence.logistic import (
     contrasts,
@@ -23,20 +22,6 @@ def problem(n: int = 40, width: int = 5, classes: int = 3) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(n, width, generator=generator, dtype=torch.float64)
     return inputs, torch.randint(classes, (n,), generator=generator)
-
-
-def test_values_and_derivatives_are_autograds() -> None:
-    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    loss = cross_entropy(logits, labels, reduction="none")
-    (gradient,) = torch.autograd.grad(loss.sum(), logits)
-    assert torch.allclose(cross_entropies(logits, labels), loss, atol=1e-15)
-    assert torch.allclose(residuals(logits, labels), gradient, atol=1e-15)
-    share = 1 - logits.softmax(1).gather(1, labels.unsqueeze(1))
-    assert torch.allclose(directions(logits, labels) * share, gradient, atol=1e-15)
-    for row, label, ours in zip(logits.detach(), labels, covariances(logits.detach()), strict=True):
-        second = torch.autograd.functional.hessian(lambda z, y=label: cross_entropy(z, y), row)
-        assert torch.allclose(ours, second, atol=1e-15)
 
 
 @pytest.mark.parametrize(("margin", "dtype"), [(20.0, torch.float32), (60.0, torch.float32), (600.0, torch.float64)])

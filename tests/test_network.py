@@ -134,7 +134,7 @@ def test_untrained_networks_for_digits_follow_the_seed_and_wrong_names_are_refus
     first, again, other = (network.mnist_cnn(weights=None, seed=seed).state_dict()["0.weight"] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    with pytest.raises(ValueError, match=r"weights: expected one of natural, .* or None, got 'robust'"):
+    with pytest.raises(ValueError, match=r"weights: expected one of natural, .*, None, got 'robust'"):
         network.mnist_cnn(weights="robust")
     with pytest.raises(ValueError, match=r"images: expected shape \(B, 1, 28, 28\)"):
         network.mnist_cnn(weights=None)(torch.rand(1, 1, 32, 32))
@@ -306,9 +306,9 @@ PROBABILITIES = "model: expected probabilities that sum to 1 for each image"
         (lambda: network.Logits(nn.LogSoftmax(1))(random_images(2, 4)), PROBABILITIES),
         (lambda: network.feature_extractor(UNUSED)(torch.rand(3, 1, 2, 2)), "at '1.spare', got no call"),
         (lambda: network.feature_extractor(TRANSPOSED)(torch.rand(3, 1, 2, 2)), "at '2', got (2, 6)"),
-        (lambda: network.squeezenet(weights="keras"), "weights: expected 'caffe', 'torchvision' or None, got 'keras'"),
-        (lambda: network.squeezenet(pooling="same"), "pooling: expected 'floor' or 'ceil', got 'same'"),
-        (lambda: network.inception_v3(weights="caffe"), "weights: expected 'torchvision' or None, got 'caffe'"),
+        (lambda: network.squeezenet(weights="keras"), "weights: expected one of caffe, torchvision, None, got 'keras'"),
+        (lambda: network.squeezenet(pooling="same"), "pooling: expected one of floor, ceil, got 'same'"),
+        (lambda: network.inception_v3(weights="caffe"), "weights: expected one of torchvision, None, got 'caffe'"),
         (lambda: network.feature_extractor("vgg"), "network: expected an nn.Module or one of inception_v3, squeezenet"),
         (lambda: network.feature_extractor(nn.ReLU()), "network: expected a layer with parameters to cut off"),
         (lambda: network.feature_extractor(network.digits_cnn(), layer="x"), "layer: expected one of model, model.0"),

@@ -75,7 +75,7 @@ HIDDEN = {
     "hard shrinkage": (network(lambda z: F.hardshrink(z, 0.1)), "Hardshrink"),
     "before any layer": (network(F.relu, lambda x: (x - 0.5).abs()), "Abs"),
     "guard taken for an activation": (network(lambda z: torch.where(z > 0, z, z.clamp(max=0).exp() - 1)), "Where"),
-    "rounded": (network(F.relu, rounded_straight_through), "not reach all of its kinks"),
+    "rounded": (network(F.relu, rounded_straight_through), "not reach all of its kinks|but along a random direction"),
 }
 
 REACHED = {

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from conftest import randomise
+from fragility._convolution import twice_differentiable
 from fragility._softplus import SoftplusNetwork, active_beta, capture, softplus
 from fragility.attribution import simple_gradient
 
@@ -301,6 +302,24 @@ class TestReach:
         model = stacked(nn.ReLU())
         with softplus(2.0):
             torch.testing.assert_close(torch.vmap(lambda x: model(x[None])[0])(images), model(images))
+
+    def test_derivatives_inside_vmap(self):
+        z = Z.clone().requires_grad_()
+        with softplus(2.0):
+            value = torch.vmap(F.relu)(z)
+            (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
+            (bend,) = torch.autograd.grad(slope.sum(), z)
+        gate = torch.sigmoid(2 * Z)
+        for found, expected in ((value, smooth(Z, 2.0)), (slope, gate), (bend, 2 * gate * (1 - gate))):
+            torch.testing.assert_close(found.detach(), expected, rtol=1e-12, atol=1e-14)
+
+    def test_a_convolution_with_fixed_weights_is_no_layer_for_any_mode(self, images):
+        """What comes after it is a guard: with frozen weights and without, with gradients and without."""
+        blur = torch.full((3, 1, 3, 3), 1 / 9, dtype=images.dtype)
+        expected = F.conv2d(images, blur, groups=3).clamp(0, 1)
+        for points in (images, images.clone().requires_grad_()):
+            with softplus(3.0), twice_differentiable():
+                assert torch.equal(F.conv2d(points, blur, groups=3).clamp(0, 1), expected)
 
     def test_without_gradients(self, stacked, images):
         model = stacked(nn.Threshold(0, 0))

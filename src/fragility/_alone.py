@@ -1,35 +1,39 @@
-"""Is a model's answer for an image its own, and the gradient that of the answer?"""
+"""Is a model's answer for an image its own, whatever else is in the batch?"""
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
-from fragility._call import logits_of
+from fragility._call import OTHER_SIZE, logits_of
 from fragility._checks import rounding
-from fragility._convolution import twice_differentiable
-
-# What a model raises that is given another number of images than it was written for.
-_OTHER_SIZE = (RuntimeError, AssertionError, ValueError, IndexError)
+from fragility._derivative import Watch, check_gradient, check_hooks
 
 
-def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1) -> None:
+class Alone(NamedTuple):
+    """What a model that was found to look at one image at a time makes of the first one."""
+
+    logits: Tensor
+    sizes: list[float]  # of what its layers compute, for `fragility._reach.check_smooth`
+
+
+def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1, again: bool = True, honest: bool = True) -> Alone:
     """Refuse a model whose logits for an image depend on the rest of the batch, or on chance, or whose gradients lie.
 
     The first image is shown three times. With other neighbours, but in the same place of an equally large batch, the
     logits are the same up to the order of sums on a GPU; in another place of a larger batch they are the same up to
-    rounding.
+    rounding. Where it is the only one that the model will be given, it is shown alone, alone again, and after another.
 
     Args:
         model: images in [0, 1] to logits (B, K).
         images: (B, ...); two are used.
         copies: how many of each will go through the model at a time.
+        again: False if a single image need not be shown alone again, because `check_same` looks at its next logits.
+
+        honest: False if its gradients are compared with differences elsewhere.
+
+    Returns:
+        The first image's logits, and the sizes of what the layers make of the first images.
 
     Raises:
         ValueError: if the first image's logits differ, a hook rewrites gradients, or the model takes batches of one
@@ -40,100 +44,42 @@ def check_alone(model: nn.Module, images: Tensor, *, copies: int = 1) -> None:
     opposite.view(-1)[:1] = 1 - opposite.view(-1)[:1]  # another mean, and the extremes 0 and 1
 
     def show(batch: Tensor, place: int = 0) -> Tensor:
-        with torch.no_grad(), _Hooks():
+        with torch.no_grad(), Watch():
             return logits_of(model, batch)[place]
 
-    neighbours = images[1:2].detach() if len(images) > 1 else first
+    neighbours = first if len(images) == 1 < copies else images[1:2].detach()
     fixed: Exception | None = None
     try:
-        logits = _logits(model, torch.cat([first, neighbours]))[0]
-    except _OTHER_SIZE as error:
+        logits, sizes = check_hooks(model, torch.cat([first, neighbours]))
+    except OTHER_SIZE as error:
         fixed, neighbours = error, images[1:].detach()
-        logits = _logits(model, images.detach())[0]
-    others = []
-    if len(neighbours):
-        others.append((show(torch.cat([first, opposite.expand_as(neighbours)])), 0.75))
-        try:
-            others.append((show(torch.cat([opposite, neighbours, first]), -1), 0.5))
-        except _OTHER_SIZE as error:
-            fixed = fixed or error
+        logits, sizes = check_hooks(model, images.detach())
+    if again or len(neighbours):
+        check_same(logits, show(torch.cat([first, opposite.expand_as(neighbours)])))
+    try:
+        other = show(torch.cat([opposite, neighbours, first]), -1)
+    except OTHER_SIZE as error:
+        fixed = fixed or error
+    else:
+        check_same(logits, other, digits=0.5)
     if fixed is not None and copies > 1:
         raise ValueError(
             f"model: expected one for any number of images at a time, got one that takes {len(images)} and fails with "
             f"others ({fixed}); pass chunk=1 where it is an argument, or mend the model"
         ) from fixed
+    if honest:
+        check_gradient(model, images)
+    return Alone(logits, sizes)
+
+
+def check_same(logits: Tensor, other: Tensor, *, digits: float = 0.75) -> None:
+    """Refuse a model that gives the first image other logits at another time, beyond a share of the digits."""
     with torch._C.DisableTorchFunction():  # softplus would take the absolute values for activations
-        size = logits[logits.isfinite()].abs().max() if logits.isfinite().any() else 0.0
-        for other, digits in others:
-            if not torch.allclose(logits, other, 0.0, float(rounding(logits) ** digits * size), equal_nan=True):
-                raise ValueError(
-                    "model: expected logits that depend on one image each; those of image 0 change by "
-                    f"{(logits - other).abs().max():.2g} with the rest of the batch (or by chance): is there a "
-                    "normalisation over the batch, a reordering, or dropout? If there is none, rounding grows too much "
-                    f"in it for {logits.dtype}"
-                )
-
-
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits of a model none of whose backward hooks rewrites a gradient; many only look at it."""
-    noticed, x = _Hooks(leave=False), images.requires_grad_()
-    with torch.enable_grad(), twice_differentiable():
-        with noticed:
-            logits = logits_of(model, x)
-        names = [f"that of its part {name!r}" for name, part in model.named_modules() if any(_hooks(part))]
-        if logits.requires_grad and (noticed.count or names or any(_hooks(torch_module, "_global"))):
-            found = _derivatives(logits, x)
-            with _without_hooks(model):
-                expected = _derivatives(logits_of(model, x), x)
-            with torch._C.DisableTorchFunction():
-                for a, b in zip(found, expected, strict=True):
-                    if not torch.allclose(a, b, 0.0, rounding(b) ** 0.75 * float(b.abs().max()), equal_nan=True):
-                        which = ", ".join(names) or "one of a tensor, or of all modules"
-                        raise ValueError(
-                            f"model: expected gradients of what it computes, but a backward hook rewrites them "
-                            f"({which}); remove it: handle.remove()"
-                        )
-    return logits.detach()
-
-
-def _derivatives(logits: Tensor, x: Tensor) -> list[Tensor]:
-    """The first derivative of some mixture of the logits, and a product with the second where there is one."""
-    weights, v = (torch.rand(part.shape, generator=torch.Generator().manual_seed(0)).to(part) for part in (logits, x))
-    found = list(torch.autograd.grad((weights * logits).sum(), x, create_graph=True, materialize_grads=True))
-    with suppress(RuntimeError, ValueError):  # PyTorch has none of some operations
-        found += torch.autograd.grad(found[0], x, v, materialize_grads=True)
-    return [part.detach() for part in found]
-
-
-def _hooks(owner: Any, prefix: str = "") -> list[dict[int, Any]]:
-    """The backward hooks of a module, or of all."""
-    return [getattr(owner, f"{prefix}_backward_{kind}") for kind in ("hooks", "pre_hooks")]
-
-
-@contextmanager
-def _without_hooks(model: nn.Module) -> Iterator[None]:
-    held = [each for part in model.modules() for each in _hooks(part)] + _hooks(torch_module, "_global")
-    copies = [dict(each) for each in held]
-    try:
-        for each in held:
-            each.clear()
-        with _Hooks():
-            yield
-    finally:
-        for each, copy in zip(held, copies, strict=True):
-            each.update(copy)
-
-
-class _Hooks(TorchFunctionMode):
-    """Counts the hooks that a model registers on tensors, and leaves them out."""
-
-    def __init__(self, *, leave: bool = True) -> None:
-        super().__init__()
-        self.leave, self.count = leave, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is Tensor.register_hook:
-            self.count += 1
-            if self.leave:
-                return RemovableHandle(OrderedDict())
-        return func(*args, **(kwargs or {}))
+        largest = logits[logits.isfinite()].abs().max() if logits.isfinite().any() else 0.0
+        if not torch.allclose(logits, other, 0.0, float(rounding(logits) ** digits * largest), equal_nan=True):
+            raise ValueError(
+                "model: expected logits that depend on one image each; those of image 0 change by "
+                f"{(logits - other).abs().max():.2g} with the rest of the batch (or by chance): is there a "
+                "normalisation over the batch, a reordering, or dropout? If there is none, rounding grows too much "
+                f"in it for {logits.dtype}"
+            )

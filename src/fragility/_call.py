@@ -11,6 +11,9 @@ from fragility._hinges import forget
 
 Model = Callable[[Tensor], Tensor]
 
+# What a model raises that is given another number of images than it was written for.
+OTHER_SIZE = (RuntimeError, AssertionError, ValueError, IndexError)
+
 
 def logits_of(model: Model, images: Tensor) -> Tensor:
     """The logits (B, K) of a copy of the images: a model may write into its input."""

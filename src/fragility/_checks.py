@@ -1,10 +1,10 @@
 """What every function asks of its arguments, said once: errors name the argument, what was expected and what came."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -229,8 +229,12 @@ def check_positive(name: str, value: float) -> None:
         value: the number.
 
     Raises:
+        TypeError: if it is not a number.
         ValueError: if it is zero, negative, infinite or NaN.
     """
+    given: object = value
+    if isinstance(given, (bool, str)) or not isinstance(given, SupportsFloat):
+        raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
     if not 0 < value < float("inf"):
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
@@ -269,6 +273,21 @@ def check_count(name: str, value: SupportsIndex, most: int | None = None, *, lea
     if int(value) < least or (most is not None and int(value) > most):
         limit = f">= {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}: expected an integer {limit}, got {value}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str | None]) -> None:
+    """Refuse anything but one of several words.
+
+    Args:
+        name: how the error calls the argument.
+        value: the word.
+        choices: those allowed.
+
+    Raises:
+        ValueError: if it is another one.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def check_maps(a: Tensor, b: Tensor) -> None:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from fragility._activation import in_place, short_name
 from fragility._call import clear_errors
-from fragility._hinges import forget, from_layer
+from fragility._hinges import forget, note
 
 _NAMES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
@@ -67,7 +67,9 @@ class twice_differentiable(TorchFunctionMode):
         call = _call(_NAMES[name], *args, **kwargs) if name in _NAMES else None
         if call is None:
             return func(*args, **kwargs)
-        return from_layer(_Convolution.apply(*call))  # type: ignore[no-untyped-call]
+        result = _Convolution.apply(*call)  # type: ignore[no-untyped-call]
+        note(func, args, kwargs, result)  # softplus does not see the call
+        return result
 
 
 _ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")

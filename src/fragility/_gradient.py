@@ -21,7 +21,7 @@ def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int 
         images: or rows of a table (B, d), of which `copies` each go through the model at a time.
         labels: one per image.
         copies: points on a path, or noisy ones.
-        eager: whether its activations have to be reached outside of softplus too.
+        eager: whether its activations have to be reached outside of softplus too: DeepLIFT, which checks its sum.
     """
     check_images(images, tables=True)
     check_labels(labels, len(images))
@@ -31,8 +31,8 @@ def check_call(model: nn.Module, images: Tensor, labels: Tensor, *, copies: int 
     check_model(model)
     if eager or active_beta() is not None:
         check_substitutable(model)
-    setting = images.shape[1:], images.dtype, len(images) > 1, copies > 1
-    check_once(partial(check_alone, model, images, copies=copies), model, setting)
+    setting = images.shape[1:], images.dtype, len(images) > 1, copies > 1, eager
+    check_once(partial(check_alone, model, images, copies=copies, honest=not eager), model, setting)
 
 
 def scores_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -68,12 +68,6 @@ def note(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) 
             _note_multiple(name, args, result)
 
 
-def from_layer(result: Tensor) -> Tensor:
-    """Mark the result of a layer that was computed in another way than by the call of a function."""
-    _after_layer[id(result)] = result
-    return result
-
-
 def forget(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Unmark gradients: the backward pass uses the weights of layers too."""
     for result in results:

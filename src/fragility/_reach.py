@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from typing import Any
 
@@ -17,6 +16,7 @@ from fragility._activation import short_name
 from fragility._call import logits_of
 from fragility._checks import rounding
 from fragility._convolution import twice_differentiable
+from fragility._derivative import check_slope, of_layer, root_mean_square, trying
 from fragility._linear import Dependence, is_custom, kind_of
 from fragility._softplus import SoftplusNetwork, active_beta, check_substitutable, softplus
 
@@ -39,7 +39,9 @@ def check_reached(model: nn.Module, images: Tensor, labels: Tensor, scores: Tens
         check_smooth(model, images, labels)
 
 
-def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> None:
+def check_smooth(
+    model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0, sizes: list[float] | None = None
+) -> None:
     """Compare the gradient's change along a random direction with what the Hessian says of it.
 
     For a network inside `softplus` or with a `SoftplusNetwork` in it; of another one nothing is expected. What softplus
@@ -52,6 +54,7 @@ def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int 
         images: (B, C, H, W) in [0, 1]; small images are tried at several points.
         labels: int64 (B,).
         seed: of the direction.
+        sizes: of what the layers compute, if `fragility._alone.check_alone` has measured it.
 
     Raises:
         ValueError: if they differ.
@@ -63,32 +66,36 @@ def check_smooth(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int 
     check_substitutable(model)
     with torch.enable_grad():
         try:
-            _try(model, *_points(images, labels, seed, max(1, min(16, 2**12 // images[0].numel()))), beta)
+            _try(model, *_points(images, labels, seed, max(1, min(16, 2**12 // images[0].numel()))), beta, sizes)
         except (RuntimeError, AssertionError):  # a model for batches of one size
-            _try(model, *_points(images, labels, seed, len(images)), beta)
+            _try(model, *_points(images, labels, seed, len(images)), beta, sizes)
 
 
-def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float) -> None:
+def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, sizes: list[float] | None) -> None:
     """Refuse a model whose gradient does not change along v as its derivative says, from some of the points x."""
     substitution: AbstractContextManager[None] = nullcontext()
     if active_beta() is not None:
-        beta = _wide(model, x, beta)
+        beta = _wide(_sizes(model, x) if sizes is None else sizes, beta)
         substitution = softplus(beta)
     probe = _Probe()
 
     def score(points: Tensor) -> Tensor:
-        with probe, _smooth_inputs():
+        with probe, trying():
             probe.rewind()
             return logits_of(model, points).gather(1, labels.unsqueeze(1)).sum()
 
-    def slope(points: Tensor) -> Tensor:
+    def slope(points: Tensor) -> tuple[Tensor, Tensor]:
         points.requires_grad_()
-        return torch.autograd.grad(score(points), points, materialize_grads=True)[0].detach()
+        value = score(points)
+        if not value.requires_grad:
+            return torch.zeros_like(points), value
+        return torch.autograd.grad(value, points, materialize_grads=True)[0].detach(), value.detach()
 
     with substitution, twice_differentiable():
         here = score(x.requires_grad_())
         before, suspects = probe.outputs, _suspects(here, x) if here.requires_grad else []
-        score(x.detach() + 1e-3 * v)
+        with torch.no_grad():
+            score(x.detach() + 1e-3 * v)
         step = _step(before, probe.outputs, beta)
         (gradient,) = torch.autograd.grad(here, x, create_graph=True, materialize_grads=True)
         floor = 256 * rounding(x) * _lengths(gradient.detach())
@@ -96,10 +103,11 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float) ->
         for _ in range(_HALVINGS):
             ends = [(x + side * step * v).detach() for side in (1, -1)]
             expected = torch.zeros_like(x)
+            run = ends[0] - ends[1]  # what rounding leaves of 2 step v
             if gradient.requires_grad:
-                run = ends[0] - ends[1]  # what rounding leaves of 2 step v
                 (expected,) = torch.autograd.grad(gradient, x, run, retain_graph=True, materialize_grads=True)
-            change = slope(ends[0]) - slope(ends[1])
+            (up, high), (down, low) = map(slope, ends)
+            change = up - down
             size, foreseen, off = map(_lengths, (change, expected.detach(), change - expected.detach()))
             miss = off / (size + foreseen + floor / _MISS).clamp(min=torch.finfo(x.dtype).tiny)
             found = found or [size.max(), foreseen.max()]
@@ -109,6 +117,10 @@ def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float) ->
                 break
             undecided &= miss > _MISS
             if not undecided.any():
+                typical = _lengths(gradient.detach()).norm() * 2 * step
+                with torch._C.DisableTorchFunction():
+                    allowed = _MISS * typical + rounding(x) ** 0.75 * here.detach().abs()
+                check_slope(high - low, (gradient.detach() * run).sum(), allowed)
                 return
             last, step = miss, step / 2
     named = f" (its graph shows {', '.join(suspects)})" if suspects else ""
@@ -127,17 +139,17 @@ def _lengths(vectors: Tensor) -> Tensor:
     return lengths
 
 
-def _wide(model: nn.Module, x: Tensor, beta: float) -> float:
+def _wide(sizes: list[float], beta: float) -> float:
     """A beta, at most the one given, whose width is a quarter of the usual pre-activation's size."""
+    sound = [size for size in sizes if 0 < size < math.inf]
+    return min(beta, 4 / median(sound)) if sound else beta
+
+
+def _sizes(model: nn.Module, x: Tensor) -> list[float]:
     probe = _Probe()
-    with probe, _smooth_inputs():
+    with torch.no_grad(), probe, trying():
         logits_of(model, x)
-    sizes = [size for part in probe.outputs if 0 < (size := _size(part)) < math.inf]
-    return min(beta, 4 / median(sizes)) if sizes else beta
-
-
-def _size(tensor: Tensor) -> float:
-    return tensor.square().mean().sqrt().item()
+    return list(map(root_mean_square, probe.outputs))
 
 
 def _points(images: Tensor, labels: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,31 +162,19 @@ def _points(images: Tensor, labels: Tensor, seed: int, count: int) -> tuple[Tens
     return (images.detach()[rows] + 0.1 * noise).clamp(0.1, 0.9), labels[rows], v
 
 
-def smooth_inputs() -> bool:
-    """Whether a network is being tried for kinks: a straight-through function is then the one that it is derived as."""
-    return _trying.get()
-
-
-_trying: ContextVar[bool] = ContextVar("whether a network is being tried for kinks", default=False)
-
-
-@contextmanager
-def _smooth_inputs() -> Iterator[None]:
-    token = _trying.set(True)
-    try:
-        yield
-    finally:
-        _trying.reset(token)
-
-
 def _step(before: list[Tensor], after: list[Tensor], beta: float) -> float:
     """The step at which no pre-activation changes by more than its share; both were 1e-3 apart."""
     # A quarter of the softplus's width, and of the pre-activations' size.
     with torch._C.DisableTorchFunction():
         step = 0.05
         for a, b in zip(before[:-1] or before, after, strict=False):
+            if a.shape != b.shape:
+                raise ValueError(
+                    f"model: expected the same layers when it is called again, got {tuple(b.shape)} instead of "
+                    f"{tuple(a.shape)}: does it keep what it computed, or branch on the pixels?"
+                )
             change = (b - a).abs().max().item() / 1e-3
-            share = 0.25 * min(1 / beta, _size(a) or math.inf)
+            share = 0.25 * min(1 / beta, root_mean_square(a) or math.inf)
             step = min(step, share / change) if change else step
         return step
 
@@ -224,7 +224,7 @@ class _Probe(TorchFunctionMode):
         if name in ("elu", "celu", "selu"):  # their second derivative jumps; any smooth function of this width does
             return functional.silu(args[0] if args else kwargs["input"])
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):
+        if of_layer(result, args, kwargs):
             self.outputs.append(result.detach())
         return result
 

@@ -43,7 +43,7 @@ def _checksum(tensor: Tensor) -> int:
     return int(bits.sum(dtype=torch.int64 if bits.element_size() == 8 else torch.int32))
 
 
-def check_once(check: Callable[[], None], model: nn.Module, setting: object) -> None:
+def check_once(check: Callable[[], object], model: nn.Module, setting: object) -> None:
     """Check a model in some setting, unless it has passed and nothing that can be seen of it has changed since."""
     try:
         now = setting, state(model), [_attributes(module) for module in model.modules()]

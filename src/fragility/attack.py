@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fragility._alone import check_alone
+from fragility._alone import Alone, check_alone, check_same
 from fragility._checks import (
     check_count,
     check_epsilon,
@@ -118,9 +118,10 @@ def random_walk(
     """
     images = _check_run(model, images, step_size, iterations)
     lower, upper = ball(images, epsilon)
-    check_alone(model, images)
+    alone = check_alone(model, images, again=False)
     with frozen(model), trusting(model), tqdm(total=iterations, disable=not progress) as bar:
         judge = Judge(model, images, labels, attribution, min_confidence)
+        _check_repeats(alone, judge)
         best = BestIterate(images, judge.confidence)
         x = images
         for _ in range(iterations):
@@ -199,9 +200,10 @@ def iterative(
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
     check_count("restarts", restarts, least=0)
     lower, upper = ball(images, epsilon)
-    check_alone(model, images)
+    alone = check_alone(model, images, again=False, honest=surrogate_beta is None)
     with frozen(model), trusting(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
         judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
+        _check_repeats(alone, judge)
         best = BestIterate(images, judge.confidence)
 
         def climb(x: Tensor, p: int, *, with_scale: bool = False) -> tuple[Tensor, Tensor]:
@@ -209,7 +211,7 @@ def iterative(
                 return gradient(model, x, labels, attribution, objective, judge.reference, with_scale=with_scale)
 
         with _surrogate(surrogate_beta, 0.0):
-            check_smooth(model, images, labels)
+            check_smooth(model, images, labels, sizes=alone.sizes)
         first, scale = climb(images, 1, with_scale=True)
         moving = per_row(judge.sound, images) & _moving(first, scale, on_surrogate=surrogate_beta is not None)
         sound = moving
@@ -242,7 +244,10 @@ def _surrogate(beta: float | tuple[float, float] | None, done: float) -> Abstrac
     """The softplus surrogate of a step, `done` being the share of the run that lies behind it."""
     if beta is None:
         return nullcontext()
-    first, last = beta if isinstance(beta, tuple) else (beta, beta)
+    pair = beta if isinstance(beta, (tuple, list)) else (beta, beta)
+    if len(pair) != 2:
+        raise ValueError(f"surrogate_beta: expected a number or a pair (first, last), got {len(pair)} numbers")
+    first, last = pair
     check_positive("surrogate_beta", first)
     check_positive("surrogate_beta", last)
     return softplus(first * (last / first) ** done)
@@ -287,6 +292,12 @@ def _offer(
     bar.update()
     if callback is not None:
         callback(iterate)
+
+
+def _check_repeats(alone: Alone, judge: Judge) -> None:
+    """Look at a single image's second answer, which was computed anyway."""
+    if len(judge.logits) == 1:
+        check_same(alone.logits, judge.logits[0])
 
 
 def _check_run(model: nn.Module, images: Tensor, step_size: float, iterations: int) -> Tensor:

@@ -207,7 +207,12 @@ ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
 
 def _reference(baseline: Baseline, images: Tensor) -> Tensor:
     """The baseline as a constant tensor of the images' shape."""
-    value = torch.as_tensor(0.0 if baseline is None else baseline, dtype=images.dtype, device=images.device).detach()
+    try:
+        value = torch.as_tensor(
+            0.0 if baseline is None else baseline, dtype=images.dtype, device=images.device
+        ).detach()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"baseline: expected a number or a tensor, got {type(baseline).__name__} ({error})") from error
     if not value.isfinite().all():
         raise ValueError("baseline: expected finite values")
     try:

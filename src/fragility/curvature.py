@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fragility._call import clear_errors, logits_of
-from fragility._checks import check_count, check_images, trusting
+from fragility._checks import check_choice, check_count, check_gradients, check_images, trusting
 from fragility._convolution import twice_differentiable
-from fragility._gradient import check_call, pick, scores_of
+from fragility._gradient import check_call, gradient, pick, scores_of
 from fragility._reach import check_smooth
 from fragility._softplus import active_beta
 from fragility.attribution import simple_gradient
@@ -249,24 +249,26 @@ def saliency_lipschitz_bound(norms: Tensor, slopes: Tensor, bends: Tensor) -> Te
 
 def _product(model: nn.Module, images: Tensor, labels: Tensor, mode: str) -> Product:
     """Return v -> H v; double backward builds the graph of the gradient once for all products."""
-    if mode not in MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    check_choice("mode", mode, MODES)
+    check_images(images)
+    check_gradients(images)
     points = images.detach().requires_grad_()
     if mode == "double_backward":
-        gradient = simple_gradient(model, points, labels)
-        if not gradient.requires_grad:  # a linear model
+        slope = simple_gradient(model, points, labels)
+        if not slope.requires_grad:  # a linear model
             return torch.zeros_like
 
         def backward(vectors: Tensor) -> Tensor:
             with twice_differentiable():
                 (product,) = torch.autograd.grad(
-                    gradient, points, vectors.detach(), retain_graph=True, materialize_grads=True
+                    slope, points, vectors.detach(), retain_graph=True, materialize_grads=True
                 )
             return product
 
         return backward
     check_call(model, images, labels)
-    scores_of(model, points, labels)
+    with torch.enable_grad():
+        gradient(scores_of(model, points, labels), points, create_graph=False)  # refuses constants
 
     def score(x: Tensor) -> Tensor:
         return pick(logits_of(model, x), labels).sum()

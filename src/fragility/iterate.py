@@ -88,7 +88,7 @@ class Judge:
         self.reference, self.sound = safe_importance(attributions)
         if not self.sound.any():
             importance(attributions)  # says what is wrong
-        self.images, self.prediction = images, logits.argmax(1)
+        self.images, self.logits, self.prediction = images, logits, logits.argmax(1)
         self.confidence = self._confidence(logits)
 
     def __call__(self, images: Tensor) -> Iterate:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 from torchvision import models
 
-from fragility._checks import check_model
+from fragility._checks import check_choice, check_model
 
 CAFFE_SHA256 = "928c82c485a16064df88794d83c333025055e60c08f73217222244ab0ed2dbc6"
 MNIST_SHA256 = {
@@ -162,8 +162,7 @@ def mnist_cnn(*, weights: str | None = "natural", seed: int = 0) -> nn.Module:
     Raises:
         ValueError: `weights` has another value, or the weights' file is damaged.
     """
-    if weights is not None and weights not in MNIST_SHA256:
-        raise ValueError(f"weights: expected one of {', '.join(MNIST_SHA256)} or None, got {weights!r}")
+    check_choice("weights", weights, (*MNIST_SHA256, None))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         first, second = nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.Conv2d(16, 32, 4, stride=2, padding=1)
@@ -193,10 +192,8 @@ def squeezenet(*, weights: str | None = "caffe", pooling: str = "floor", seed: i
     Raises:
         ValueError: `weights` or `pooling` has another value, or the weights' file is damaged.
     """
-    if weights not in ("caffe", "torchvision", None):
-        raise ValueError(f"weights: expected 'caffe', 'torchvision' or None, got {weights!r}")
-    if pooling not in ("floor", "ceil"):
-        raise ValueError(f"pooling: expected 'floor' or 'ceil', got {pooling!r}")
+    check_choice("weights", weights, ("caffe", "torchvision", None))
+    check_choice("pooling", pooling, ("floor", "ceil"))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = models.squeezenet1_1()
@@ -226,8 +223,7 @@ def inception_v3(*, weights: str | None = "torchvision", seed: int = 0) -> nn.Mo
     Raises:
         ValueError: `weights` has another value.
     """
-    if weights not in ("torchvision", None):
-        raise ValueError(f"weights: expected 'torchvision' or None, got {weights!r}")
+    check_choice("weights", weights, ("torchvision", None))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = models.inception_v3(weights=None, transform_input=False, init_weights=False)

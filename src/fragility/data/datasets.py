@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fragility._checks import check_count, check_images, check_labels
+from fragility._checks import check_choice, check_count, check_images, check_labels
 from fragility.data.download import IMAGE_SUFFIXES, image_files, read_image
 from fragility.data.download import data_folder as data_folder
 from fragility.data.sources import cifar10_folders, ensure, find, flower_files, imagenet_files, official_cifar10
@@ -141,7 +141,7 @@ def cifar10(split: str = "train", *, limit: int | None = None, seed: int = 0) ->
     Returns:
         Images (N, 3, 32, 32); `source` says whether they are recompressed JPEG files.
     """
-    _check_split(split, "train", "test")
+    check_choice("split", split, ("train", "test"))
     ensure("cifar10")
     if cifar10_folders():
         root = data_folder() / "cifar10"
@@ -191,7 +191,7 @@ def flowers(
         Images (N, 3, size, size).
     """
     parts = {"train": slice(1000), "test": slice(1000, 1200), "validation": slice(1200, None)}
-    _check_split(split, *parts)
+    check_choice("split", split, parts)
     ensure("flowers")
     paths = flower_files()
     with Image.open(paths[0][0]) as image:
@@ -251,9 +251,19 @@ def folder(
 
     Returns:
         Images (N, 3, size, size); classes in alphabetical order.
+
+    Raises:
+        ValueError: if an argument is wrong, a class has no images, or images lie beside the class folders or deeper.
     """
     root = Path(path).expanduser()
     paths, class_names = _class_folders(root)
+    within = {inner for parent in {path.parent for path, _ in paths} for inner in parent.rglob("*") if inner.is_dir()}
+    places = [root, *(inner for inner in sorted(within) if "/." not in inner.relative_to(root).as_posix())]
+    if loose := [found.relative_to(root).as_posix() for place in places for found in image_files(place)]:
+        raise ValueError(
+            f"path: expected images directly in class folders, got {len(loose)} beside them or deeper in {str(root)!r} "
+            f"({', '.join(loose[:3])}{', ...' if len(loose) > 3 else ''}); move them into a class or out of the folder"
+        )
     return _from_files("folder", root, paths, class_names, f"image folder {path}", size, crop, limit, seed)
 
 
@@ -276,8 +286,7 @@ def load(name: str, **options: Any) -> ImageDataset:
     Raises:
         ValueError: if there is no such name.
     """
-    if name not in LOADERS:
-        raise ValueError(f"name: expected one of {', '.join(LOADERS)}, got {name!r}")
+    check_choice("name", name, LOADERS)
     return LOADERS[name](**options)
 
 
@@ -309,11 +318,6 @@ def sample(dataset: ImageDataset, n: int, *, seed: int) -> ImageDataset:
     return replace(dataset, images=images, labels=labels, files=tuple(dataset.files[row] for row in rows))
 
 
-def _check_split(split: str, *expected: str) -> None:
-    if split not in expected:
-        raise ValueError(f"split: expected one of {', '.join(expected)}, got {split!r}")
-
-
 def _order(labels: npt.NDArray[Any], seed: int) -> npt.NDArray[np.intp]:
     """Return a random permutation whose every prefix is stratified by class.
 
@@ -330,7 +334,7 @@ def _order(labels: npt.NDArray[Any], seed: int) -> npt.NDArray[np.intp]:
 
 def _part(labels: npt.NDArray[Any], split: str, **parts: slice) -> npt.NDArray[np.intp]:
     """Return the rows of one part of a fixed, stratified split, in ascending order."""
-    _check_split(split, *parts)
+    check_choice("split", split, parts)
     return np.sort(_order(labels, seed=0)[parts[split]])
 
 
@@ -370,7 +374,7 @@ def _idx(
     seed: int,
 ) -> ImageDataset:
     """Load one split of MNIST, or of a data set like it, and verify its files."""
-    _check_split(split, "train", "test")
+    check_choice("split", split, ("train", "test"))
     ensure(name)
     find(name).check()
     published = kind(data_folder(), train=split == "train")

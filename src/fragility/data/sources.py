@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torchvision
 
+from fragility._checks import check_choice
 from fragility.data.download import (
     Unreachable,
     data_folder,
@@ -331,8 +332,7 @@ def find(name: str) -> Source:
     Raises:
         ValueError: if the name is unknown; the message lists all names.
     """
-    if name not in SOURCES:
-        raise ValueError(f"name: expected one of {', '.join(SOURCES)}, got {name!r}")
+    check_choice("name", name, SOURCES)
     return SOURCES[name]
 
 

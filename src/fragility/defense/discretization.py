@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fragility._checks import check_count, check_images
-from fragility._reach import smooth_inputs
+from fragility._checks import check_choice, check_count, check_images
+from fragility._derivative import smooth_inputs
 
 ENCODINGS = ("depth", "thermometer")
 
@@ -30,11 +30,8 @@ def discretize(images: Tensor, *, levels: int, encoding: str = "depth") -> Tenso
     """
     if not smooth_inputs():
         check_images(images)
-    check_count("levels", levels)
-    if levels < 2:
-        raise ValueError(f"levels: expected >= 2, got {levels}")
-    if encoding not in ENCODINGS:
-        raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
+    check_count("levels", levels, least=2)
+    check_choice("encoding", encoding, ENCODINGS)
     if encoding == "depth":
         backward = images
         forward = (images.detach() * (levels - 1)).round() / (levels - 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fragility._call import logits_of
-from fragility._checks import check_count, check_labels, check_training
+from fragility._checks import check_choice, check_count, check_labels, check_training
 from fragility._convolution import twice_differentiable
 from fragility._gradient import gradient
 from fragility.fingerprint import recipe
@@ -70,8 +70,7 @@ def loss_attributions(
         )
     check_count("steps", steps)
     check_training(model, path=True)
-    if rule not in RULES:
-        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    check_choice("rule", rule, RULES)
     alphas, weights = (
         torch.tensor(part, dtype=images.dtype, device=images.device).view(-1, 1, 1, 1, 1) for part in RULES[rule](steps)
     )

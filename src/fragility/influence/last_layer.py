@@ -11,20 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fragility._checks import check_count, check_labels
-from fragility.influence.logistic import (
-    check_features,
-    check_memory,
-    contrasts,
-    covariances,
-    cross_entropies,
-    directions,
-    extreme_eigenvalues,
-    factor,
-    hessian,
-    newton,
-    residuals,
-)
+from fragility._checks import check_choice, check_count, check_labels
+from fragility.influence import logistic
 
 CHUNK = 256  # how many right-hand sides are solved at once
 
@@ -57,16 +45,13 @@ class LastLayerInfluence:
         form: str | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        check_count("num_classes", num_classes)
-        if num_classes < 2:
-            raise ValueError(f"num_classes: expected >= 2, got {num_classes}")
+        check_count("num_classes", num_classes, least=2)
         if not 0 <= l2 < float("inf"):
             raise ValueError(f"l2: expected a finite number >= 0, got {l2}")
-        if form not in (None, "primal", "dual"):
-            raise ValueError(f"form: expected 'primal', 'dual' or None, got {form!r}")
+        check_choice("form", form, ("primal", "dual", None))
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
-        check_features(features, "features")
+        logistic.check_features(features, "features")
         check_labels(labels, len(features), num_classes)
         self.features, self.labels = features.detach().to(dtype), labels
         self.l2, self.num_classes = l2, num_classes
@@ -79,18 +64,18 @@ class LastLayerInfluence:
             )
         self.form = form or ("dual" if n < width else "primal")
         unknowns = (num_classes - 1) * (width if self.form == "primal" else min(n, width))
-        check_memory(unknowns, 2, inputs, "expected fewer classes, features (a projection) or training images")
+        logistic.check_memory(unknowns, 2, inputs, "expected fewer classes, features (a projection) or training images")
         self._span = torch.linalg.qr(inputs.T).Q if self.form == "dual" else None  # (P + 1, D)
-        self._basis = contrasts(num_classes, inputs)
+        self._basis = logistic.contrasts(num_classes, inputs)
         self._inputs = inputs if self._span is None else inputs @ self._span
-        self._beta = newton(self._inputs, labels, l2=l2, num_classes=num_classes)
+        self._beta = logistic.newton(self._inputs, labels, l2=l2, num_classes=num_classes)
         self.theta = self._full(self._beta)
         logits = self._inputs @ self._beta.T @ self._basis.T
-        self._residuals = residuals(logits, labels) @ self._basis
-        self._curvature = self._basis.T @ covariances(logits) @ self._basis
-        matrix = hessian(self._inputs, self._curvature, l2)
-        self._lower = factor(matrix)
-        largest, smallest = extreme_eigenvalues(matrix, self._lower)
+        self._residuals = logistic.residuals(logits, labels) @ self._basis
+        self._curvature = self._basis.T @ logistic.covariances(logits) @ self._basis
+        matrix = logistic.hessian(self._inputs, self._curvature, l2)
+        self._lower = logistic.factor(matrix)
+        largest, smallest = logistic.extreme_eigenvalues(matrix, self._lower)
         self.condition = largest / (l2 or smallest)  # along the contrasts' complement the penalty is all there is
 
     def logits(self, features: Tensor) -> Tensor:
@@ -102,7 +87,7 @@ class LastLayerInfluence:
         Returns:
             (B, K), differentiable with respect to the features.
         """
-        check_features(features, "features", self.features.shape[1])
+        logistic.check_features(features, "features", self.features.shape[1])
         return features.to(self.theta) @ self.theta[:, :-1].T + self.theta[:, -1]
 
     def influence(self, test_features: Tensor, test_labels: Tensor, *, corrected: bool = False) -> Tensor:
@@ -130,7 +115,7 @@ class LastLayerInfluence:
             (T, N): influence divided by the square root of the training image's self-influence. Both are proportional
             to 1 - p_y, which cancels, even where the training image's probability is exactly 1.
         """
-        turned = directions(self.logits(self.features), self.labels) @ self._basis
+        turned = logistic.directions(self.logits(self.features), self.labels) @ self._basis
         own = torch.einsum("na,nab,nb->n", turned, self._hats, turned)
         return self._influence(test_features, test_labels, turned) / own.sqrt()
 
@@ -166,11 +151,15 @@ class LastLayerInfluence:
             (T, P), without the bias.
         """
         change = self.parameter_change(train_indices, weights=weights)
-        check_features(test_features, "test_features", self.features.shape[1])
+        logistic.check_features(test_features, "test_features", self.features.shape[1])
         check_labels(test_labels, len(test_features), self.num_classes, name="test_labels")
         logits = self.logits(test_features.detach())
-        bent = covariances(logits) @ change @ pad(test_features.detach().to(logits), (0, 1), value=1.0).unsqueeze(2)
-        direct = residuals(logits, test_labels).unsqueeze(1) @ change
+        bent = (
+            logistic.covariances(logits)
+            @ change
+            @ pad(test_features.detach().to(logits), (0, 1), value=1.0).unsqueeze(2)
+        )
+        direct = logistic.residuals(logits, test_labels).unsqueeze(1) @ change
         return direct.squeeze(1)[:, :-1] + bent.squeeze(2) @ self.theta[:, :-1]
 
     def parameter_change(self, train_indices: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -223,7 +212,7 @@ class LastLayerInfluence:
         weights[index] = 0
         step = self._solve(self._corrected[index].outer(self._inputs[index]).unsqueeze(0)).squeeze(0)
         start = self._beta + step / len(weights)
-        fitted = newton(
+        fitted = logistic.newton(
             self._inputs, self.labels, l2=self.l2, num_classes=self.num_classes, weights=weights, start=start
         )
         return self._full(fitted)
@@ -241,8 +230,10 @@ class LastLayerInfluence:
         """
         check_labels(train_indices, len(train_indices), len(self.labels), name="train_indices")
         inputs = pad(test_features.to(self.theta), (0, 1), value=1.0)
-        before = cross_entropies(self.logits(test_features), test_labels)
-        after = [cross_entropies(inputs @ self.retrained(index).T, test_labels) for index in train_indices.tolist()]
+        before = logistic.cross_entropies(self.logits(test_features), test_labels)
+        after = [
+            logistic.cross_entropies(inputs @ self.retrained(index).T, test_labels) for index in train_indices.tolist()
+        ]
         return torch.stack(after, 1) - before.unsqueeze(1)
 
     def _influence(self, test_features: Tensor, test_labels: Tensor, training: Tensor) -> Tensor:
@@ -256,10 +247,10 @@ class LastLayerInfluence:
 
     def _test(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Test images as the solver sees them: inputs (T, D) and residuals (T, K - 1)."""
-        check_features(features, "test_features", self.features.shape[1])
+        logistic.check_features(features, "test_features", self.features.shape[1])
         check_labels(labels, len(features), self.num_classes, name="test_labels")
         inputs = pad(features.to(self.theta), (0, 1), value=1.0)
-        residual = residuals(self.logits(features), labels) @ self._basis
+        residual = logistic.residuals(self.logits(features), labels) @ self._basis
         return inputs if self._span is None else inputs @ self._span, residual
 
     def _solve(self, gradients: Tensor) -> Tensor:

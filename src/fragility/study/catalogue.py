@@ -1,5 +1,6 @@
 """All studies by name; the other modules of the machinery know none."""
 
+from fragility._checks import check_choice
 from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
 from fragility.study.curvature import angles, dimension, influence_angles
 from fragility.study.defenses import defense_table, fashion_table
@@ -13,6 +14,7 @@ from fragility.study.interpretable import (
     race,
     rule_lists,
 )
+from fragility.study.memorisation import memorised_maps, minimum_norm, randomisation
 from fragility.study.piece import Study
 
 STUDIES: dict[str, Study] = {
@@ -23,14 +25,14 @@ STUDIES: dict[str, Study] = {
         influence_attack, leave_one_out, mislabel, poisoning, depth,
         defense_table, fashion_table,
         accuracy, card, compas, counterfactuals, disagreement, race, rule_lists,
+        memorised_maps, minimum_norm, randomisation,
     )
 }  # fmt: skip
 
 
 def find(study: str, profile: str | None = None) -> Study:
     """Look a study up; ValueError if there is no such study, or it has no such profile."""
-    if study not in STUDIES:
-        raise ValueError(f"study: expected one of {', '.join(STUDIES)}, got {study!r}")
-    if profile is not None and profile not in STUDIES[study].profiles:
-        raise ValueError(f"profile: expected one of {', '.join(STUDIES[study].profiles)}, got {profile!r}")
+    check_choice("study", study, STUDIES)
+    if profile is not None:
+        check_choice("profile", profile, STUDIES[study].profiles)
     return STUDIES[study]

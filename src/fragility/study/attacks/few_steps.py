@@ -22,7 +22,7 @@ _quarter = partial(_linear, setup="squeezenet", start=72, images=80, betas=(1 / 
 _eighth = partial(_quarter, betas=(1 / 8, 1.0))
 _chosen = partial(_linear, setup="squeezenet", images=16)
 _EIGHT = {share: {8.0: 8.0 * share} for share in (1 / 2, 1 / 4, 1 / 8, 1 / 16)}
-_TWO = {1 / 8: {2.0: 0.25}}
+_TWO = {share: {2.0: 2.0 * share} for share in (1 / 4, 1 / 8)}
 PROFILES = {
     "fast": SweepProfile(
         setups=paper_sweep.PROFILES["fast"].setups,
@@ -40,7 +40,7 @@ PROFILES = {
             _chosen(sizes=_TWO[1 / 8], iterations=100, attacks=("mass_center",)),
             _chosen(sizes=_EIGHT[1 / 8], methods=DEEPLIFT, images=8),
             _chosen(sizes=_EIGHT[1 / 8], betas=(1 / 4, 1.0)),
-            _quarter(sizes=_TWO[1 / 8]),
+            *(_quarter(sizes=_TWO[share]) for share in _TWO),
             _eighth(sizes=_TWO[1 / 8]),
             _eighth(sizes={8.0: 0.5, 2.0: 0.5}, iterations=300, schedule="constant", betas=(1.0, 1.0)),
         ),

@@ -1,0 +1,1 @@
+"""Networks that memorise, and their maps: chapter 9."""
