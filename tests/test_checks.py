@@ -1,5 +1,6 @@
 """Models that are not functions of one image, and arguments in the wrong unit: refused, with what to do about it."""
 
+import threading
 import warnings
 from contextlib import nullcontext
 from functools import partial
@@ -317,6 +318,15 @@ def test_a_model_is_checked_again_when_something_about_it_has_changed(images, la
         shown()
     with pytest.raises(ValueError, match="depend on one image each"):
         shown()
+
+
+def test_a_model_that_cannot_be_copied(images, labels):
+    """Its gradient is compared with coarser differences."""
+    model, turned = around(activation=nn.ReLU()).float(), around(HIDING["reversed"]).float()
+    model.lock = turned.lock = threading.Lock()
+    assert simple_gradient(model, images.float(), labels).isfinite().all()
+    with pytest.raises(ValueError, match="but along a random direction"):
+        simple_gradient(turned, images.float(), labels)
 
 
 def test_an_exported_network_needs_no_eval(images, labels):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from activations import Ramp, Swish
 from conftest import randomise
-from fragility._reach import check_smooth
+from fragility._reach import _try_points, check_smooth
 from fragility.attack import iterative
 from fragility.attribution import simple_gradient
 from fragility.curvature import input_hessian, input_hvp, top_direction
@@ -118,6 +118,15 @@ def test_smooth_networks_are_accepted(kind, beta, dtype, images, labels):
     with softplus(beta):
         for seed in range(5):
             check_smooth(REACHED[kind].to(dtype), images.to(dtype), labels, seed=seed)
+
+
+def test_rounding_is_not_taken_for_a_kink(images, labels):
+    """In float32 these pre-activations are multiples of 1/16, which the gradient's differences show."""
+    model = network(lambda z: F.relu((z + 1e6) - 1e6)).float()
+    with softplus(3.0):
+        with pytest.raises(ValueError, match="try float64"):
+            _try_points(model, images.float(), labels, 0, 3.0, None)
+        check_smooth(model, images.float(), labels)
 
 
 @pytest.mark.parametrize("beta", [1 / 8, 64.0, 512.0])

@@ -70,16 +70,23 @@ def check_gradient(model: nn.Module, images: Tensor) -> None:
 
 def _first(model: nn.Module, images: Tensor, watch: "Watch") -> tuple[nn.Module, Tensor, Tensor]:
     """A double copy of a model, the first image and its logits; the model itself or all images if it refuses those."""
-    with suppress(*OTHER_SIZE, TypeError, AttributeError), watch:
-        with warnings.catch_warnings(action="ignore"):  # of PyTorch's own, about exported models
-            run = copy.deepcopy(model).double()
-        x = images[:1].double().requires_grad_()
+    with suppress(*OTHER_SIZE, TypeError), watch:
+        run, x = in_double(model), images[:1].double().requires_grad_()
         return run, x, logits_of(run, x)
     with suppress(*OTHER_SIZE), watch:
         x = images[:1].clone().requires_grad_()
         return model, x, logits_of(model, x)
     with watch:
         return model, images, logits_of(model, images.requires_grad_())
+
+
+def in_double(model: nn.Module) -> nn.Module:
+    """A copy in double precision; a TypeError where there is none, of scripts and open files, say."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of PyTorch's own, about exported models
+            return copy.deepcopy(model).double()
+    except Exception as error:  # whatever a part of the model raises
+        raise TypeError(f"model: {type(error).__name__} while it was copied") from error
 
 
 def check_slope(change: Tensor, foreseen: Tensor, allowed: Tensor) -> None:

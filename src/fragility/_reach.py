@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fragility._activation import short_name
-from fragility._call import logits_of
+from fragility._call import OTHER_SIZE, logits_of
 from fragility._checks import rounding
 from fragility._convolution import twice_differentiable
-from fragility._derivative import check_slope, of_layer, root_mean_square, trying
+from fragility._derivative import check_slope, in_double, of_layer, root_mean_square, trying
 from fragility._linear import Dependence, is_custom, kind_of
 from fragility._softplus import SoftplusNetwork, active_beta, check_substitutable, softplus
 
@@ -66,9 +66,24 @@ def check_smooth(
     check_substitutable(model)
     with torch.enable_grad():
         try:
-            _try(model, *_points(images, labels, seed, max(1, min(16, 2**12 // images[0].numel()))), beta, sizes)
-        except (RuntimeError, AssertionError):  # a model for batches of one size
-            _try(model, *_points(images, labels, seed, len(images)), beta, sizes)
+            _try_points(model, images, labels, seed, beta, sizes)
+        except ValueError as error:  # or does rounding hide the change?
+            if images.dtype == torch.float64:
+                raise
+            try:
+                _try_points(in_double(model), images.double(), labels, seed, beta, sizes)
+            except (*OTHER_SIZE, TypeError):
+                raise error from None
+
+
+def _try_points(
+    model: nn.Module, images: Tensor, labels: Tensor, seed: int, beta: float, sizes: list[float] | None
+) -> None:
+    """Try at several points, or at the images of a model for batches of one size."""
+    try:
+        _try(model, *_points(images, labels, seed, max(1, min(16, 2**12 // images[0].numel()))), beta, sizes)
+    except (RuntimeError, AssertionError):
+        _try(model, *_points(images, labels, seed, len(images)), beta, sizes)
 
 
 def _try(model: nn.Module, x: Tensor, labels: Tensor, v: Tensor, beta: float, sizes: list[float] | None) -> None:
