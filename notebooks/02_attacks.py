@@ -892,9 +892,10 @@ for factor in (1 / 16, 1, 16):
     shift = center_shift(before[:1], after).item()
     rows.append([f"{beta * factor:g}", f"{shift:.0f}"])
 # The sharp one would fool you: its curvature is in few places, and
-# the attack gets two thirds as far. The smooth one is a poor likeness of
-# the network and still gets further than the suggested one: fidelity is
-# not strength, which is why the annealed attack begins smooth.
+# the attack gets two thirds as far. The smooth one is a poor likeness
+# of the network and still gets further than the suggested one:
+# fidelity is not strength, which is why the annealed attack begins
+# smooth.
 chapter.Table(["beta", "the centre moved, px"], rows)
 
 

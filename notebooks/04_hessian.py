@@ -53,7 +53,7 @@ plt.show()
 
 # %% [markdown]
 # This chapter takes the paper's explanation (its appendices F and G) apart: from a linear model, where nothing can happen, through a single
-# neuron, where the paper's argument lives, to the paper's own network. Two of its steps turn out to prove something else than they seem to.
+# neuron, where the paper's argument lives, to the paper's own network. Two of its steps turn out to prove something other than they seem to.
 #
 # **After this chapter you can**
 #
@@ -172,7 +172,7 @@ print("the map changes by less than 1e-14:", bool(of_map < 1e-14))
 # second the perturbation has the same size *relative to the picture*, $\|\delta\|_2 / \|x\|_2 = 0.01$: with $\|x\|_2$ fixed, a fixed $\epsilon$
 # means that $\|\delta\|_2 = \epsilon\sqrt d$ grows too.
 #
-# **Predict.** How does the relative change of the gradient grow with $d$ in either arm? And by how much does the *normalised* map change, from ten inputs to a hundred
+# **Predict.** How does the relative change of the gradient grow with $d$ in each arm? And by how much does the *normalised* map change, from ten inputs to a hundred
 # thousand?
 
 # %% mystnb={"code_prompt_show": "Look: gradient and map over dimension", "code_prompt_hide": "Fold", "figure": {"caption": "One softplus neuron, stored, means of 20 draws for each d: relative change of the raw gradient with the same epsilon for all d and with the same relative size; lines are eq. 3. Triangles: the largest change of a normalised map among all draws, rounding error.", "name": "dimension"}, "image": {"alt": "On logarithmic axes, dots rise along a line of slope one half from 0.001 to 0.1, squares stay on a flat line near 0.003, and triangles lie thirteen orders of magnitude below both."}} tags=["hide-output", "nbval-check-output"]
@@ -300,7 +300,7 @@ for title, part in {
     print(f"eq. 5 {title}: off by {off:.0%}")
 
 # %% [markdown]
-# With the term there is no common factor, so influence *can* be reordered already by one neuron: the lost term helps the paper's
+# With the term there is no common factor, so even one neuron *can* reorder influence: the lost term helps the paper's
 # case rather than hurting it.
 #
 # ## The paper's network
@@ -496,17 +496,20 @@ table = []
 for title, step in steps.items():
     values = judged(step)
     table.append([title, *(f"{v:.2f}" for v in values.values())])
+promised = 0.5 * relative
+print("along v1 the eigenvalues promise a turn of", end=" ")
+print(f"{promised.min():.0f} to {promised.max():.0f} lengths")
 chapter.Table(["step", *values], table)
 
 # %% [markdown]
-# A half unit of length along $v_1$ turns the gradient as far as random signs of the same length do, .53 and .52 of its own length, and not the 10 to 29 times that the
+# A half unit of length along $v_1$ turns the gradient as far as random signs of the same length do, .53 and .52 of its own length, and not the 10 to 29 lengths that the
 # eigenvalues promise; and as all of that happens in the spot, the ranks of the other pixels hold: a rank correlation of .94 against .85. Only its *sign*, spread over the whole photograph, beats random
 # signs: .50 against .63. The most fragile direction of the gradient is not the most fragile direction of the map.
 #
 # ## An attack follows the bend
 #
 # The attack of chapter 2 asks the map from the start: it climbs the [top-$k$ objective](../book/glossary.md#top-k-attack) $D$, whose gradient is a Hessian-vector product too, $\nabla_x D =
-# H\,\partial D / \partial(\nabla_x S)$. To first order the best step inside the ball of 8/255 is the sign of that gradient. Take it at once; or in ten steps of 2/255, each with the gradient of where
+# H\,\partial D / \partial(\nabla_x S)$. To first order the best step inside the ball of 8/255 is the sign of that gradient. Take it at once; or take ten steps of 2/255, each along the gradient at the point where
 # the last one ended.
 
 # %% tags=["nbval-check-output"]
@@ -711,8 +714,8 @@ chapter.Table(
 )
 
 # %% [markdown]
-# Four more epochs raise the curvature by a factor of 1.49 [1.40, 1.59], four more adversarial ones by 1.30 [1.23, 1.38], and both leave fewer errors. So training
-# decides, and an accuracy says nothing about it. (An earlier edition took the first 200 digits in the order of their classes, noughts and ones, and saw no rise after the adversarial epochs.) The intervals speak for other digits, n = 200, not for other trainings: there is one network of each kind at `fast`.
+# Four more epochs raise the curvature by a factor of 1.49 [1.40, 1.59], four more adversarial ones by 1.30 [1.23, 1.38], and both leave fewer errors. So for these three networks
+# the training decides, and the accuracy does not show it: the two that err less are the more curved ones. (An earlier edition took the first 200 digits in the order of their classes, noughts and ones, and saw no rise after the adversarial epochs.) The intervals speak for other digits, n = 200, not for other trainings: there is one network of each kind at `fast`.
 #
 # One number for each digit hides the rest of the spectrum. So for sixty of these digits, and the networks of the last seed, the twenty eigenvalues of largest modulus. What lies beyond them needs no eigenvalue: the sum of the squares of
 # all 784 is $\|H\|_F^2 = \mathbb E\,\|Hv\|^2$ for a random $v$ of independent entries with variance 1.

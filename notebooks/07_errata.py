@@ -128,12 +128,14 @@ for name, a, b in zip(("gradient", "IG"), before, after, strict=True):
     moved, rho = (b - a).abs().sum(), rank_correlation(a, b)
     print(f"map by {name}: {moved:.0%} of the mass moves,", end=" ")
     print(f"rank correlation {rho:.2f}")
+print(f"epsilon times |w|_1 is {1e-3 * w.abs().sum():.2f};", end=" ")
+print(f"epsilon over the mean |x_i| is {1e-3 / x.abs().mean():.2f}")
 
 # %% [markdown] tags=["answer", "solution"]
 # <details><summary><b>Answer</b></summary>
 #
 # The gradient changes by 12 %, as the paper says, because $\epsilon\|w\|_1$ is .25 at this dimension. Its map does not move: $g'$ is one number, the same for all
-# features, and dividing by the sum takes it out. IG's map moves by 35 % of its mass, and not because of $g$: its entries are $|x_i w_i|$ up to such a common number, and $\epsilon$ is two fifths of the mean $|x_i|$
+# features, and dividing by the sum takes it out. IG's map moves by 35 % of its mass, and not because of $g$: its entries are $|x_i w_i|$ up to such a common number, and $\epsilon$ is .40 of the mean $|x_i|$
 # here, since the length of $x$ was fixed while $d$ grew.
 #
 # </details>

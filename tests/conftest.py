@@ -91,6 +91,11 @@ def second_derivative_error(
     return float(((slope - numeric).abs() / numeric.abs()).max())
 
 
+def rows_of(dataset: ImageDataset) -> list[int]:
+    """Where images stand in their source."""
+    return [int(file.removeprefix("row ")) for file in dataset.files]
+
+
 @pytest.fixture
 def every_relu() -> nn.Module:
     return randomise(EveryRelu())

@@ -260,7 +260,7 @@ class TestSweepRules:
             """By D far stronger than published, by the released code's choice as published."""
             release = [row | {f"release_{name}": row[name] for name in METRICS} for row in rows]
             return [
-                row | {"center_shift": (3 if row["attack"] == "mass_center" else 1) * float(row["center_shift"] or 0)}
+                row | {"center_shift": (3 if row["attack"] == "mass_center" else 1) * row["center_shift"]}
                 for row in release
             ]
 
@@ -364,7 +364,7 @@ class TestSweepRules:
         def rows(share: float) -> list[Row]:
             moved: Row = {"attack": "targeted", "target_before": 0.1, "target_after": 0.3}
             return [
-                row | moved | {"labels_kept": int(str(row["image"])) < 64 * share}
+                row | moved | {"labels_kept": int(row["image"]) < 64 * share}
                 for row in only(sweep(), attack="top_k", method="simple_gradient")
             ]
 
@@ -404,9 +404,7 @@ class TestOtherRules:
         assert outcome("I2", influence_attack=rows) == "not reproduced"
         rows = influence(random=0.9, eq2=0.3, confidence=0.2)
         assert outcome("I1", influence_attack=rows) == "refuted"
-        some = [
-            row | ({"spearman": -0.8, "spearman_float32": -0.8} if int(str(row["image"])) < 30 else {}) for row in rows
-        ]
+        some = [row | ({"spearman": -0.8, "spearman_float32": -0.8} if int(row["image"]) < 30 else {}) for row in rows]
         assert outcome("I2", influence_attack=some) == "reproduced"
         apart = [row | {"spearman_float32": 0.0} for row in some]
         assert outcome("I2", influence_attack=apart) == "refuted"
@@ -542,8 +540,7 @@ class TestOtherRules:
         assert outcome("O1", angles=[row | {"setup": "digits"} for row in rows]) == "not yet tested"
 
     @pytest.mark.parametrize(
-        ("misfit", "angle", "expected"),
-        [(1e-9, 50.0, "reproduced"), (1.0, 50.0, "refuted"), (1e-9, 0.0, "refuted")],
+        ("misfit", "angle", "expected"), [(1e-9, 50.0, "reproduced"), (1.0, 50.0, "refuted"), (1e-9, 0.0, "refuted")]
     )
     def test_two_layers(self, misfit: float, angle: float, expected: str) -> None:
         rows: list[Row] = [
@@ -612,7 +609,7 @@ def defended(scores: dict[str, tuple[float, float]], *, seeds: int = 5, images: 
 def doubled(rows: list[Row], step: float) -> list[Row]:
     """Two attacks on the same few images, the second with twice the budget."""
     few = [row | {"images": 100} for row in only(rows, seed=0)]
-    return few + [row | {"budget": 2, "kendall": float(row["kendall"] or 0) - step} for row in few]
+    return few + [row | {"budget": 2, "kendall": row["kendall"] - step} for row in few]
 
 
 class TestInterpretableRules:
@@ -632,7 +629,7 @@ class TestInterpretableRules:
         assert outcome("R1", accuracy=rows + [row | {"model": "worse"} for row in worse]) == expected
         apart = [row | {"accuracy": 0.1} if row["data"] == "digits" and row["interpretable"] else row for row in rows]
         assert outcome("R1", accuracy=apart) == expected
-        assert outcome("R1", accuracy=[row for row in rows if int(str(row["image"])) < 50]) == "not yet tested"
+        assert outcome("R1", accuracy=[row for row in rows if int(row["image"]) < 50]) == "not yet tested"
 
     def test_accuracy_counts_that_folds_share_people(self) -> None:
         rows: list[Row] = [
@@ -658,7 +655,7 @@ class TestInterpretableRules:
         ]
         everyone: Row = {"image": "everyone", "penalty": 0.001, "together": 2, "rules": 9, "list": "x", "differs": 0.0}
         assert outcome("R4", rule_lists=[everyone, *rows]) == expected
-        assert outcome("R4", rule_lists=[row for row in rows if int(str(row["image"])[5:]) < 398]) == "not yet tested"
+        assert outcome("R4", rule_lists=[row for row in rows if int(row["image"][5:]) < 398]) == "not yet tested"
         assert outcome("R4", rule_lists=[everyone]) == "not yet tested"
 
     def test_the_published_list(self) -> None:

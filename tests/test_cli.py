@@ -4,7 +4,6 @@ import hashlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from fragility.data.sources import SOURCES
 
 
 @pytest.fixture
-def idx_files(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def idx_files(data_folder, monkeypatch):
     """Four files that pass for MNIST's, by their checksums."""
     raw = data_folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -33,7 +32,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+def test_help_is_quick_because_it_imports_nothing_heavy():
     code = (
         "import sys\nfrom fragility.cli import main\n"
         "main(['data', 'fetch', '--help'])\n"
@@ -43,7 +42,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
     assert shown.stdout.splitlines()[-1] == "[]"
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fragility ")
 
@@ -70,9 +69,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("verify attack_sweep --rows 0".split(), "rows: expected an integer >= 1"),
     ],
 )
-def test_a_wrong_request_is_one_line_on_stderr_and_status_2(
-    data_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_a_wrong_request_is_one_line_on_stderr_and_status_2(data_folder, capsys, arguments, message):
     results = ["--results", str(data_folder)] if {"run", "verify"} & {*arguments} else []
     assert main([*arguments, *results]) == 2
     assert not data_folder.exists()
@@ -83,13 +80,13 @@ def test_a_wrong_request_is_one_line_on_stderr_and_status_2(
     assert re.search(message, shown.err)
 
 
-def test_the_process_ends_with_that_status() -> None:
+def test_the_process_ends_with_that_status():
     failed = run("data", "check", "cifar11")
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1
 
 
-def test_list_shows_every_source(idx_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_every_source(idx_files, capsys):
     assert main(["data", "list"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"data folder: {idx_files.parent.parent}"
@@ -101,30 +98,26 @@ def test_list_shows_every_source(idx_files: Path, capsys: pytest.CaptureFixture[
     assert rows["flowers"].split()[1:] == ["229", "MB", "no", "CC", "BY", "2.0"]
 
 
-def test_fetch_leaves_alone_what_is_there(idx_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_leaves_alone_what_is_there(idx_files, capsys):
     assert main(["data", "fetch", "mnist", "digits"]) == 0
     assert capsys.readouterr().out == "mnist: already there\ndigits: already there\n"
 
 
-def test_check_of_all_reports_what_is_missing_without_failing(
-    idx_files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_of_all_reports_what_is_missing_without_failing(idx_files, capsys):
     assert main(["data", "check"]) == 0
     shown = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert shown["mnist"] == "4 files, sha256 verified"
     assert {name for name, text in shown.items() if text == "missing"} == MISSING
 
 
-def test_check_fails_for_a_named_source_that_is_missing(idx_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_for_a_named_source_that_is_missing(idx_files, capsys):
     assert main(["data", "check", "mnist"]) == 0
     assert main(["data", "check", "mnist", "flowers"]) == 1
     assert capsys.readouterr().out.endswith("flowers: missing\n")
 
 
 @pytest.mark.parametrize("arguments", [["data", "check"], ["data", "check", "mnist", "digits"]])
-def test_check_fails_for_a_damaged_file_and_names_it(
-    idx_files: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
-) -> None:
+def test_check_fails_for_a_damaged_file_and_names_it(idx_files, capsys, arguments):
     (idx_files / "t10k-labels-idx1-ubyte").write_text("damaged")
     assert main(arguments) == 1
     damaged = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]

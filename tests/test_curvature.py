@@ -45,8 +45,7 @@ def dense(model: nn.Module, image: Tensor, label: int) -> Tensor:
     def score(x: Tensor) -> Tensor:
         return model(x.view(1, *image.shape))[0, label]
 
-    matrix: Tensor = torch.autograd.functional.hessian(score, image.flatten())
-    return matrix
+    return torch.autograd.functional.hessian(score, image.flatten())
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_products_equal_the_dense_hessian_of_a_smooth_network(mode: str, stacked, images: Tensor) -> None:  # type: ignore[no-untyped-def]
+def test_products_equal_the_dense_hessian_of_a_smooth_network(mode: str, stacked, images: Tensor) -> None:
     model = stacked(nn.Tanh())
     vectors = draw(3, 3, 8, 8, seed=1) - 0.5
     products = input_hvp(model, images, LABELS, vectors, mode=mode)
@@ -94,7 +93,7 @@ def test_a_relu_network_is_flat_and_says_so(every_relu: nn.Module) -> None:
         top_direction(every_relu, images, LABELS)
 
 
-def test_the_dense_matrix_is_pytorchs(stacked, images: Tensor) -> None:  # type: ignore[no-untyped-def]
+def test_the_dense_matrix_is_pytorchs(stacked, images: Tensor) -> None:
     model = stacked(nn.Sigmoid())
     found = input_hessian(model, images, LABELS, chunk=50)
     for image, label, matrix in zip(images, LABELS.tolist(), found, strict=True):
@@ -102,7 +101,7 @@ def test_the_dense_matrix_is_pytorchs(stacked, images: Tensor) -> None:  # type:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_directions_are_scipys(mode: str, stacked, images: Tensor) -> None:  # type: ignore[no-untyped-def]
+def test_directions_are_scipys(mode: str, stacked, images: Tensor) -> None:
     model = stacked(nn.Softplus())
     found = top_directions(model, images, LABELS, count=4, steps=120, mode=mode)
     for index, (image, label) in enumerate(zip(images, LABELS.tolist(), strict=True)):
@@ -122,7 +121,7 @@ def test_directions_are_scipys(mode: str, stacked, images: Tensor) -> None:  # t
     torch.testing.assert_close(directions.flatten(1).norm(dim=1), torch.ones(3, dtype=torch.float64))
 
 
-def test_an_image_does_not_depend_on_its_company(stacked, images: Tensor) -> None:  # type: ignore[no-untyped-def]
+def test_an_image_does_not_depend_on_its_company(stacked, images: Tensor) -> None:
     model = stacked(nn.Tanh())
     together = top_directions(model, images, LABELS, steps=12)
     alone = top_directions(model, images[1:2], LABELS[1:2], steps=12)
@@ -179,7 +178,7 @@ def test_a_flat_image_in_a_curved_batch_has_value_zero() -> None:
     assert found.directions.isfinite().all()
 
 
-def test_single_precision_finds_the_same_direction(stacked, images: Tensor) -> None:  # type: ignore[no-untyped-def]
+def test_single_precision_finds_the_same_direction(stacked, images: Tensor) -> None:
     model = stacked(nn.Softplus())
     values, directions = top_direction(model, images, LABELS, steps=120)
     low = top_directions(model.float(), images.float(), LABELS, steps=120)
@@ -227,17 +226,13 @@ def test_the_bound_is_reached_by_one_unit_and_is_the_formula_by_hand() -> None:
         (lambda m, x: top_direction(m, x, LABELS, steps=0), ValueError, "steps: expected an integer >= 1, got 0"),
         (lambda m, x: top_directions(m, x, LABELS, count=31), ValueError, "count: expected an integer from 1 to 30"),
         (lambda m, x: angle(x, x[:2]), ValueError, "b: expected shape"),
-        (
-            lambda m, x: angle(x, 0 * x),
-            ValueError,
-            r"b: expected finite vectors .* not zero, .* rows \[0, 1, 2\]",
-        ),
+        (lambda m, x: angle(x, 0 * x), ValueError, r"b: expected finite vectors .* not zero, .* rows \[0, 1, 2\]"),
         (lambda m, x: angle(LABELS, LABELS), TypeError, "a: expected a floating-point tensor"),
         (lambda m, x: saliency_lipschitz_bound(ONES, ONES[:1], ONES), ValueError, "slopes: expected one number per"),
         (lambda m, x: saliency_lipschitz_bound(ONES, ONES, -ONES), ValueError, "bends: expected numbers >= 0"),
     ],
 )
-def test_bad_input_is_named(  # type: ignore[no-untyped-def]
+def test_bad_input_is_named(
     call: Callable[[nn.Module, Tensor], object], error: type[Exception], message: str, stacked, images: Tensor
 ) -> None:
     with pytest.raises(error, match=message):

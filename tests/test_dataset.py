@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from conftest import rows_of
 from fragility.data.datasets import (
     ImageDataset,
     cifar10,
@@ -32,10 +33,6 @@ from fragility.data.download import read_image
 from fragility.data.sources import find
 
 pytestmark = pytest.mark.usefixtures("data_folder")
-
-
-def rows_of(dataset: ImageDataset) -> list[int]:
-    return [int(file.removeprefix("row ")) for file in dataset.files]
 
 
 # --- digits ---

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conftest import randomise
+from conftest import randomise, total
 from fragility import network, train
 from fragility.cost import forward_equivalents
 from fragility.defense import (
@@ -25,10 +25,6 @@ from fragility.defense.loss_attribution import each_loss, l1_norm, loss_attribut
 from fragility.surrogate import softplus
 
 BALL = {"epsilon": 0.1, "step_size": 0.04, "iterations": 4}
-
-
-def total(attributions: Tensor) -> Tensor:
-    return attributions.flatten(1).sum(1)
 
 
 def seeded() -> torch.Generator:

@@ -82,7 +82,7 @@ def test_bad_input(images: Tensor) -> None:
     with pytest.raises(ValueError, match="levels: expected an integer >= 2, got 1"):
         discretize(images, levels=1)
     with pytest.raises(TypeError, match="levels: expected an integer, got float"):
-        discretize(images, levels=2.5)  # type: ignore[arg-type]
+        discretize(images, levels=2.5)
     with pytest.raises(ValueError, match="encoding: expected one of depth, thermometer, got 'one-hot'"):
         discretize(images, levels=2, encoding="one-hot")
     with pytest.raises(ValueError, match=r"images: expected pixels in \[0, 1\]"):

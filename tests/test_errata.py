@@ -90,8 +90,7 @@ class Digits:
             loss = F.binary_cross_entropy_with_logits(self.X @ theta, self.y)
             return loss + self.l2 / 2 * theta.square().sum()
 
-        matrix: Tensor = torch.autograd.functional.hessian(objective, self.theta)
-        return matrix
+        return torch.autograd.functional.hessian(objective, self.theta)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +129,7 @@ def test_2_the_printed_step_lowers_helpfulness_on_every_image(lab: SimpleNamespa
         top = lab.helpfulness(x, y, theta, columns).topk(3).indices
 
         def helped(x: Tensor, y: Tensor = y, top: Tensor = top) -> Tensor:
-            total: Tensor = lab.helpfulness(x, y, theta, columns)[top].sum()
-            return total
+            return lab.helpfulness(x, y, theta, columns)[top].sum()
 
         stepped, opposite = (lab.sign_step(x, lambda x, s=sign: -s * helped(x), 1e-3) for sign in (1, -1))
         assert helped(stepped) < helped(x) < helped(opposite)

@@ -37,7 +37,7 @@ class Axes:
 def words(group: ElementTree.Element, kind: str) -> str:
     """The texts right in a group, which matplotlib writes as comments beside their outlines."""
     parts = [part for part in group if part.get("id", "").startswith(kind)]
-    comments = [comment for part in parts for comment in part.iter(ElementTree.Comment)]  # type: ignore[arg-type]
+    comments = [comment for part in parts for comment in part.iter(ElementTree.Comment)]
     return " ".join((comment.text or "").strip() for comment in comments)
 
 
@@ -107,10 +107,7 @@ def test_an_axis_that_says_nothing_is_found() -> None:
     axes[0, 1].set(title="loss")
     axes[0, 0].set(ylabel="accuracy")
     axes[1, 0].set(xlabel="steps")
-    assert problems(drawn(figure)) == [
-        "panel 3: nothing says what y is",
-        "panel 4: nothing says what x is",
-    ]
+    assert problems(drawn(figure)) == ["panel 3: nothing says what y is", "panel 4: nothing says what x is"]
 
 
 def test_words_at_ticks_speak_for_themselves_and_pictures_need_a_title() -> None:

@@ -125,7 +125,7 @@ def test_one_image_without_a_finite_gradient_does_not_cost_the_others_theirs() -
             self.inner = inner
 
         def forward(self, images: Tensor) -> Tensor:
-            return self.inner(images.sqrt_())  # type: ignore[no-any-return]
+            return self.inner(images.sqrt_())
 
     setup = Setup()
     backbone, images = Rooted(setup.backbone).eval(), setup.test.square()

@@ -121,10 +121,9 @@ def test_bad_input_of_two_samples():
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
 def test_the_bootstrap_covers_normal_and_skewed_samples(chance, n, kind):
     # Skewed: bounded with many small values, as an intersection.
-    draw, mean = {
-        "normal": (lambda: chance.normal(size=n), 0.0),
-        "skewed": (lambda: chance.beta(0.5, 2, size=n), 0.2),
-    }[kind]
+    draw, mean = {"normal": (lambda: chance.normal(size=n), 0.0), "skewed": (lambda: chance.beta(0.5, 2, size=n), 0.2)}[
+        kind
+    ]
 
     def held():
         _, low, high = mean_interval(draw())

@@ -64,8 +64,7 @@ def write_dump(layers: list[nn.Conv2d]) -> bytes:
 def caffe_logits(original: nn.Module, images: Tensor) -> Tensor:
     """What Caffe would compute: flip to BGR, scale to 255, subtract the mean."""
     pixels = 255 * images.flip(1) - torch.tensor([104.0, 117.0, 123.0], dtype=torch.float64).view(3, 1, 1)
-    logits: Tensor = original(pixels)
-    return logits
+    return original(pixels)
 
 
 def test_folding_is_exact(original: nn.Module) -> None:
@@ -386,7 +385,7 @@ def test_your_own_network_is_copied_not_changed() -> None:
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
     images = random_images(2, 1, 2, 2, dtype=torch.float32)
     before = extractor(images)
-    nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(model[1].weight)
     assert torch.equal(extractor(images), before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in extractor.modules())
 

@@ -66,4 +66,4 @@ def test_a_map_runs_from_the_darkest_colour_to_the_brightest_at_its_brightest_hu
 )
 def test_what_cannot_be_compared_is_refused(before: object, after: object, alt: tuple[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        page.blink(before, after, alt=alt)  # type: ignore[arg-type]
+        page.blink(before, after, alt=alt)

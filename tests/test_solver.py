@@ -58,7 +58,7 @@ def last_layer_problem(l2: float = 0.1) -> tuple[LastLayerInfluence, nn.Module, 
 
 
 @pytest.mark.parametrize("solve", [direct, conjugate_gradient, partial(conjugate_gradient, tolerance=1e-12)])
-def test_solvers_solve(system, solve) -> None:  # type: ignore[no-untyped-def]
+def test_solvers_solve(system, solve) -> None:
     matrix, rhs = system
     found = solve(times(matrix), rhs)
     assert found.converged
@@ -66,7 +66,7 @@ def test_solvers_solve(system, solve) -> None:  # type: ignore[no-untyped-def]
     assert torch.allclose(found.residual, (found.x @ matrix - rhs).norm(dim=1) / rhs.norm(dim=1))
 
 
-def test_conjugate_gradients_take_the_steps_of_scipys(system) -> None:  # type: ignore[no-untyped-def]
+def test_conjugate_gradients_take_the_steps_of_scipys(system) -> None:
     matrix, rhs = system
     theirs, _ = cg(matrix.numpy(), rhs[0].numpy(), rtol=0, atol=0, maxiter=7)
     ours = conjugate_gradient(times(matrix), rhs[:1], max_iterations=7, tolerance=1e-14)
@@ -75,7 +75,7 @@ def test_conjugate_gradients_take_the_steps_of_scipys(system) -> None:  # type: 
     assert ours.iterations == 7
 
 
-def test_an_indefinite_matrix_is_refused_by_conjugate_gradients_and_solved_directly(system) -> None:  # type: ignore[no-untyped-def]
+def test_an_indefinite_matrix_is_refused_by_conjugate_gradients_and_solved_directly(system) -> None:
     matrix, rhs = system
     bent = matrix - torch.eye(20).double()
     with pytest.raises(ValueError, match=r"positive definite matrix, found a .* curvature -.*raise the damping"):
@@ -83,7 +83,7 @@ def test_an_indefinite_matrix_is_refused_by_conjugate_gradients_and_solved_direc
     assert direct(times(bent), rhs).converged
 
 
-def test_lissa_is_the_neumann_series_and_says_whether_it_converged(system) -> None:  # type: ignore[no-untyped-def]
+def test_lissa_is_the_neumann_series_and_says_whether_it_converged(system) -> None:
     matrix, rhs = system
     top = float(torch.linalg.eigvalsh(matrix)[-1])
     by_hand, power = torch.zeros_like(rhs), rhs
@@ -107,7 +107,7 @@ class Tokens(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images.squeeze(1))
         mixed = self.mix(*[tokens] * (3 if isinstance(self.mix, nn.MultiheadAttention) else 1))
-        return self.head((mixed if isinstance(mixed, Tensor) else mixed[0]).mean(1))  # type: ignore[no-any-return]
+        return self.head((mixed if isinstance(mixed, Tensor) else mixed[0]).mean(1))
 
 
 def stack(*layers: nn.Module) -> nn.Module:
@@ -130,7 +130,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_products_and_influence_are_those_of_differences_and_single_losses(name: str, data) -> None:  # type: ignore[no-untyped-def]
+def test_products_and_influence_are_those_of_differences_and_single_losses(name: str, data) -> None:
     images, labels = data
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -159,7 +159,7 @@ def test_products_and_influence_are_those_of_differences_and_single_losses(name:
     assert torch.allclose(solved, every[:3], rtol=1e-6, atol=1e-8)
 
 
-def test_batches_are_unbiased_and_seeded(network, data) -> None:  # type: ignore[no-untyped-def]
+def test_batches_are_unbiased_and_seeded(network, data) -> None:
     images, labels = data
     vector = torch.ones(1, len(flat_parameters(network)), dtype=torch.float64)
 
@@ -182,7 +182,7 @@ def test_batches_are_unbiased_and_seeded(network, data) -> None:  # type: ignore
         (partial(lissa, scale=1.5, iterations=300), 1e-8),
     ],
 )
-def test_on_a_last_layer_every_solver_agrees_with_the_exact_form(solve, tolerance: float) -> None:  # type: ignore[no-untyped-def]
+def test_on_a_last_layer_every_solver_agrees_with_the_exact_form(solve, tolerance: float) -> None:
     layer, model, test, test_labels = last_layer_problem()
     data = (layer.features, layer.labels, test, test_labels)
     ours, solution = network_influence(model, *data, l2=0.1, damping=0.0, solve=solve)
@@ -221,14 +221,14 @@ def test_influence_on_a_nearly_certain_prediction_is_small_and_right(margin: flo
     assert torch.allclose(ours.double() / scale.clamp(min=1e-300), expected * (scale > 0), rtol=1e-4)
 
 
-def test_an_input_that_the_network_overwrites_stays_as_it_is(network, data) -> None:  # type: ignore[no-untyped-def]
+def test_an_input_that_the_network_overwrites_stays_as_it_is(network, data) -> None:
     class Centred(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = network
 
         def forward(self, images: Tensor) -> Tensor:
-            return network(images.sub_(0.5))  # type: ignore[no-any-return]
+            return network(images.sub_(0.5))
 
     images, labels = data[0].clone(), data[1]
     ours, _ = network_influence(Centred().eval(), images, labels, images[:3], labels[:3], l2=0.1, damping=2.0)
@@ -239,7 +239,7 @@ def test_an_input_that_the_network_overwrites_stays_as_it_is(network, data) -> N
 
 
 def quantised(network: nn.Module) -> nn.Module:
-    whole = nn.Sequential(*network, nn.Linear(3, 3)).float()  # type: ignore[misc]
+    whole = nn.Sequential(*network, nn.Linear(3, 3)).float()
     return torch.ao.quantization.quantize_dynamic(whole.eval(), {nn.Linear})
 
 
@@ -249,7 +249,7 @@ def single_logit(network: nn.Module) -> nn.Module:
 
 class CentredByTheBatch(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images - images.mean(0))  # type: ignore[no-any-return]
+        return super().forward(images - images.mean(0))
 
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
@@ -272,7 +272,7 @@ class CentredByTheBatch(nn.Sequential):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_input_is_refused(network, data, change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_refused(network, data, change, message: str) -> None:
     images, labels = data
     arguments = {"model": network, "images": images, "labels": labels, "l2": 0.1, "damping": 1.0}
     arguments |= {"test_images": images[:1], "test_labels": labels[:1]} | change
@@ -282,7 +282,7 @@ def test_bad_input_is_refused(network, data, change, message: str) -> None:  # t
         network_influence(**arguments)
 
 
-def test_inference_mode_is_named(network, data) -> None:  # type: ignore[no-untyped-def]
+def test_inference_mode_is_named(network, data) -> None:
     with torch.inference_mode(), pytest.raises(ValueError, match=r"got torch\.inference_mode\(\)"):
         network_influence(network, *data, data[0][:1], data[1][:1], l2=0.1, damping=1.0)
 

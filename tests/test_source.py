@@ -6,7 +6,6 @@ import io
 import pickle  # the official CIFAR-10 files are pickles; torchvision reads them after an md5
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,8 +17,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
+from conftest import rows_of
 from fragility.data import sources
-from fragility.data.datasets import LOADERS, ImageDataset, cifar10, flowers, imagenet, load, mnist
+from fragility.data.datasets import LOADERS, cifar10, flowers, imagenet, load, mnist
 from fragility.data.download import Unreachable, data_folder, download, install, staging, unpack
 from fragility.data.sources import SOURCES, ensure, find
 
@@ -30,7 +30,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def folder(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(data_folder, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     (data_folder / "downloads").mkdir(parents=True)
     return data_folder
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site(folder: Path) -> Iterator[Site]:
+def site(folder):
     with Site() as running:
         thread = Thread(target=running.serve_forever)
         thread.start()
@@ -99,7 +99,7 @@ def pack(path: Path, members: dict[str, bytes], link: str = "") -> Path:
 # --- how a file gets into the data folder ---
 
 
-def test_the_data_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_data_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     default = tmp_path / ".cache" / "fragility"
@@ -111,9 +111,7 @@ def test_the_data_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("sha256", [SHA256, None])
-def test_a_file_is_downloaded_once_with_a_progress_bar(
-    site: Site, folder: Path, capsys: pytest.CaptureFixture[str], sha256: str | None
-) -> None:
+def test_a_file_is_downloaded_once_with_a_progress_bar(site, folder, capsys, sha256):
     for _ in range(2):
         path = download(f"{site.address}file", "some.bin", sha256)
         assert path == folder / "downloads" / "some.bin"
@@ -133,15 +131,13 @@ def test_a_file_is_downloaded_once_with_a_progress_bar(
         ("file", "0" * 64, rf"/file: .*damaged or has changed.*{SHA256}"),
     ],
 )
-def test_a_download_that_fails_leaves_nothing_behind(
-    site: Site, folder: Path, page: str, sha256: str | None, message: str
-) -> None:
+def test_a_download_that_fails_leaves_nothing_behind(site, folder, page, sha256, message):
     with pytest.raises(OSError, match=message):
         download(site.address + page, "some.bin", sha256)
     assert everything_in(folder) == []
 
 
-def test_without_a_network_the_error_names_the_source_the_path_and_the_alternative(folder: Path) -> None:
+def test_without_a_network_the_error_names_the_source_the_path_and_the_alternative(folder):
     path = folder / "downloads" / "some.bin"
     for state in ("missing", "damaged"):
         with pytest.raises(ConnectionError) as caught:
@@ -155,7 +151,7 @@ def test_without_a_network_the_error_names_the_source_the_path_and_the_alternati
 
 
 @pytest.mark.parametrize(("member", "link"), [("../evil", ""), ("/../../evil", ""), ("good", "../../evil")])
-def test_a_malicious_archive_is_refused(tmp_path: Path, member: str, link: str) -> None:
+def test_a_malicious_archive_is_refused(tmp_path, member, link):
     packed = pack(tmp_path / "a.tgz", {member: b"boo"}, link)
     with pytest.raises(OSError, match=r"a\.tgz: damaged or unsafe archive .*outside the destination"):
         unpack(packed, tmp_path / "deep" / "out")
@@ -164,14 +160,14 @@ def test_a_malicious_archive_is_refused(tmp_path: Path, member: str, link: str) 
 
 
 @pytest.mark.parametrize("size", [0, 10, 200])
-def test_a_truncated_archive_is_an_error_that_names_it(tmp_path: Path, size: int) -> None:
+def test_a_truncated_archive_is_an_error_that_names_it(tmp_path, size):
     whole = pack(tmp_path / "whole.tgz", {"one": bytes(hashlib.sha512(b"noise").digest() * 99)})
     (tmp_path / "cut.tgz").write_bytes(whole.read_bytes()[:size])
     with pytest.raises(OSError, match=r"cut\.tgz: damaged or unsafe archive"):
         unpack(tmp_path / "cut.tgz", tmp_path / "out")
 
 
-def test_a_folder_is_installed_whole_over_an_incomplete_copy_or_not_at_all(folder: Path) -> None:
+def test_a_folder_is_installed_whole_over_an_incomplete_copy_or_not_at_all(folder):
     for content in (b"first", b"second"):
         with staging() as new:
             (new / "raw").mkdir()
@@ -193,7 +189,7 @@ def test_a_folder_is_installed_whole_over_an_incomplete_copy_or_not_at_all(folde
 # --- all sources ---
 
 
-def test_every_source_has_a_loader_and_an_unknown_one_lists_the_names(folder: Path) -> None:
+def test_every_source_has_a_loader_and_an_unknown_one_lists_the_names(folder):
     assert set(SOURCES) == set(LOADERS) | {"compas"}  # a table
     assert [name for name, entry in SOURCES.items() if not entry.present()] == [*DOWNLOADED, "compas"]
     for function in (find, ensure, load):
@@ -202,9 +198,7 @@ def test_every_source_has_a_loader_and_an_unknown_one_lists_the_names(folder: Pa
 
 
 @pytest.mark.parametrize("name", DOWNLOADED)
-def test_without_a_network_every_source_says_what_to_do(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_without_a_network_every_source_says_what_to_do(folder, monkeypatch, name):
     monkeypatch.setattr(MNIST, "mirrors", [CLOSED])
     monkeypatch.setattr("torchvision.datasets.FashionMNIST.mirrors", [CLOSED])
     monkeypatch.setattr(CIFAR10, "url", CLOSED)
@@ -234,7 +228,7 @@ def imagenet_archive(folder: Path, count: int) -> Path:
     return pack(path, members | {"imagenet-sample-images-0a1b/README.md": b"# hello"})
 
 
-def test_the_imagenet_archive_becomes_labelled_images(folder: Path) -> None:
+def test_the_imagenet_archive_becomes_labelled_images(folder):
     path = imagenet_archive(folder, 1000)
     dataset = imagenet(size=4, limit=50, seed=3)
     assert not path.exists()
@@ -248,7 +242,7 @@ def test_the_imagenet_archive_becomes_labelled_images(folder: Path) -> None:
     assert "bc69043e" in dataset.source
 
 
-def test_an_imagenet_archive_that_lacks_an_image_is_refused(folder: Path) -> None:
+def test_an_imagenet_archive_that_lacks_an_image_is_refused(folder):
     path = imagenet_archive(folder, 999)
     with pytest.raises(OSError, match=r"expected 1000 images, found 999; delete it"):
         imagenet()
@@ -256,7 +250,7 @@ def test_an_imagenet_archive_that_lacks_an_image_is_refused(folder: Path) -> Non
     assert not (folder / "imagenet").exists()
 
 
-def test_imagenet_images_that_are_there_are_used_without_the_archive(folder: Path) -> None:
+def test_imagenet_images_that_are_there_are_used_without_the_archive(folder):
     (folder / "imagenet").mkdir()
     for wnid in WNIDS:
         (folder / "imagenet" / f"{wnid}_name.JPEG").write_bytes(jpeg(COLORS[1]))
@@ -276,7 +270,7 @@ def test_imagenet_images_that_are_there_are_used_without_the_archive(folder: Pat
 
 
 @pytest.fixture
-def garden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def garden(folder, monkeypatch):
     counts = {"roses": 641, "sunflowers": 699, "tulips": 2}
     members = {f"flower_photos/{name}/{i}.jpg": jpeg(COLORS[0]) for name, n in counts.items() for i in range(n)}
     path = pack(folder / "downloads" / "flower_photos.tgz", members)
@@ -285,7 +279,7 @@ def garden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_flowers_have_a_fixed_stratified_split(folder: Path, garden: Path) -> None:
+def test_the_flowers_have_a_fixed_stratified_split(folder, garden):
     parts = {split: flowers(split, size=2) for split in ("train", "test", "validation")}
     assert not garden.exists()
     assert sorted(path.name for path in (folder / "flowers").iterdir()) == ["roses", "sunflowers"]
@@ -305,9 +299,7 @@ def test_the_flowers_have_a_fixed_stratified_split(folder: Path, garden: Path) -
             function()
 
 
-def test_a_flower_archive_with_another_checksum_is_refused(
-    folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flower_archive_with_another_checksum_is_refused(folder, site, monkeypatch):
     monkeypatch.setattr(sources, "_FLOWERS", (f"{site.address}file", *sources._FLOWERS[1:]))
     with pytest.raises(OSError, match="damaged or has changed"):
         ensure("flowers")
@@ -328,7 +320,7 @@ def md5(content: bytes) -> str:
 
 
 @pytest.fixture
-def digits_site(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+def digits_site(site, monkeypatch):
     """Four files as MNIST's mirrors have them."""
     random, published = np.random.default_rng(0), {}
     for split, count in (("train", 60), ("t10k", 20)):
@@ -342,7 +334,7 @@ def digits_site(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
     return published
 
 
-def test_mnist_is_downloaded_verified_and_loaded(folder: Path, digits_site: dict[str, np.ndarray]) -> None:
+def test_mnist_is_downloaded_verified_and_loaded(folder, digits_site):
     dataset, raw = mnist(), folder / "MNIST" / "raw"
     assert sorted(path.name for path in raw.iterdir()) == sorted(digits_site)
     assert find("mnist").present()
@@ -364,18 +356,12 @@ def test_mnist_is_downloaded_verified_and_loaded(folder: Path, digits_site: dict
     assert len(mnist()) == 60
 
 
-def rows_of(dataset: ImageDataset) -> list[int]:
-    return [int(file.removeprefix("row ")) for file in dataset.files]
-
-
 # --- CIFAR-10 ---
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
-def test_the_official_cifar10_is_downloaded_verified_and_loaded(
-    folder: Path, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_official_cifar10_is_downloaded_verified_and_loaded(folder, site, tmp_path, monkeypatch):
     """The files of cifar-10-python.tar.gz with two batches of ten images."""
     pixels = np.random.default_rng(1).integers(0, 256, (2, 10, 3072), np.uint8)
     files = {"batches.meta": pickle.dumps({"label_names": CLASSES})}
@@ -407,7 +393,7 @@ def test_the_official_cifar10_is_downloaded_verified_and_loaded(
 
 
 @pytest.fixture
-def class_folders(folder: Path) -> Callable[[str, str, int], Path]:
+def class_folders(folder):
     """CIFAR-10 as class folders of three images, whose colours tell class and number."""
 
     def path(split: str, name: str, index: int) -> Path:
@@ -421,7 +407,7 @@ def class_folders(folder: Path) -> Callable[[str, str, int], Path]:
     return path
 
 
-def test_cifar10_from_class_folders_says_that_it_was_recompressed(class_folders: Callable[..., Path]) -> None:
+def test_cifar10_from_class_folders_says_that_it_was_recompressed(class_folders):
     dataset = cifar10("test", limit=20, seed=5)
     assert Counter(dataset.labels.tolist()) == dict.fromkeys(range(10), 2)
     assert dataset.class_names == tuple(CLASSES)
@@ -440,9 +426,7 @@ def test_cifar10_from_class_folders_says_that_it_was_recompressed(class_folders:
 # --- the table ---
 
 
-def test_of_the_public_records_only_what_the_book_reads_is_kept(
-    folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_the_public_records_only_what_the_book_reads_is_kept(folder, site, monkeypatch):
     kept = pd.DataFrame({name: ["a", "b"] for name in sources._COMPAS_COLUMNS})
     public = pd.concat([kept.assign(name=["Ada", "Grace"]), kept[["decile_score"]]], axis=1)  # which stands there twice
     site.pages["/compas.csv"] = public.to_csv(index=False).encode()

@@ -77,7 +77,7 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("attack", OBJECTIVES)
 @pytest.mark.parametrize("method", ["simple_gradient", "deeplift", "integrated_gradients"])
-def test_rows_are_what_the_library_says(model, sample, method: str, attack: str) -> None:  # type: ignore[no-untyped-def]
+def test_rows_are_what_the_library_says(model, sample, method: str, attack: str) -> None:
     images, labels, files = sample
     attacked, judged = attributions(method, 3), attributions(method, 7)
     rows = rows_of(sweep(attacks=(attack,), methods=(method,), iterations=6, attack_steps=3, evaluation_steps=7))
@@ -102,7 +102,7 @@ def test_rows_are_what_the_library_says(model, sample, method: str, attack: str)
     assert (rows[0]["attack_steps"], rows[0]["evaluation_steps"]) == steps
 
 
-def _check_gains(rows: list[Row], attack: str, maps, images: Tensor, changed: Tensor) -> None:  # type: ignore[no-untyped-def]
+def _check_gains(rows: list[Row], attack: str, maps, images: Tensor, changed: Tensor) -> None:
     """What D gained, by its definition, and how much importance lies in the quadrant opposite the centre of mass."""
 
     def gain(before: Tensor, after: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def test_noise_is_an_images_own_whatever_the_batch_and_the_company(double_digits
     assert column(rows_of(noise(), seed=1), "image") != column(one, "image")
 
 
-def test_the_walk_is_the_librarys(model, sample) -> None:  # type: ignore[no-untyped-def]
+def test_the_walk_is_the_librarys(model, sample) -> None:
     images, labels, files = sample
     rows = rows_of(sweep(attacks=("random_walk",), iterations=5))
     found = random_walk(
@@ -173,7 +173,7 @@ def test_a_file_of_eight_bits_keeps_whole_steps_and_loses_small_ones() -> None:
         assert column(one, name) == column(other, name)
 
 
-def test_images_can_be_recompressed_before_anything_else(model) -> None:  # type: ignore[no-untyped-def]
+def test_images_can_be_recompressed_before_anything_else(model) -> None:
     plain, fine, coarse = (
         prepare(replace(DIGITS, jpeg_quality=quality), 8, 0, "cpu").data for quality in (None, 95, 20)
     )
@@ -201,7 +201,7 @@ def test_differences_are_taken_image_by_image() -> None:
         differences(plain, pd.concat([plain, plain]))
 
 
-def test_one_trajectory_is_judged_twice(model, sample) -> None:  # type: ignore[no-untyped-def]
+def test_one_trajectory_is_judged_twice(model, sample) -> None:
     images, labels, _ = sample
     case = sweep(iterations=6)
     made = paper_sweep.STUDY.plan(SweepProfile(setups={"digits": DIGITS}, sweeps=(case,)))
@@ -225,7 +225,7 @@ def test_one_trajectory_is_judged_twice(model, sample) -> None:  # type: ignore[
     assert rows[0]["course_steps"] == "1 2 3 6"
 
 
-def test_fidelity_rows_are_the_maps_of_two_networks(model) -> None:  # type: ignore[no-untyped-def]
+def test_fidelity_rows_are_the_maps_of_two_networks(model) -> None:
     profile = replace(
         surrogate_fidelity.PROFILES["fast"], setups={"digits": DIGITS}, images=4, batch=2, multiples=(1.0, 1e6)
     )
@@ -236,19 +236,19 @@ def test_fidelity_rows_are_the_maps_of_two_networks(model) -> None:  # type: ign
     for row in rows:
         index = test.files.index(str(row["image"]))
         images, labels = test.images[index : index + 1], test.labels[index : index + 1]
-        assert (labels.item(), row["beta"]) == (row["label"], 4.0 * float(str(row["multiple"])))
+        assert (labels.item(), row["beta"]) == (row["label"], 4.0 * row["multiple"])
         attribution = attributions(str(row["method"]), 10)
         own = importance(attribution(model, images, labels))
-        with softplus(row["beta"]):  # type: ignore[arg-type]
+        with softplus(row["beta"]):
             smooth = importance(attribution(model, images, labels))
         assert row["spearman"] == pytest.approx(spearman(own, smooth).item())
         assert row["top_k_intersection"] == top_k_intersection(own, smooth, 100).item()
         assert row["center_shift"] == pytest.approx(center_shift(own, smooth).item())
         if row["multiple"] == 1e6:  # as good as the ReLU itself
-            assert float(str(row["spearman"])) > 0.999
+            assert row["spearman"] > 0.999
 
 
-def test_images_are_classified_correctly_and_more_of_them_begin_with_the_same(model) -> None:  # type: ignore[no-untyped-def]
+def test_images_are_classified_correctly_and_more_of_them_begin_with_the_same(model) -> None:
     few, many = (plan(noise(images=images)) for images in (4, 16))
     assert few.pieces == many.pieces[:1]
     names = [name for piece in many.pieces for name in piece["images"]]
@@ -297,7 +297,7 @@ def test_profiles_at_scale_name_what_there_is(profile: SweepProfile) -> None:
             assert all(step * case.iterations >= epsilon for epsilon, step in case.sizes.items())
 
 
-def test_what_a_setup_leaves_open_is_found_on_the_training_images(model) -> None:  # type: ignore[no-untyped-def]
+def test_what_a_setup_leaves_open_is_found_on_the_training_images(model) -> None:
     setup = replace(DIGITS, surrogate_beta=None)
     ready = prepare(setup, 4, 0, "cpu")
     training = datasets.digits("train")

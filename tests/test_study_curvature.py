@@ -29,10 +29,6 @@ def plan(candidates: int, images: int, block: int, steps: int = 2) -> Plan:
     return angles.STUDY.plan(AngleProfile(setups={"digits": setup}))
 
 
-def number(row: Row, name: str) -> float:
-    return float(row[name])  # type: ignore[arg-type]
-
-
 def degrees(a: Tensor, b: Tensor) -> float:
     return math.degrees(math.acos(min(1.0, float((a @ b).abs() / a.norm() / b.norm()))))
 
@@ -48,7 +44,7 @@ def test_angles_are_those_of_the_dense_hessian() -> None:
 
     gradients, directions = [], []
     for row in rows[:2]:
-        image = drawn.images[drawn.files.index(str(row["image"]))].flatten()
+        image = drawn.images[drawn.files.index(row["image"])].flatten()
         with softplus(1.0):
             gradients.append(torch.func.grad(score)(image))
             values, vectors = torch.linalg.eigh(torch.autograd.functional.hessian(score, image))
@@ -61,14 +57,14 @@ def test_angles_are_those_of_the_dense_hessian() -> None:
         assert row["cos2"] == pytest.approx(math.cos(math.radians(angle)) ** 2, abs=1e-3)
         assert row["value"] == pytest.approx(float(values[best[0]]), rel=1e-3)
         assert row["gap"] == pytest.approx(1 - float(values[best[1]].abs() / values[best[0]].abs()), abs=1e-3)
-        assert number(row, "residual") < 1e-3
+        assert row["residual"] < 1e-3
         assert row["margin"] == pytest.approx(float(logits[0] - logits[1:].max()))
         assert row["gradient_norm"] == pytest.approx(float(gradients[-1].norm()))
-        assert number(row, "margin") > 0
+        assert row["margin"] > 0
     for first, second in ((0, 1), (1, 0)):
         other = float((gradients[first] @ directions[second] / gradients[first].norm()) ** 2)
         assert rows[first]["mismatched"] == pytest.approx(other, abs=1e-3)
-        assert float(str(rows[first]["cos2_block"]).split()[second]) == pytest.approx(other, abs=1e-3)
+        assert float(rows[first]["cos2_block"].split()[second]) == pytest.approx(other, abs=1e-3)
     assert rows[0]["block"] == rows[1]["block"] != rows[2]["block"]
     assert 0.9 < made.inputs["digits"]["test_accuracy"]["softplus"] <= 1
 
@@ -106,9 +102,9 @@ def test_the_null_calls_what_is_planted() -> None:
 def test_the_null_of_stored_rows_has_their_means() -> None:
     made = plan(60, 20, 2, 20)
     rows = [row for piece in made.pieces for row in made.compute(piece)]
-    null, cos2 = stored_null(pd.DataFrame(rows)), [number(row, "cos2") for row in rows]
+    null, cos2 = stored_null(pd.DataFrame(rows)), [row["cos2"] for row in rows]
     assert null.statistic == pytest.approx(sum(cos2) / 20, rel=1e-3)  # of four digits
-    halves = [(number(row, "mismatched") + number(row, "cos2")) / 2 for row in rows]
+    halves = [(row["mismatched"] + row["cos2"]) / 2 for row in rows]
     assert null.mean == pytest.approx(sum(halves) / 20, rel=5e-3)
 
 
@@ -138,15 +134,15 @@ def test_a_linear_model_has_a_constant_saliency() -> None:
 
 def test_a_neurons_gradient_moves_by_the_formula_and_its_map_does_not() -> None:
     for row in closed(network="neuron", activation="softplus"):
-        d, epsilon = int(number(row, "dimension")), number(row, "epsilon")
-        model, x = draw_neuron(d, "softplus", 0, str(row["image"]))
+        d, epsilon = row["dimension"], row["epsilon"]
+        model, x = draw_neuron(d, "softplus", 0, row["image"])
         z, length = float(x.flatten() @ model.weights) + 1, float(model.weights.abs().sum())
         before, after = (1 / (1 + math.exp(-point)) for point in (z, z + epsilon * length))
         assert row["relative_change"] == pytest.approx(abs(after - before) / before, rel=1e-9)
         assert row["predicted"] == pytest.approx(epsilon * length * (1 - before), rel=1e-9)
-        assert number(row, "map_change") < 1e-14
+        assert row["map_change"] < 1e-14
         assert row["sign_agreement"] == 1
-        assert number(row, "misfit") < 1e-9
+        assert row["misfit"] < 1e-9
         expected = 0.01 if row["arm"] == "fixed_relative" else 1e-3 * math.sqrt(d)
         assert row["relative_size"] == pytest.approx(expected)
 
@@ -155,14 +151,14 @@ def test_two_layers_have_the_angle_of_the_formula() -> None:
     rows = closed(network="two_layer")
     assert len(rows) == 20
     for row in rows:
-        model, x = draw_two_layers(16, int(number(row, "width")), str(row["activation"]), 0, str(row["image"]))
+        model, x = draw_two_layers(16, row["width"], row["activation"], 0, row["image"])
         z = (x.flatten() - 0.5) * math.sqrt(12) @ model.weights
         slope = z.exp() if row["activation"] == "exp" else z.sigmoid()
         bend = z.exp() if row["activation"] == "exp" else z.sigmoid() * (1 - z.sigmoid())
         k = (model.v * bend).abs().argmax()
         cosine = (model.v * slope)[k].abs() / (model.v * slope).norm()
         assert row["angle"] == pytest.approx(math.degrees(math.acos(float(cosine))), abs=1e-6)
-        assert number(row, "misfit") < 1e-6
+        assert row["misfit"] < 1e-6
 
 
 def test_influence_angles_are_those_of_automatic_differentiation() -> None:
@@ -180,8 +176,8 @@ def test_influence_angles_are_those_of_automatic_differentiation() -> None:
         return layer.influence(ready.backbone(x[None]), label)[0, best]
 
     for row in (rows[0], rows[-1]):
-        image = ready.images.images[ready.images.files.index(str(row["image"]))]
-        label, best = torch.tensor([row["label"]]), int(number(row, "training_image"))
+        image = ready.images.images[ready.images.files.index(row["image"])]
+        label, best = torch.tensor([row["label"]]), row["training_image"]
         assert row["influence"] == pytest.approx(float(influence(image, label, best)))
         assert int(layer.influence(ready.backbone(image[None]), label).argmax()) == best
         # Autograd through the whole of it, where the study takes the closed form of the last layer.

@@ -100,7 +100,7 @@ def test_a_condition_is_one_step_towards_its_aim(condition: str, aim: Any) -> No
         assert column(found, name) == pytest.approx(values.tolist())
     assert column(found, "spearman_float32") == pytest.approx(column(found, "spearman"), abs=0.01)
     if condition == "confidence":
-        assert all(row["confidence_after"] > row["confidence_before"] for row in found)  # type: ignore[operator]
+        assert all(row["confidence_after"] > row["confidence_before"] for row in found)
 
 
 def test_random_rows_are_one_draw_and_an_images_own() -> None:
@@ -218,7 +218,7 @@ def test_a_poisoned_row_by_hand_and_by_another_solver() -> None:
         residual = layer.logits(own).softmax(1) - torch.eye(2).double()[labels[index]]
         influence = residual @ layer.sensitivity(test, label)[0] @ pad(own, (0, 1), value=1.0).T
         (slope,) = torch.autograd.grad(influence.sum(), x)
-        changed = (x - float(str(row["epsilon"])) / 255 * slope.sign()).clamp(0, 1).detach()
+        changed = (x - row["epsilon"] / 255 * slope.sign()).clamp(0, 1).detach()
         inputs = phi.detach().index_copy(0, torch.tensor([index]), backbone(changed).detach())
         # Two rows that sum to zero have half the squared norm of their difference, which is what this solver knows.
         other = LogisticRegression(C=2 / (1e-2 * len(labels)), fit_intercept=False, tol=1e-10, max_iter=10_000)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,12 @@ pytestmark = pytest.mark.usefixtures("data_folder")
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images():
     return torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
-def labels() -> Tensor:
+def labels():
     return torch.randint(0, 3, (50,), generator=torch.Generator().manual_seed(2))
 
 
@@ -55,7 +54,7 @@ fit = partial(train.fit, progress=False)
 fit_cached = partial(train.fit_cached, progress=False)
 
 
-def test_gradient_descent_agrees_with_its_closed_form() -> None:
+def test_gradient_descent_agrees_with_its_closed_form():
     # Full-batch least squares: w(t) = w* + (I - 2 lr X'X / n)^t (w(0) - w*).
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(40, 3)), generator.normal(size=(40, 1))
@@ -64,8 +63,7 @@ def test_gradient_descent_agrees_with_its_closed_form() -> None:
     rate, epochs = 0.05, 7
 
     def least_squares(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        error: Tensor = F.mse_loss(model(inputs), targets)
-        return error
+        return F.mse_loss(model(inputs), targets)
 
     batch = (torch.from_numpy(x), torch.from_numpy(y))
     history = fit(model, [batch], least_squares, epochs=epochs, learning_rate=rate, optimizer=torch.optim.SGD)
@@ -79,18 +77,17 @@ def test_gradient_descent_agrees_with_its_closed_form() -> None:
     np.testing.assert_allclose(history.losses, [np.mean((x @ at(t) - y) ** 2) for t in range(epochs)], rtol=1e-12)
 
 
-def test_epoch_losses_are_means_over_images_not_over_batches() -> None:
+def test_epoch_losses_are_means_over_images_not_over_batches():
     model = nn.Linear(1, 1)
     batches = [(torch.full((n, 1), value), torch.zeros(n, dtype=torch.int64)) for n, value in ((1, 5.0), (3, 1.0))]
 
     def mean_input(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        mean: Tensor = images.mean() + 0 * model(images).sum()
-        return mean
+        return images.mean() + 0 * model(images).sum()
 
     assert fit(model, batches, mean_input, epochs=1).losses == (2.0,)
 
 
-def test_same_seed_same_bits_other_seed_other_bits(images: Tensor, labels: Tensor) -> None:
+def test_same_seed_same_bits_other_seed_other_bits(images, labels):
     results, before = [], torch.get_rng_state()
     for seed in (0, 0, 1):
         model = small()
@@ -102,7 +99,7 @@ def test_same_seed_same_bits_other_seed_other_bits(images: Tensor, labels: Tenso
     assert not same(results[0], results[2])
 
 
-def test_randomness_of_neighbouring_seeds_does_not_overlap() -> None:
+def test_randomness_of_neighbouring_seeds_does_not_overlap():
     orders: list[Tensor] = []
 
     def remember(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -115,7 +112,7 @@ def test_randomness_of_neighbouring_seeds_does_not_overlap() -> None:
     assert len({tuple(order.tolist()) for order in orders}) == 9
 
 
-def test_a_network_is_trained_thawed_and_comes_back_frozen(images: Tensor, labels: Tensor) -> None:
+def test_a_network_is_trained_thawed_and_comes_back_frozen(images, labels):
     model = small().eval().requires_grad_(False)
     seen = []
 
@@ -132,7 +129,7 @@ def test_a_network_is_trained_thawed_and_comes_back_frozen(images: Tensor, label
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
 
 
-def test_accuracy_counts_right_answers() -> None:
+def test_accuracy_counts_right_answers():
     model = nn.Flatten().eval()  # the pixels are the logits
     images = torch.tensor([[3.0, 1.0], [0.0, 1.0], [2.0, 5.0]]).reshape(3, 2, 1, 1)
     labels = torch.tensor([0, 1, 0])
@@ -142,7 +139,7 @@ def test_accuracy_counts_right_answers() -> None:
         train.accuracy(model.train(), images, labels)
 
 
-def test_batches_give_every_image_once_in_a_new_order(images: Tensor) -> None:
+def test_batches_give_every_image_once_in_a_new_order(images):
     batches = train.Batches(images, torch.arange(50), batch_size=16)
     first, second = list(batches), list(batches)
     assert [len(labels) for _, labels in first] == [16, 16, 16, 2]
@@ -173,7 +170,7 @@ def train_five_epochs(checkpoint: Path | None, stop: Path | None = None) -> tupl
     return model, history, steps
 
 
-def test_a_run_killed_without_warning_resumes_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_run_killed_without_warning_resumes_to_the_same_weights(tmp_path):
     checkpoint, stop = tmp_path / "run.pt", tmp_path / "stop"
     program = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_train as t; "
     program += "t.train_five_epochs(*map(Path, sys.argv[2:]))"
@@ -218,7 +215,7 @@ def interrupted(
 
 
 @pytest.mark.parametrize("own_generator", [False, True])
-def test_a_data_loader_resumes_exactly_too(images: Tensor, labels: Tensor, tmp_path: Path, own_generator: bool) -> None:
+def test_a_data_loader_resumes_exactly_too(images, labels, tmp_path, own_generator):
     def loader() -> DataLoader[tuple[Tensor, ...]]:
         generator = torch.Generator().manual_seed(8) if own_generator else None
         return DataLoader(TensorDataset(images, labels), batch_size=20, shuffle=True, generator=generator)
@@ -237,9 +234,7 @@ def test_a_data_loader_resumes_exactly_too(images: Tensor, labels: Tensor, tmp_p
     [{"seed": 1}, {"epochs": 3}, {"learning_rate": 2e-3}, {"optimizer": torch.optim.SGD}, {"model": small(1)}],
     ids=lambda change: next(iter(change)),
 )
-def test_a_checkpoint_of_another_run_is_refused(
-    images: Tensor, labels: Tensor, tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_a_checkpoint_of_another_run_is_refused(images, labels, tmp_path, change):
     def run(model: nn.Module, epochs: int = 2, **options: Any) -> None:
         batches = train.Batches(images, labels)
         fit(model, batches, train.cross_entropy, epochs=epochs, checkpoint=tmp_path / "run.pt", **options)
@@ -255,9 +250,7 @@ def flip_a_weight(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [flip_a_weight, lambda content: content[:-100], lambda content: content[:9]])
-def test_a_damaged_cache_is_named_not_used(
-    images: Tensor, labels: Tensor, data_folder: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_a_damaged_cache_is_named_not_used(images, labels, data_folder, damage):
     def build() -> nn.Module:
         model = small()
         model.register_buffer("landmark", torch.tensor(0.0625))
@@ -280,7 +273,7 @@ def counted(model: nn.Module, images: Tensor, labels: Tensor, *, scale: float = 
     return scale * train.cross_entropy(model, images, labels)
 
 
-def test_the_second_call_loads_what_the_first_one_trained(images: Tensor, labels: Tensor, data_folder: Path) -> None:
+def test_the_second_call_loads_what_the_first_one_trained(images, labels, data_folder):
     first, second = small(), small()
     history = fit_cached(first, images, labels, counted, epochs=2)
     trained = calls
@@ -294,9 +287,7 @@ def test_the_second_call_loads_what_the_first_one_trained(images: Tensor, labels
     assert len(list((data_folder / "trained").iterdir())) == 1
 
 
-def test_every_ingredient_makes_another_cache_entry(
-    images: Tensor, labels: Tensor, data_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_ingredient_makes_another_cache_entry(images, labels, data_folder, monkeypatch):
     def entries() -> int:
         return len(list((data_folder / "trained").iterdir()))
 
@@ -305,7 +296,7 @@ def test_every_ingredient_makes_another_cache_entry(
         fit_cached(small() if model is None else model, **arguments)
 
     softplus_instead = small()
-    softplus_instead[2] = nn.Softplus()  # type: ignore[operator]  # the same weights, another function
+    softplus_instead[2] = nn.Softplus()  # the same weights, another function
     run()
     changes: list[dict[str, Any]] = [
         {"model": small(1)},
@@ -333,7 +324,7 @@ def test_every_ingredient_makes_another_cache_entry(
     assert entries() == len(changes) + 3
 
 
-def test_fingerprint_looks_at_content() -> None:
+def test_fingerprint_looks_at_content():
     model = nn.Linear(2, 2)
     plain = [1, 1.0, True, "1", None, [], {"a": 1}, torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3).double()]
     plain += [torch.tensor(0.0), torch.tensor(True), model, nn.Linear(2, 2), nn.Linear]
@@ -350,7 +341,7 @@ def test_fingerprint_looks_at_content() -> None:
         train.fingerprint([object()])
 
 
-def test_a_recipe_names_a_function_whatever_its_source() -> None:
+def test_a_recipe_names_a_function_whatever_its_source():
     def original(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return train.cross_entropy(model, images, labels)
 
@@ -362,7 +353,7 @@ def test_a_recipe_names_a_function_whatever_its_source() -> None:
     assert train.fingerprint(first) == train.fingerprint(second) != train.fingerprint(raised)
 
 
-def test_a_function_that_no_name_can_stand_for_has_none() -> None:
+def test_a_function_that_no_name_can_stand_for_has_none():
     @functools.wraps(counted)
     def doubled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return 2 * train.cross_entropy(model, images, labels)
@@ -384,9 +375,7 @@ def adam(parameters: Any, *, lr: float) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("unnamed", [{"loss": lambda *batch: train.cross_entropy(*batch)}, {"optimizer": adam}])
-def test_what_has_no_name_is_trained_and_not_stored(
-    images: Tensor, labels: Tensor, data_folder: Path, unnamed: dict[str, Any]
-) -> None:
+def test_what_has_no_name_is_trained_and_not_stored(images, labels, data_folder, unnamed):
     cached, trained = small(), small()
     expected = fit_cached(cached, images, labels, epochs=2)
     stored = list((data_folder / "trained").iterdir())
@@ -397,7 +386,7 @@ def test_what_has_no_name_is_trained_and_not_stored(
 
 
 def scalar(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model(images).sum()  # type: ignore[no-any-return]
+    return model(images).sum()
 
 
 BATCH = [(torch.ones(2, 1, 4, 4), torch.tensor([0, 1]))]
@@ -414,22 +403,20 @@ BATCH = [(torch.ones(2, 1, 4, 4), torch.tensor([0, 1]))]
         ({"loss": lambda m, i, _: scalar(m, i, _) * torch.nan}, "loss: expected finite values, got a mean of nan"),
     ],
 )
-def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_named(changes, message):
     arguments: dict[str, Any] = {"loader": BATCH, "loss": scalar, "epochs": 1} | changes
     with pytest.raises((TypeError, ValueError), match=message):
         fit(small(), arguments.pop("loader"), arguments.pop("loss"), **arguments)
 
 
-def test_batches_need_a_label_per_image() -> None:
+def test_batches_need_a_label_per_image():
     with pytest.raises(ValueError, match="labels: expected one per image and at least one, got 2 labels for 3 images"):
         train.Batches(torch.ones(3, 1), torch.zeros(2))
     with pytest.raises(ValueError, match="batch_size: expected an integer >= 1, got 0"):
         train.Batches(torch.ones(3, 1), torch.zeros(3), batch_size=0)
 
 
-def test_the_progress_bar_counts_batches(
-    images: Tensor, labels: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_progress_bar_counts_batches(images, labels, tmp_path, capsys):
     train.fit(small(), train.Batches(images, labels, 25), train.cross_entropy, epochs=3)
     assert "6/6" in capsys.readouterr().err
     interrupted(small(), train.Batches(images, labels, 25), tmp_path / "run.pt", after=5)

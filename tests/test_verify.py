@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ PARABOLA = Study(COLUMNS, {"fast": Seed(0)}, lambda *_: (None, {}), pieces, rows
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.setitem(STUDIES, "parabola", PARABOLA)
     run("parabola", "fast", folder=tmp_path)
     return tmp_path
@@ -57,7 +56,7 @@ def command(folder: Path, rows: int = 8) -> int:
     return main(["verify", "parabola", "--results", str(folder), "--seed", "0", "--rows", str(rows)])
 
 
-def test_what_was_computed_here_is_verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_computed_here_is_verified(folder, capsys):
     assert command(folder, 10) == 0
     shown = "parabola-fast: of 36 rows 12 computed again, 0 not verifiable here; no differences\n"
     assert capsys.readouterr().out == shown
@@ -73,21 +72,19 @@ def test_what_was_computed_here_is_verified(folder: Path, capsys: pytest.Capture
         ("steps", lambda text: str(int(text) + 5), r"steps: the mean of 36 rows is"),
     ],
 )
-def test_a_changed_number_is_found(
-    folder: Path, column: str, change: Callable[[str], str], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_number_is_found(folder, column, change, named, capsys):
     forge("parabola", "fast", folder, column, change)
     assert command(folder, 36) == 1
     assert re.search(named, capsys.readouterr().out)
 
 
-def test_a_sample_of_one_piece_finds_a_changed_piece_in_the_end(folder: Path) -> None:
+def test_a_sample_of_one_piece_finds_a_changed_piece_in_the_end(folder):
     forge("parabola", "fast", folder, "first", lambda text: "0.5", image="x = 0.00")
     found = [bool(next(verify(["parabola"], rows=4, folder=folder, seed=seed)).problems) for seed in range(40)]
     assert 0 < sum(found) < 20
 
 
-def test_a_damaged_table_is_no_pass(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_table_is_no_pass(folder, capsys):
     table = folder / "parabola-fast.csv"
     table.write_text(table.read_text().replace("0.98", "0.97", 1))
     assert command(folder) == 1
@@ -105,9 +102,7 @@ def gone(profile: Seed, device: str) -> tuple[None, dict[str, Any]]:
         ({"profiles": {"fast": Seed(1)}}, "weights, data or parameters that are not available here"),
     ],
 )
-def test_other_weights_or_data_are_counted_and_never_passed(
-    folder: Path, change: Any, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_weights_or_data_are_counted_and_never_passed(folder, change, reason, monkeypatch, capsys):
     monkeypatch.setitem(STUDIES, "parabola", replace(PARABOLA, **change))
     assert command(folder) == 3
     shown = capsys.readouterr().out
@@ -126,7 +121,7 @@ LACKING = float("nan")
         ({"count": None}, 1), ({"text": "b"}, 1), ({"y": 40.0}, 1),
     ],
 )  # fmt: skip
-def test_what_counts_as_a_difference(changes: Row, count: int) -> None:
+def test_what_counts_as_a_difference(changes, count):
     columns = {"text": (str, ""), "list": (str, ""), "count": (int, ""), "x": (float, ""), "y": (float, "")}
     old: list[Row] = [{"text": "a", "list": "0.1 0.2", "count": 3, "x": 2.0, "y": float(n)} for n in range(10)]
     tolerance = Tolerance(within={"list": 0.01}, means={"y": 0.1})
@@ -140,7 +135,7 @@ def test_what_counts_as_a_difference(changes: Row, count: int) -> None:
 TABLES = [tuple(path.stem.rsplit("-", 1)) for path in sorted(results_folder().glob("*-*.csv"))]
 
 
-def test_stored_rows_that_need_no_data_are_verified_everywhere() -> None:
+def test_stored_rows_that_need_no_data_are_verified_everywhere():
     (report,) = verify(["dimension"], "laptop", rows=4, seed=0)
     assert report.verified >= 4
     assert (report.unverifiable, report.problems) == (0, ())
@@ -148,13 +143,13 @@ def test_stored_rows_that_need_no_data_are_verified_everywhere() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("study", "profile"), TABLES)
-def test_the_stored_results_are_verified_where_their_data_are(study: str, profile: str) -> None:
+def test_the_stored_results_are_verified_where_their_data_are(study, profile):
     (report,) = verify([study], profile, rows=4)
     assert report.problems == ()
 
 
 @pytest.mark.parametrize(("study", "profile"), TABLES)
-def test_stored_tables_are_plain_and_small(study: str, profile: str) -> None:
+def test_stored_tables_are_plain_and_small(study, profile):
     path = results_folder() / f"{study}-{profile}.csv"
     with path.open(newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(read(study, profile))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fragility.interval import FEW
-from fragility.study.ledger import Claim, Judged, as_markdown, heading, shown
+from fragility.study.ledger import Judged, as_markdown, heading, shown
 from fragility.study.verdict import ELSEWHERE, VERDICTS, Finding, Measure, differs
 
 
@@ -161,10 +161,6 @@ def _day(day: date) -> str:
     return f"{day.day} {day:%B %Y}" + (f", {day:%H:%M}" if isinstance(day, datetime) else "")
 
 
-def _rows(claim: Claim) -> str:
-    return f"; its first rows were stored on {_day(claim.rows)}" if claim.rows else ""
-
-
 def _rule(one: Judged) -> str:
     return str(one.claim.rule.__doc__).removeprefix(f"{one.claim.id}: ")
 
@@ -175,6 +171,7 @@ def _section(one: Judged, chapters: set[str]) -> list[str]:
     name = claim.chapter
     number = name.split("_")[0].lstrip("0")
     link = f"[chapter {number}](../notebooks/{name}.ipynb)" if name in chapters else f"chapter {number}, to come"
+    stored = f"; its first rows were stored on {_day(claim.rows)}" if claim.rows else ""
     lines = [
         f"({claim.id.lower()})=",
         f"## {heading(one)}",
@@ -184,7 +181,7 @@ def _section(one: Judged, chapters: set[str]) -> list[str]:
         f"- Source: {claim.source}; published: {claim.published}.",
         f"- Shown in {link}.",
         f"- Rule, of the kind *{claim.kind}*: {_rule(one)}",
-        f"- Written on {_day(claim.written)}{_rows(claim)}.",
+        f"- Written on {_day(claim.written)}{stored}.",
     ]
     for change in claim.changed:
         moved = f"*{change['was']}* became *{change['now']}*" if change["was"] != change["now"] else "no verdict moved"
