@@ -34,6 +34,7 @@ PROFILES = {
         sweeps=(
             *(_quarter(sizes=_EIGHT[share]) for share in _EIGHT),
             *(_eighth(sizes=_EIGHT[share]) for share in (1 / 4, 1 / 8)),
+            _quarter(sizes=_EIGHT[1 / 8], betas=(1 / 16, 1.0)),
             _chosen(sizes=_EIGHT[1 / 8]),
             _chosen(sizes=_EIGHT[1 / 8], iterations=100, attacks=("mass_center",)),
             _chosen(sizes=_TWO[1 / 8]),
