@@ -84,7 +84,7 @@ def score_card(x: Any, y: Any, features: int = 5, *, most: int = 5, beam: int = 
     """
     kinds, kind = np.unique(np.asarray(x, float), axis=0, return_inverse=True)
     size = np.bincount(kind.reshape(-1)).astype(float)
-    yes = np.bincount(kind.reshape(-1), np.asarray(y, float))
+    yes = np.bincount(kind.reshape(-1), np.asarray(y, float)).astype(float)
     kept: list[tuple[int, ...]] = [()]
     for _ in range(features):
         wider = {tuple(sorted({*some, j})) for some in kept for j in range(kinds.shape[1]) if j not in some}

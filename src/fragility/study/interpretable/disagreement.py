@@ -157,7 +157,8 @@ def rows(piece: Piece, sha256: str) -> list[Row]:
     for a, b, networks, x, y in pairs:
         agreement = top_k_intersection(x.abs(), y.abs(), 3)
         # A feature with a sign is one of sixty.
-        signed = top_k_intersection(*(torch.cat([part.clamp(min=0), -part.clamp(max=0)], 1) for part in (x, y)), 3)
+        of_x, of_y = (torch.cat([part.clamp(min=0), -part.clamp(max=0)], 1) for part in (x, y))
+        signed = top_k_intersection(of_x, of_y, 3)
         for name, share, same in zip(piece["images"], agreement.tolist(), signed.tolist(), strict=True):
             made.append({"image": name, "a": a, "b": b, "networks": networks, "agreement": share, "signed": same})
     return made
