@@ -42,8 +42,11 @@ def read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, guards: bo
 
 def note(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     """Remember of a call's result what later calls are read by: where it comes from, and gates and multiples of z."""
+    # Most calls ask for a property.
+    if result is not None and (isinstance(result, torch.Size) or not isinstance(result, (Tensor, tuple, list))):
+        return
     name = short_name(func)
-    if (not isinstance(result, (Tensor, tuple, list)) and name != "setitem") or name in _FRESH:
+    if (result is None and name != "setitem") or name in _FRESH:
         return
     data = weights = others = False
     for tensor in _tensors(args[:1] if name in _LIKE else (*args, *kwargs.values())):
@@ -85,12 +88,14 @@ _multiples: WeakIdKeyDictionary = WeakIdKeyDictionary()
 _detached: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
+def _tensors(values: tuple[Any, ...] | list[Any]) -> list[Tensor]:
     """The tensors among values, and in lists of them."""
-    found = [value for value in values if isinstance(value, Tensor)]
+    found = []
     for value in values:
-        if isinstance(value, (tuple, list)):
-            found += _tensors(tuple(value))
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += _tensors(value)
     return found
 
 
