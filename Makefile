@@ -130,6 +130,7 @@ $(SITE)/index.html: build/executed/.done $(PROSE)
 	@$(BIN)/python book/status.py build/executed build/book/book/status.md
 	@mkdir build/book/book/_static/downloads
 	@$(BIN)/python book/slides.py build/book/notebooks build/book/book/_static/downloads/slides.html > build/site.log
-	@$(BIN)/python book/student.py build/book/students > build/site.log
-	@$(BIN)/python -m zipfile -c build/book/book/_static/downloads/notebooks.zip build/book/students/*.ipynb
+	@rm -rf build/student
+	@$(BIN)/python book/student.py build/student > build/site.log
+	@$(BIN)/python -m zipfile -c build/book/book/_static/downloads/notebooks.zip build/student/*.ipynb
 	@cd build/book && ../../$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet > ../site.log || { cat ../site.log; exit 1; }
