@@ -46,7 +46,7 @@ class NormProfile:
 
 PROFILES = {
     "fast": NormProfile(training_images=200, test_images=100, draws=2),
-    "laptop": NormProfile(training_images=2000, test_images=1000, draws=5),
+    "laptop": NormProfile(training_images=1000, test_images=1000, draws=5),
     "paper": NormProfile(training_images=4000, test_images=1000, draws=10),
 }
 Ready = tuple[ImageDataset, dict[str, Any]]

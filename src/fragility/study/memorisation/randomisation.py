@@ -58,7 +58,7 @@ class RandomisationProfile:
 
 PROFILES = {
     "fast": RandomisationProfile(training_images=200, seeds=1, width=128, epochs=100, batch=50),
-    "laptop": RandomisationProfile(training_images=1000, seeds=5, epochs=150),
+    "laptop": RandomisationProfile(training_images=500, seeds=5, epochs=100),
     "paper": RandomisationProfile(training_images=4000, seeds=5, epochs=300),
 }
 TRIALS = [(arm, "none") for arm in ARMS]
