@@ -54,7 +54,7 @@ def diagnosis(seed: int, steps: int = 300) -> Diagnosis:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-4)
     for _ in range(steps):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x[rest]), y[rest]).backward()
+        nn.functional.cross_entropy(model(x[rest]), y[rest]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval().requires_grad_(False)
     names = [str(name) for name in table.feature_names]
