@@ -250,7 +250,7 @@ def saliency_lipschitz_bound(norms: Tensor, slopes: Tensor, bends: Tensor) -> Te
 def _product(model: nn.Module, images: Tensor, labels: Tensor, mode: str) -> Product:
     """Return v -> H v; double backward builds the graph of the gradient once for all products."""
     check_choice("mode", mode, MODES)
-    check_images(images)
+    check_images(images, tables=True)
     check_gradients(images)
     points = images.detach().requires_grad_()
     if mode == "double_backward":
