@@ -222,6 +222,12 @@ HIDING = {
 }
 
 
+def test_a_picture_of_one_pixel_has_a_gradient():
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).double().eval()
+    x = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(simple_gradient(layer, x, torch.tensor([1])).flatten(), layer[1].weight[1].detach())
+
+
 @pytest.mark.parametrize("explanation", sorted(EXPLANATIONS.keys() - {"DeepLIFT"}))  # whose sum tells
 @pytest.mark.parametrize("kind", HIDING)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -51,7 +51,7 @@ def check_gradient(model: nn.Module, images: Tensor) -> None:
 
     with torch.no_grad(), trying():
         size, steepness, digit = logits.detach().abs().max(), gradient.norm(), max(rounding(x), watch.rounding)
-        contrast = (x - x.mean()) / x.std().clamp(min=1e-3)  # which a hidden statistic feels most
+        contrast = (x - x.mean()) / x.std(correction=0).clamp(min=1e-3)  # which a hidden statistic feels most
         ways = [contrast + torch.randn(x.shape, generator=generator).to(x) for _ in range(2)]
         step = (digit**0.5 * size / steepness.clamp(min=1e-30)).clamp(max=0.02)
         share = 1e-3 if digit < 1e-12 else 0.2  # steps that rounding lets one see meet kinks
