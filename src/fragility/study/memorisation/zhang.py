@@ -105,7 +105,7 @@ def theorem(tables: Tables) -> Finding:
     measures = [exact("largest error", error, 1e-6), exact("1 - least cosine of two maps", apart, 1e-12)]
     n, d = points.shape
     sentence = (
-        f"{2 * n + d} weights give {n} digits of {d} pixels labels drawn at random, up to rounding; the network's "
+        f"A network of {2 * n + d} weights fits random labels to {n} digits of {d} pixels, up to rounding; its "
         "gradient has one direction everywhere, and no attack moves its map."
     )
     notes = [f"the condition of the system is {network.condition:.0e}", PILOT]
