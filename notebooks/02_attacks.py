@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Attacks on feature importance
 #
-# Hold the button. The photograph changes by no more than 8 of 255 levels in any pixel, which is hard to see. The network says the same before and after. Its
-# explanation, computed in the same way, points somewhere else.
+# Below, a photograph before and after a change of at most 8 of 255 levels in any pixel, which is hard to see. The network's answer stays. Its explanation,
+# computed in the same way, points somewhere else.
 
 # %% tags=["remove-cell"]
 # On Colab this installs the package and keeps Colab's own PyTorch.
@@ -42,32 +42,50 @@ from fragility.study.store import stored
 torch.set_flush_denormal(True)
 device = chapter.start(profile=profile, seed=seed)
 
-# %% tags=["hide-input"]
+# %% tags=["remove-cell"]
 model = network.squeezenet().to(device)
 model = model.to(memory_format=torch.channels_last)  # faster on a CPU
-images = datasets.photographs().images[:1].to(device)
-labels = model(images).argmax(1)
+cat = datasets.photographs()
+images = cat.images[:1].to(device)
+tabby = model(images).argmax(1)  # what the network says
 steps = {"fast": 16, "laptop": 100, "paper": 300}[profile]
 moved = iterative(
     model,
     images,
-    labels,
+    tabby,
     attribution=simple_gradient,
     objective=mass_center(),
     epsilon=8 / 255,
     **annealed(8 / 255, beta=1.0, iterations=steps),
 )
 
-# %% tags=["hide-input"]
-sides = []
-for x in (images, moved.images):
-    maps = importance(simple_gradient(model, x, labels))
-    sides.append((x[0], (x.mean(1) * gaussian_blur(maps, 25, 5.0))[0]))
-alt = "A cat; importance glows on its face.", "The glow has wandered."
-page.blink(*sides, titles=("original", "after the attack"), alt=alt)
+# %% mystnb={"figure": {"caption": "A photograph before and after a change of at most 8 of 255 levels in any pixel. The answer stays; its explanation, the gradient's map (dark: little importance, yellow: most), moves. White dots: the centre of importance.", "name": "cat-before-after"}, "image": {"alt": "Two photographs of a cat that look the same, with the network's answer below each, and beside them two maps: the bright area and the dot have moved from one to the other."}, "code_prompt_show": "How this picture was made", "code_prompt_hide": "Fold"} tags=["hide-input"]
+from fragility.similarity import center_of_mass
+
+both = torch.cat([images, moved.images])
+maps = importance(simple_gradient(model, both, tabby.repeat(2)))
+glow = both.mean(1) * gaussian_blur(maps, 25, 5.0)
+sure = model(both).softmax(1)[:, tabby[0]]
+name = cat.class_names[tabby[0]]
+notes = {"photograph": [f"answer: {name}, {p:.0%}" for p in sure]}
+columns = {"photograph": both, "its explanation": glow}
+titles = "before", "after the attack"
+figure = plot.grid(columns, rows=titles, notes=notes)
+figure.set_size_inches(6.2, 6.7)
+panels, centers = figure.axes[1::2], center_of_mass(maps)
+for panel, (y, x) in zip(panels, centers, strict=True):
+    panel.plot(x, y, "wo", markersize=13, markeredgecolor="black")
+plt.show()
 
 # %% [markdown]
-# On the right is the map of the gradient, blurred and laid over the photograph, so that one sees where the large numbers gather. This chapter finds such
+# Hold the button to flip between the two. Whoever wants to see the change itself finds it magnified further down.
+
+# %% mystnb={"code_prompt_show": "The code", "code_prompt_hide": "Fold"} tags=["hide-input"]
+alt = "A cat; importance glows on its face.", "The glow has wandered."
+page.blink(*zip(both, glow, strict=True), titles=titles, alt=alt)
+
+# %% [markdown]
+# The maps are blurred and multiplied by the grey photograph, to show where on it the large numbers gather. This chapter finds such
 # changes, measures how far they get beyond random noise, and says what a user of [importance maps](../book/glossary.md#importance-map) should conclude, and what not.
 #
 # **After this chapter you can**
@@ -89,7 +107,7 @@ page.blink(*sides, titles=("original", "after the attack"), alt=alt)
 # \end{aligned}
 # $$
 #
-# The network is the paper's SqueezeNet, and two photographs show what can happen. Further down, stored results on ImageNet say how often it happens. That the image stays in $[0,1]$ is our addition.
+# The network is that paper's SqueezeNet, and two photographs show what can happen. Further down, stored results on ImageNet say how often it happens. That the image stays in $[0,1]$ is our addition.
 
 # %% tags=["nbval-check-output"]
 from fragility import network

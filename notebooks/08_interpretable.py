@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Do you need an explanation at all?
 #
-# The chapters before this one attack explanations of models that nobody can read. [Rudin 2019](../book/bibliography.md) asks a question that comes first: does it have to be such a model? This one decides whether it expects
-# a person to be charged with a new offence within two years. It is complete; there is nothing left to [explain](../book/glossary.md#attribution).
+# The chapters before this one attack explanations of models that nobody can read. [Rudin 2019](../book/bibliography.md) asks a question that comes first: must the model be unreadable? Here is one that is not. It predicts whether
+# a person will be charged with a new offence within two years. It is complete; there is nothing left to [explain](../book/glossary.md#attribution).
 
 # %% tags=["remove-cell"]
 # On Colab this installs the package and keeps Colab's own PyTorch;
@@ -51,7 +51,7 @@ print(f"COMPAS, medium or high against low: {compas:.1%}")
 
 # %% [markdown]
 # COMPAS is a score that courts in the United States buy and whose formula is a trade secret. [ProPublica](../book/bibliography.md) collected the public records of people in Broward County, Florida, who were scored in 2013 and 2014.
-# The list knows five bins of age and four of earlier offences, and is right as often as the score.
+# The list knows five bins of age and four of earlier offences, and is, on the people it was fitted to, right as often as the score; numbers for other people follow.
 #
 # **What these numbers are not.** "A new offence" means that somebody was *charged*: what the police saw and pursued, which differs between neighbourhoods and groups, not what people did. The file has few of the
 # 130 and more factors that COMPAS reads, so nothing here tests COMPAS itself. A list that can be read can be argued with; that makes it neither fair nor a good use of a prediction.
@@ -254,7 +254,7 @@ chapter.Table(
 )
 
 # %% [markdown]
-# Logistic regression, which can be read as well, is nowhere less accurate than forest and boosting: 67.7 % on COMPAS against 67.1 % and 67.3 %. Legibility costs nothing here; *brevity* does: the list has 65.8 %, a tree of depth 3 64.9 %, and on wine the tree falls to 89.7 %.
+# Logistic regression, which can be read as well, is nowhere less accurate than forest and boosting: 67.7 % on COMPAS against 67.1 % and 67.3 %. We see no cost of legibility here; of *brevity* we do: the list has 65.8 %, a tree of depth 3 64.9 %, and on wine the tree falls to 89.7 %.
 #
 # That is Rudin's point for tables whose columns mean something, and these are four of them. Where a column is a pixel it is another matter: on `sklearn`'s digits of 64 pixels, which the stored table has as well, the forest wins.
 #
@@ -306,7 +306,7 @@ for value in np.unique(score):
     print(f"{value:+5d} {risk:5.0%} {share:8.0%} {of:7d}")
 
 # %% [markdown]
-# FasterRisk ([Liu et al. 2022](../book/bibliography.md)) searches better than that: our stored study keeps five sets of features at every size instead of one, and improves the points by single steps. How much does rounding cost people whom the card has not seen?
+# FasterRisk ([Liu et al. 2022](../book/bibliography.md)) searches better than that: our stored study keeps five sets of features at every size instead of one, and improves the points by single steps. How well does the card do on people whom it has not seen?
 
 # %% tags=["nbval-check-output"]
 folds = stored("card-laptop")
@@ -318,7 +318,7 @@ count = folds.card.value_counts().max()
 print(f"the same card in {count} of {len(folds)} folds")
 
 # %% [markdown]
-# An AUC of .706 on held-out people, where logistic regression on all 19 rules has .719 and boosting .717. The loss of .013 is small and still more than the .01 that we had asked for: five whole numbers do cost something here. On the other hand the same card, point for point, came out of 85 of 100 folds. The list below will not do as well.
+# An AUC of .706 on held-out people, where logistic regression on all 19 rules has .719 and boosting .717. The loss of .013 is small, and not shown to be below the .01 that we had asked for; what fewer features cost and what rounding costs are not told apart here. The same card, point for point, came out of 85 of 100 folds, which share most of their people.
 #
 # ## Are lists fragile too?
 #
@@ -361,8 +361,8 @@ print(f"at most {differs.max():.1%}")
 # </details>
 
 # %% [markdown]
-# So a model that can be read is not a stable one. What is fragile here is not an account of the decision, as in the chapters before, but the decision itself, and the same is true of a forest, where nobody sees it. Stored,
-# 400 draws for each of two penalties, two and two compared:
+# So a model that can be read need not be a stable one. What is fragile here is not an account of the decision, as in the chapters before, but the decision itself. That can happen to a forest too, where nobody sees it; we did not measure it. Stored,
+# 400 draws for each of two penalties, compared in pairs:
 
 # %% tags=["nbval-check-output"]
 drawn = lists.query("image != 'everyone'")
@@ -453,7 +453,7 @@ print(f"same class, another photograph: {elsewhere.mean():.2f}")
 # </details>
 
 # %% [markdown]
-# Such maps show where the network is sensitive, for nearly any answer; what speaks for *this* answer is the smaller part of them. Two classes and four photographs are an illustration, no claim.
+# Such maps show where the network is sensitive, for another answer as well; what speaks for *this* answer is the smaller part of them. Two classes and four photographs are an illustration, no claim.
 #
 # ## The doctor and the lender
 #
@@ -537,7 +537,7 @@ for shift_up, (name, maps, rows) in enumerate(
     print(f"first reason {first}")
 axes.set_yticks(np.arange(6) + 0.2, [patients.names[j] for j in most])
 axes.set_xlabel("share of importance")
-axes.legend()
+axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
@@ -558,7 +558,7 @@ chapter.Table(["", *methods, "itself, another seed"], lines)
 
 # %% [markdown]
 # There are two families. The simple gradient and LIME say what a *change* of a measurement would do to the score: .89 of their top three are the same. Integrated gradients, DeepLIFT and Shapley values share out the *difference* between this patient and the average one: .95 to .99. Across the families it is .23 or .24. Those are two questions, and somebody who is told "the reason" is rarely told which of them was asked
-# ([Krishna et al. 2022](../book/bibliography.md) find the same for other tables). The last column asks one method about two networks that differ in their seed alone: .67 to .71.
+# ([Krishna et al. 2022](../book/bibliography.md) find that explanations disagree on other tables too). The last column asks one method about two networks that differ in their seed alone: .67 to .71.
 #
 # ## Ways out
 #
@@ -607,7 +607,7 @@ for i in np.flatnonzero(open_ways & (other.sum(1) == fewest)):
     print("no:", " and ".join(change))
 
 # %% [markdown]
-# Each line is a shortest way to *no*, and all of them are true. Which one this person is told is a choice that somebody makes. Most are no advice at all: nobody can have had fewer offences.
+# Each line is a shortest way to *no*, and all of them are true. Which one this person is told is a choice that somebody makes. None of these is advice: nobody can have had fewer offences.
 #
 # Stored: 500 draws of people about whom a model says *yes*, how many shortest ways out each has, and what share of them is still a way out for the same kind of model trained on another draw of people (averaged over 20 trainings).
 
@@ -624,12 +624,12 @@ chapter.Table(
 )
 
 # %% [markdown]
-# Many they are: the median for gradient boosting is 2.5. But we expected at most .8 of them to survive another training, before any was computed, and .91 do. That agrees with the lists above: they differ, and still say the same about nine people in ten. For 25 % of those whom the rule list flags there is no way out at all: sex and age alone decide.
+# There are several: the median for gradient boosting is 2.5, where two bins of one feature count as two ways. But we expected at most .8 of them to survive another training, before any was computed, and .91 do. That agrees with the lists above: they differ, and still say the same about nine people in ten. For 25 % of those whom the rule list flags there is no way out at all: sex and age alone decide.
 #
 # ## Race in an explanation that is not the model
 #
-# ProPublica explained COMPAS's decile by a model that adds up race, age and earlier offences, and found a term for race. Rudin objects that an explanation is another model: if COMPAS bends in age where the explanation is straight, race
-# can stand in for the bend. The stored regressions ask how much of the term goes away if age and offences get a bin for every value, among the people recorded as African-American or Caucasian:
+# ProPublica explained the score by a regression on race, sex, age, earlier offences and more, and found a term for race. Rudin objects that an explanation is another model: if it gets COMPAS's dependence on age wrong, race
+# can stand in for the rest. Ours is a simpler stand-in, least squares on the decile. The stored regressions ask how much of the term goes away if age and offences get a bin for every value, among the people recorded as African-American or Caucasian:
 
 # %% tags=["nbval-check-output"]
 race = stored("race-laptop")
@@ -639,7 +639,7 @@ for name in ("alone", "linear", "binned"):
     print(f"{name}: {chapter.interval(one[name], low, high)} deciles")
 
 # %% [markdown]
-# Of .61 deciles beside straight lines, .52 are left beside bins: the lines make a sixth of the term, not most of it. The objection stands, since neither regression is COMPAS, but linearity in age and offences is not what the term comes from. Nor does the rest show that COMPAS reads race: it reads more than 130 factors, and the file has few of them.
+# Of .61 deciles beside straight lines, .52 are left beside bins: the lines make a sixth of the term, not most of it. The objection stands, since neither regression is COMPAS; in these two regressions straight lines in age and offences are not what most of the term comes from. Others model age differently, and we have not repeated that. Nor does the rest show that COMPAS reads race: it reads more than 130 factors, and the file has few of them.
 #
 # ## What follows, and what does not
 #
@@ -647,11 +647,11 @@ for name in ("alone", "linear", "binned"):
 # - "Optimal" is a statement about the objective, the rules and these people. The search proves it, with a gap of zero; other people give other lists.
 # - The reason for a network's answer is not one thing: it depends on the question behind the method, on the seed, and on an attacker. The answer can stay the same through all of it.
 # - Readable does not mean stable. An [influence function](../book/glossary.md#influence) asks which people made a prediction; here the answer is visible, and the fragility is too.
-# - A prediction of charges is not a measure of danger, and an accuracy near two thirds means that one person in three is judged wrongly by any of these models.
+# - A prediction of charges is not a measure of danger, and an accuracy near two thirds means that one person in three is predicted wrongly by any of these models.
 #
 # ## Claimed, published, measured
 #
-# The thresholds of R1, R4, R5 and R6 were chosen after a pilot on other draws; R2, R7 and R8 had none. R1 asks for certainty within a point on both sides: on breast cancer logistic regression is better than that, and 150 flowers cannot settle it. The [ledger](../book/claims.md) has every condition and [verdict](../book/glossary.md#verdict).
+# The thresholds of R1, R4, R5 and R6 were chosen after a pilot; that of R5 and R6 looked at the same people, so their outcome was known. R2, R7 and R8 had none; the number of people that R7 asks for was lowered after its rows, since some have no way out. R1 asks for certainty within a point on both sides: on breast cancer logistic regression is better than that, and 150 flowers or 178 wines cannot settle it. The [ledger](../book/claims.md) has every condition and [verdict](../book/glossary.md#verdict).
 
 # %%
 chapter.ledger("R1", "R2", "R4", "R5", "R6", "R7", "R8")
@@ -659,7 +659,7 @@ chapter.ledger("R1", "R2", "R4", "R5", "R6", "R7", "R8")
 # %% [markdown]
 # ## Strengths, limitations, software
 #
-# **Strengths**: an exact search whose proof can be read and is held against all lists of small problems and against integer programming; rules before rows, and four of seven expectations that did not come true.
+# **Strengths**: an exact search whose proof can be read and is held against all lists of small problems and against integer programming; rules written down, three of them before any number was seen.
 #
 # **Limitations**: one county, two years, charges as outcomes; bins that others chose; small differences between models that ten folds hardly resolve; COMPAS's own inputs are not public, so it was not tested. Nor were models that compare a photograph with parts of training images (prototypes), which Rudin proposes where there are no columns to read.
 #

@@ -766,7 +766,7 @@ class TestMemorisationRules:
 
     @pytest.mark.parametrize(
         ("error", "norms", "expected"),
-        [(0.03, (9, 5), "reproduced"), (0.03, (5, 9), "not reproduced"), (0.08, (9, 5), "not reproduced")],
+        [(0.03, (9, 5), "direction only"), (0.03, (5, 9), "not reproduced"), (0.08, (9, 5), "not reproduced")],
     )
     def test_least_norm(self, error: float, norms: tuple[int, int], expected: str) -> None:
         rows: list[Row] = [

@@ -1,7 +1,7 @@
 """The race term in a linear explanation of COMPAS's decile, and what becomes of it with flexible terms.
 
-ProPublica explained the black box by a model that adds up race, age and earlier offences [LarsonMattuKirchner2016].
-Where COMPAS is not linear in age or offences, race can stand in for the bend [Rudin2019].
+ProPublica explained the score by a regression on race, age, earlier offences and more [LarsonMattuKirchner2016]; ours
+is a simpler one. Where an explanation gets the dependence on age wrong, race can stand in for the rest [Rudin2019].
 """
 
 from collections.abc import Iterator

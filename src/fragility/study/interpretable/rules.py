@@ -13,7 +13,7 @@ PUBLISHED = (  # in the README of the authors' code
     "if age 23-25 and priors 2-3: yes; else if age 18-20: yes; else if sex Male and age 21-22: yes; "
     "else if priors >3: yes; else no"
 )
-PILOT = "the threshold was chosen after a pilot on other draws"
+PILOT = "the threshold was chosen after a pilot"
 TABLES = ("iris", "wine", "breast cancer", "COMPAS")
 
 

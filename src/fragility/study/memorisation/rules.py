@@ -3,7 +3,7 @@
 It was written before the study's first run. For each seed, images of the network with a share p of permuted labels are
 matched with images of the network with none on log(margin / |grad margin|), within .1 standard deviations; the
 differences of the top-k intersection are fitted by p, through the origin. The mean slope over seeds decides: reproduced
-at -.1 or below with a 95 % interval below 0, refuted at .1 or above with an interval above 0, undecided otherwise.
+at -.1 or below with a 95 % interval below 0, refuted at .1 or above with an interval above 0, not reproduced otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,8 +54,8 @@ def fragile_maps(tables: Tables) -> Finding:
     notes.append(f"the maps of networks with their own labels keep {rest:.3f} of their top k")
     size = "less" if mean < 0 else "more"
     sentence = (
-        f"At equal distance from the boundary, maps of networks that memorised all labels keep {abs(mean):.3f} {size} "
-        f"of their top k under attack than those of networks that learned them, 95 % interval [{low:.3f}, {high:.3f}]."
+        f"At equal distance from the boundary, maps keep {abs(mean):.3f} {size} of their top k under attack per unit "
+        f"of permuted labels, a slope through the origin, 95 % interval [{low:.3f}, {high:.3f}]."
     )
     return Finding([measure], notes=notes, sentence=sentence, setting={"seeds": len(slopes), "images": IMAGES})
 

@@ -106,7 +106,7 @@ def theorem(tables: Tables) -> Finding:
     n, d = points.shape
     sentence = (
         f"A network of {2 * n + d} weights fits random labels to {n} digits of {d} pixels, up to rounding; its "
-        "gradient has one direction everywhere, and no attack moves its map."
+        "gradient has one direction everywhere, and where it is not zero no attack moves its map."
     )
     notes = [f"the condition of the system is {network.condition:.0e}", PILOT]
     return Finding(measures, notes=notes, sentence=sentence, exact=True)
