@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
+from lighter import packed, tidy
 from matplotlib.axes import Axes
-from pages import lighter
 from PIL import Image
 from torch import Tensor
 
@@ -94,7 +94,7 @@ def still(parts: Sequence[Attacked], target: Path) -> None:
     file = StringIO()
     figure.savefig(file, format="svg", dpi=130, metadata={"Date": None})
     plt.close(figure)
-    target.write_text(lighter(file.getvalue()), encoding="utf-8")
+    target.write_text(tidy(packed(file.getvalue())), encoding="utf-8")
 
 
 def moving(parts: Sequence[Attacked], target: Path) -> None:

@@ -3,7 +3,7 @@
     python book/pages.py execute -p profile laptop --output FOLDER    pages for the site, the tree untouched
     python book/pages.py refresh [NAME ...]                           the committed pages beside the sources
     python book/pages.py check                                        are the committed pages in step?
-    python book/pages.py lighten FOLDER                               pack the pictures inside the figures of its pages
+    python book/pages.py lighten FOLDER                               make the figures and pictures of its pages smaller
 
 A page is a function of its source and of the results that the source names, and sees no others. Cell ids come from the
 cells' text, run times are dropped: a second execution on the same machine gives the same bytes.
@@ -21,13 +21,11 @@ import shutil
 import sys
 import tempfile
 import time
-from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +33,8 @@ import jupytext
 import nbformat
 import papermill
 from address import ROOT, current
+from lighter import packed, tidy
 from nbformat import NotebookNode
-from PIL import Image
 from traitlets.config import Config
 
 from fragility.study.claims import LEDGER
@@ -186,26 +184,20 @@ def execute(
     return time.monotonic() - started
 
 
-def lighter(svg: str) -> str:
-    """Pack the pictures inside a figure as WebP where that is smaller."""
-
-    def packed(match: re.Match[str]) -> str:
-        file = BytesIO()
-        Image.open(BytesIO(b64decode(match[1]))).save(file, "WebP", quality=90, method=6)
-        text = b64encode(file.getvalue()).decode()
-        return f"data:image/webp;base64,{text}" if len(text) < len(match[1]) else match[0]
-
-    return re.sub(r'data:image/png;base64,\s*([^"]+)', packed, svg)
-
-
 def lighten(page: Path) -> None:
-    """Keep one copy of a figure with pictures inside, the vector graphic, which shows wherever notebooks are read."""
+    """Pack a page's pictures and keep one copy of a figure, the vector graphic, which shows wherever notebooks do.
+
+    Args:
+        page: an executed notebook, replaced.
+    """
     notebook = nbformat.read(page, as_version=4)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
-        if "data:image/png" in data.get("image/svg+xml", ""):
-            data["image/svg+xml"] = lighter(data["image/svg+xml"])
+        if "image/svg+xml" in data:
+            data["image/svg+xml"] = tidy(packed(data["image/svg+xml"]))
             data.pop("image/png", None)
+        if "data:image" in data.get("text/html", ""):
+            data["text/html"] = packed(data["text/html"])
     nbformat.write(notebook, page)
 
 
@@ -307,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (execution, refreshing):
         command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="such as 01_methods (default: all)")
     commands.add_parser("check", help="tell whether the committed pages are in step with their sources")
-    commands.add_parser("lighten", help="pack the pictures inside figures").add_argument("folder", type=Path)
+    commands.add_parser("lighten", help="make figures and pictures smaller").add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     try:
         if options.command == "lighten":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from xml.etree import ElementTree
 
+import figures
 import matplotlib.pyplot as plt
 import nbformat
 import pages
@@ -47,8 +48,8 @@ def panels(svg: str) -> list[Axes]:
     for group in ElementTree.fromstring(svg, parser).iter(f"{SVG}g"):
         if group.get("id", "").startswith("axes_"):
             outline = next(group.iter(f"{SVG}path")).get("d", "")
-            xs, ys = zip(*[map(float, pair) for pair in re.findall(r"[ML] (\S+) (\S+)", outline)], strict=True)
-            panel = Axes(min(xs), min(ys), words(group, "text_"))
+            (left, _), (top, _) = figures.frame_of(outline)
+            panel = Axes(left, top, words(group, "text_"))
             axes = [part for part in group if part.get("id", "").startswith("matplotlib.axis_")]
             for number, axis in enumerate(axes):
                 panel.labels[number] = words(axis, "text_")

@@ -61,6 +61,10 @@ def test_every_committed_page_is_in_step_with_its_source() -> None:
     assert {path.stem for path in pages.NOTEBOOKS.glob("*.ipynb")} == {path.stem for path in sources}
 
 
+def test_no_committed_page_weighs_a_megabyte() -> None:
+    assert {path.name for path in pages.NOTEBOOKS.glob("*.ipynb") if path.stat().st_size >= 1e6} == set()
+
+
 def executed() -> Iterator[tuple[str, nbformat.NotebookNode]]:
     """Every cell of the committed pages, with its chapter."""
     for source in pages.sources([]):

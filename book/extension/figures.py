@@ -21,8 +21,10 @@ PAD = 2  # points: what ticks and markers need beyond texts and frames
 _IMAGE = re.compile(r'(<a\b[^>]*>\s*)?(<img\b[^>]*\bsrc="([^"]*/_images/[^"]*|_images/[^"]*)"[^>]*>)')
 _PLOT = re.compile(r'<img\b([^>]*\bsrc="([^"]*_images/)([^"/]+)\.svg"[^>]*)>')
 _TEXT = re.compile(r"translate\((\S+) (\S+)\)(?: rotate\((\S+)\))? scale\((\S+) -")
-_GREY = re.compile(r'(<g style="fill: )?#([0-9a-f]{2})\2\2\b')
+_GREY = re.compile(r'(<g style=["\']fill: ?)?#([0-9a-f]{2})\2\2\b')
+_START = re.compile(r"translate\((\S+) .*")
 _SVG = "{http://www.w3.org/2000/svg}"
+_USE = f"{_SVG}use"
 Span = tuple[float, float]
 
 
@@ -57,7 +59,7 @@ def texts(part: ElementTree.Element) -> Iterator[tuple[Box, float]]:
     for group in part.iter(f"{_SVG}g"):
         if match := _TEXT.match(group.get("transform", "")):
             x, y, angle, size = float(match[1]), float(match[2]), radians(float(match[3] or 0)), 100 * float(match[4])
-            starts = re.findall(r"translate\((\S+) ", " ".join(use.get("transform", "") for use in group))
+            starts = [use.get("x") or _START.sub(r"\1", use.get("transform", "0")) for use in group if use.tag == _USE]
             width = (max(map(float, ["0", *starts])) / 100 + 0.62) * size
             corners = [(right, down) for right in (0, width) for down in (-0.8 * size, 0.25 * size)]
             turned = [(r * cos(angle) - d * sin(angle), r * sin(angle) + d * cos(angle)) for r, d in corners]
@@ -65,11 +67,18 @@ def texts(part: ElementTree.Element) -> Iterator[tuple[Box, float]]:
             yield Box((x + min(xs), x + max(xs)), (y + min(ys), y + max(ys))), size
 
 
+def frame_of(path: str) -> Box:
+    """Return the box around a path of straight lines, as matplotlib writes it or as `lighter` does."""
+    places = [list(map(float, numbers.split())) for numbers in re.findall("[MLHV]([^MLHVz]+)", path)]
+    xs = [place[0] for place, kind in zip(places, re.findall("[MLHV]", path), strict=True) if kind != "V"]
+    ys = [place[-1] for place, kind in zip(places, re.findall("[MLHV]", path), strict=True) if kind != "H"]
+    return Box((min(xs), max(xs)), (min(ys), max(ys)))
+
+
 def panel(axes: ElementTree.Element) -> Panel:
     """Measure one `axes` group."""
     path = next(axes.iter(f"{_SVG}path")).get("d", "")
-    xs, ys = zip(*[map(float, pair) for pair in re.findall(r"[ML] (\S+) (\S+)", path)], strict=True)
-    frame = Box((min(xs), max(xs)), (min(ys), max(ys)))
+    frame = frame_of(path)
     boxes = [box for box, _ in texts(axes)]
     sides = {
         "above": any(box.y[1] <= frame.y[0] + 1 for box in boxes),
@@ -226,10 +235,10 @@ def _finish(app: Any, error: Exception | None) -> None:
     sources: dict[str, str] = {}
     for path in sorted(out.glob("_images/*.svg")):
         svg = path.read_text(encoding="utf-8")
-        if 'id="figure_1"' not in svg:
+        if not re.search("id=[\"']figure_1[\"']", svg):
             continue
         label = smallest_label(parsed(svg))
-        width = PX * float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
+        width = PX * float(re.search("width=[\"']([\\d.]+)pt[\"']", svg)[1])  # type: ignore[index]
         if anew := stacked(svg):
             width = anew[1]
             path.with_name(f"{path.stem}-phone.svg").write_text(follow_scheme(anew[0]), encoding="utf-8")
