@@ -503,6 +503,54 @@ class TestOtherRules:
             assert outcome("I6", depth=[row | {"converged": row["depth"] == 0} for row in rows]) == "direction only"
             assert outcome("I6", depth=[row for row in rows if row["image"] != "1" or row["depth"]]) == "not yet tested"
 
+    @pytest.mark.parametrize(
+        ("rescaled", "plain", "expected"),
+        [
+            (1.0, 1.5, "reproduced"),
+            (1.0, 0.8, "reproduced"),
+            (1.0, 1.05, "refuted"),  # influence does as well
+            (1.1, 1.5, "not reproduced"),
+            (1.2, 1.5, "refuted"),
+        ],
+    )
+    def test_sets_of_images(self, rescaled: float, plain: float, expected: str) -> None:
+        rows: list[Row] = [
+            {"image": f"{i}", "network": "one", "chosen": chosen, "size": 10, "sets": 50, "r": 0.9, "r_rescaled": 0.9}
+            | {"slope": plain + shift if chosen == "random" else 9.0}
+            | {"slope_rescaled": rescaled + shift if chosen == "random" else 9.0}
+            for chosen in ("random", "alike")
+            for i, shift in enumerate(jitter(50))
+        ]
+        assert outcome("I7", leave_sets_out=rows) == expected
+        assert outcome("I7", leave_sets_out=rows[:49]) == outcome("I7", leave_sets_out=rows[50:]) == "not yet tested"
+        assert outcome("I7", leave_sets_out=[row | {"sets": 49} for row in rows]) == "not yet tested"
+
+    @pytest.mark.parametrize(
+        ("count", "lost", "expected"),
+        [(25, 0.005, "reproduced"), (25, 0.02, "not reproduced"), (0, 0.0, "not reproduced")],
+    )
+    def test_trainers(self, count: int, lost: float, expected: str) -> None:
+        rows: list[Row] = [
+            {"image": f"{i}", "network": "one", "who": "trainer", "before": 90.0, "after": 3.0 if i < count else 90.0}
+            | {"undone": 90.0, "change": 0.3, "accuracy_lost": lost if i < count else 0.0}
+            for i in range(50)
+        ]
+        assert outcome("I9", manipulated_influence=rows) == expected
+        assert outcome("I9", manipulated_influence=rows[:49]) == "not yet tested"
+        already = [row | {"before": 2.0} for row in rows]
+        assert outcome("I9", manipulated_influence=already) == "not reproduced"
+
+    @pytest.mark.parametrize(("after", "expected"), [(0.12, "reproduced"), (0.1, "not reproduced"), (0.07, "refuted")])
+    def test_contributors(self, after: float, expected: str) -> None:
+        rows: list[Row] = [
+            {"image": f"draw {i}", "network": "one", "who": who, "before": 0.05 + shift, "accuracy_lost": 0.0}
+            | {"after": after + shift if who == "contributor" else 0.5, "undone": float("nan"), "change": 8.0}
+            for who in ("contributor", "noise")
+            for i, shift in enumerate(jitter(20))
+        ]
+        assert outcome("I10", manipulated_influence=rows) == expected
+        assert outcome("I10", manipulated_influence=rows[1:]) == "not yet tested"
+
     @pytest.mark.parametrize(("power", "expected"), [(0.5, "reproduced"), (0.0, "refuted"), (1.0, "refuted")])
     def test_dimension(self, power: float, expected: str) -> None:
         rows: list[Row] = [
@@ -870,7 +918,7 @@ class TestLedger:
     def test_identities_hold_and_the_printed_bound_does_not(self) -> None:
         exact_ones = {one.claim.id: one for one in judge_all(ROOT / "nowhere") if one.finding.exact}
         assert {name: one.verdict.text for name, one in exact_ones.items()} == dict.fromkeys(
-            ("M1", "H1", "H3", "D1", "D3", "D4", "D5", "Z4"), "reproduced"
+            ("M1", "I8", "H1", "H3", "D1", "D3", "D4", "D5", "Z4"), "reproduced"
         ) | {"D1": "refuted"}
         assert "no violation" in exact_ones["D1"].finding.notes[0]
         assert "0.0625" not in page(list(exact_ones.values()), [])

@@ -166,13 +166,18 @@ def test_corrected_influence_is_one_newton_step_of_the_problem_without_the_image
     assert relative(layer.influence(test, test_labels, corrected=True)[:, without], expected) < 1e-10
 
 
-def test_retraining_is_training_without_the_image() -> None:
-    features, labels, _, _ = problem(60, 7, 3)
+@pytest.mark.parametrize("left_out", [[17], [3, 17, 40]])
+def test_retraining_is_training_without_the_images(left_out: list[int]) -> None:
+    features, labels, test, test_labels = problem(60, 7, 3)
     layer = LastLayerInfluence(features, labels, l2=0.03, num_classes=3)
-    rest = torch.arange(60) != 17
-    # 59 images of weight 1/60: the penalty counts 60/59 times as much where the mean is over 59.
-    fresh = LastLayerInfluence(features[rest], labels[rest], l2=0.03 * 60 / 59, num_classes=3)
-    assert relative(layer.retrained(17), fresh.theta) < 1e-11
+    rest = torch.ones(60, dtype=torch.bool).index_fill_(0, torch.tensor(left_out), False)
+    # Fewer images of weight 1/60: the penalty counts 60/59 times as much where the mean is over 59.
+    fresh = LastLayerInfluence(features[rest], labels[rest], l2=0.03 * 60 / int(rest.sum()), num_classes=3)
+    assert relative(layer.retrained(left_out), fresh.theta) < 1e-11
+    before, after = (cross_entropy(one.logits(test), test_labels, reduction="none") for one in (layer, fresh))
+    indices = torch.tensor([left_out, left_out])
+    changes = layer.leave_one_out(test, test_labels, indices if len(left_out) > 1 else indices.flatten())
+    assert relative(changes, (after - before).unsqueeze(1).expand(-1, 2)) < 1e-9
 
 
 APART = torch.tensor([1.0, 1.2, 1.5, -1, -1.2, -1.5, 0.9, -0.8]), torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])

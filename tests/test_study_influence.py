@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -16,7 +17,9 @@ from fragility.data import datasets
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study.catalogue import STUDIES
-from fragility.study.influence import mislabel, poisoning
+from fragility.study.influence import manipulated_influence, mislabel, poisoning
+from fragility.study.influence.bregman import bregman_response
+from fragility.study.influence.leave_sets_out import draw as draw_sets
 from fragility.study.influence.setup import SOURCES, load
 from fragility.study.piece import Plan, Row, generator
 
@@ -145,6 +148,102 @@ def test_leave_one_out_rows_are_the_librarys() -> None:
         assert found[0][f"r{end}"] == pytest.approx(torch.corrcoef(pair)[0, 1].item())
         assert found[0][f"slope{end}"] == pytest.approx((torch.cov(pair)[0, 1] / torch.cov(pair)[0, 0]).item())
     assert (len(found), found[0]["pairs"]) == (12, len(layer.labels))
+
+
+@pytest.mark.parametrize("chosen", ["random", "alike"])
+def test_sets_left_out_by_training_without_them(chosen: str) -> None:
+    (piece,) = [piece for piece in plan("leave_sets_out").pieces if piece["chosen"] == chosen]
+    found: list[dict[str, Any]] = plan("leave_sets_out").compute(piece)
+    backbone, phi, labels = features()
+    layer, test = LastLayerInfluence(phi, labels, l2=1e-2, num_classes=2), load(SOURCE, "test")
+    where = [test.files.index(row["image"]) for row in found]
+    asked, truth = backbone(test.images[where]), test.labels[where]
+    before = cross_entropy(layer.logits(asked), truth, reduction="none")
+    sets, changes = draw_sets(layer.features, piece), []
+    assert (len(sets), len(found)) == (50, 12)
+    for left_out in sets.tolist():
+        assert len(set(left_out)) == 10
+        rest = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, torch.tensor(left_out), False)
+        other = LastLayerInfluence(phi[rest], labels[rest], l2=1e-2 * len(labels) / int(rest.sum()), num_classes=2)
+        changes.append(cross_entropy(other.logits(asked), truth, reduction="none") - before)
+    true = torch.stack(changes, 1).detach().numpy()
+    hats = 1 - layer.leverage()  # of two classes: what a Newton step without the image divides by
+    plain = layer.influence(asked, truth)
+    for end, single in (("", plain), ("_rescaled", plain / hats)):
+        summed = torch.stack([single[:, left_out].sum(1) for left_out in sets.tolist()], 1).detach().numpy()
+        # Of test images whose loss is hardly there the subtraction above keeps too few digits.
+        for row, x, y in [part for part in zip(found, summed, true, strict=True) if part[0]["largest_change"] > 1e-7]:
+            assert row[f"slope{end}"] == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-4)
+            assert row[f"r{end}"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-4)
+    if chosen == "alike":
+        apart = [float((layer.features[row[0]] - layer.features[row]).norm(dim=1).max()) for row in sets]
+        others = [float(torch.cdist(layer.features[row[:1]], layer.features)[0].sort().values[9]) for row in sets]
+        assert apart == pytest.approx(others)
+
+
+def test_influence_away_from_the_minimum_by_automatic_differentiation() -> None:
+    draws = generator("away")
+    x, w = torch.randn(13, 4, generator=draws, dtype=torch.float64), torch.randn(4, generator=draws).double()
+    labels = torch.arange(13) % 2
+
+    def losses(theta: Tensor) -> Tensor:
+        return cross_entropy(x @ theta.view(2, -1).T, labels, reduction="none")
+
+    theta, derivatives = torch.cat([-w / 2, w / 2]), torch.autograd.functional
+    hessian = derivatives.hessian(lambda t: losses(t)[:12].mean() + 0.05 * t.square().sum(), theta)
+    gradients = derivatives.jacobian(losses, theta)
+    expected = gradients[12] @ torch.linalg.solve(hessian, gradients[:12].T) / 12
+    found = manipulated_influence.influences(w, x[:12], labels[:12].double(), x[12], labels[12], 0.1)
+    assert found.tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_trainer_moves_ranks_and_training_on_undoes_it() -> None:
+    found: list[dict[str, Any]] = [row for row in rows("manipulated_influence") if row["who"] == "trainer"]
+    succeeded = [row for row in found if row["after"] <= 3]
+    assert 0 < len(succeeded) < len(found) == 12
+    for row in found:
+        assert row["undone"] == row["before"] > 3
+        assert row["change"] <= 0.5 + 1e-9
+    assert all(row["change"] > 0 for row in succeeded)
+    assert all((row["after"], row["change"]) == (row["before"], 0) for row in found if row not in succeeded)
+
+
+def test_a_contributors_pay_by_hand() -> None:
+    table: list[dict[str, Any]] = list(rows("manipulated_influence"))
+    own = {row["who"]: row for row in table if row["image"] == "draw 0"}
+    _, phi, labels = features()
+    layer, test = LastLayerInfluence(phi, labels, l2=1e-2, num_classes=2), plan("manipulated_influence").ready
+    chosen = set(torch.randperm(len(labels), generator=generator(0, "draw 0"))[:6].tolist())
+    helpful = layer.influence(test.test, test.images.labels).argsort(1, descending=True)[:, :10]
+    assert own["contributor"]["before"] == own["noise"]["before"]
+    assert own["noise"]["before"] == pytest.approx(np.mean([[i in chosen for i in row] for row in helpful.tolist()]))
+    assert own["contributor"]["after"] > own["noise"]["after"]
+    assert [row["change"] for row in own.values()] == pytest.approx([51, 51])
+
+
+def test_harder_images_have_larger_losses_within_the_ball() -> None:
+    ready, (backbone, layer, images, y) = plan("manipulated_influence").ready, by_hand()
+    changed = manipulated_influence.harder(ready, layer, images, y, 8 / 255, 3)
+    before, after = (cross_entropy(layer.logits(backbone(x)), y, reduction="none") for x in (images, changed))
+    assert (after > before).all()
+    assert (changed - images).abs().max() == pytest.approx(6 / 255, rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 10])
+def test_the_bregman_response_is_stationary(factor: int) -> None:
+    draws = generator("bregman")
+    x, labels = torch.randn(30, 4, generator=draws, dtype=torch.float64), torch.arange(30) % 2
+    start = LastLayerInfluence(x[:, :3], labels, l2=0.1, num_classes=2).theta
+    x = pad(x[:, :3], (0, 1), value=1.0)
+    found = bregman_response(x, labels, start, 7, 0.1 * factor)
+
+    def gradient(theta: Tensor, weights: Tensor) -> Tensor:
+        return torch.func.grad(lambda t: weights @ cross_entropy(x @ t.T, labels, reduction="none") / 30)(theta)
+
+    everyone = torch.ones(30).double()
+    rest = everyone.index_fill(0, torch.tensor(7), 0.0)
+    at = gradient(found, rest) - gradient(start, everyone) + 0.1 * factor * (found - start)
+    assert at.abs().max() < 1e-6 * (found - start).abs().max()
 
 
 def test_wrong_labels_against_the_roc_curve() -> None:

@@ -5,6 +5,7 @@ gradient for one image is g = r (x) phi with the residual r = p - e_y, and leavi
 at test image t by g_t^T H^-1 g_i / n to first order [Koh2017], which is -1/n times eq. 1 of [Ghorbani2019].
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -199,18 +200,19 @@ class LastLayerInfluence:
         inputs, residual = self._test(test_features, test_labels)
         return self._full(self._solve(residual.unsqueeze(2) * inputs.unsqueeze(1))) / len(self.labels)
 
-    def retrained(self, index: int) -> Tensor:
-        """Fit the last layer again without one training image; the others keep their weight 1/n.
+    def retrained(self, index: int | Sequence[int]) -> Tensor:
+        """Fit the last layer again without one or several training images; the others keep their weight 1/n.
 
         Args:
-            index: which one.
+            index: which one, or which ones, left out together.
 
         Returns:
             theta (K, P + 1).
         """
+        left_out = [index] if isinstance(index, int) else list(index)
         weights = torch.ones_like(self._inputs[:, 0])
-        weights[index] = 0
-        step = self._solve(self._corrected[index].outer(self._inputs[index]).unsqueeze(0)).squeeze(0)
+        weights[left_out] = 0
+        step = self._solve((self._corrected[left_out].mT @ self._inputs[left_out]).unsqueeze(0)).squeeze(0)
         start = self._beta + step / len(weights)
         fitted = logistic.newton(
             self._inputs, self.labels, l2=self.l2, num_classes=self.num_classes, weights=weights, start=start
@@ -223,12 +225,12 @@ class LastLayerInfluence:
         Args:
             test_features: (T, P).
             test_labels: int64 (T,).
-            train_indices: int64 (M,).
+            train_indices: int64 (M,), left out one at a time; or (M, k), k of them together.
 
         Returns:
             (T, M).
         """
-        check_labels(train_indices, len(train_indices), len(self.labels), name="train_indices")
+        check_labels(train_indices.flatten(), train_indices.numel(), len(self.labels), name="train_indices")
         inputs = pad(test_features.to(self.theta), (0, 1), value=1.0)
         before = logistic.cross_entropies(self.logits(test_features), test_labels)
         after = [

@@ -4,7 +4,15 @@ from fragility._checks import check_choice
 from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
 from fragility.study.curvature import angles, dimension, influence_angles
 from fragility.study.defenses import defense_table, fashion_table
-from fragility.study.influence import depth, influence_attack, leave_one_out, mislabel, poisoning
+from fragility.study.influence import (
+    depth,
+    influence_attack,
+    leave_one_out,
+    leave_sets_out,
+    manipulated_influence,
+    mislabel,
+    poisoning,
+)
 from fragility.study.interpretable import (
     accuracy,
     card,
@@ -22,7 +30,7 @@ STUDIES: dict[str, Study] = {
     for module in (
         attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity,
         angles, dimension, influence_angles,
-        influence_attack, leave_one_out, mislabel, poisoning, depth,
+        influence_attack, leave_one_out, leave_sets_out, manipulated_influence, mislabel, poisoning, depth,
         defense_table, fashion_table,
         accuracy, card, compas, counterfactuals, disagreement, race, rule_lists,
         memorised_maps, minimum_norm, randomisation,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, prepare
 from fragility.study.piece import Columns, Piece, Row, Study, positions, row_per_image
@@ -48,9 +49,7 @@ def rows(piece: Piece, features: Features) -> list[Row]:
     columns: dict[str, Any] = {}
     for end, corrected in (("", False), ("_corrected", True)):
         predicted = layer.influence(phi, labels, corrected=corrected)
-        x, y = (change - change.mean(1, keepdim=True) for change in (predicted, truth))
-        columns[f"r{end}"] = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))
-        columns[f"slope{end}"] = (x * y).sum(1) / x.square().sum(1)
+        columns[f"r{end}"], columns[f"slope{end}"] = agreement(predicted, truth)
     return row_per_image(
         piece,
         label=labels,
@@ -61,6 +60,12 @@ def rows(piece: Piece, features: Features) -> list[Row]:
         validation_accuracy=features.accuracy(layer),
         **columns,
     )
+
+
+def agreement(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return of each row of changes (T, M) the correlation, and the slope of truth on prediction."""
+    x, y = (change - change.mean(1, keepdim=True) for change in (predicted, truth))
+    return (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1)), (x * y).sum(1) / x.square().sum(1)
 
 
 STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows)

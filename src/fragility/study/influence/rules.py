@@ -1,12 +1,17 @@
-"""The rules of the claims I1 to I6, about influence functions."""
+"""The rules of the claims I1 to I10, about influence functions."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from sklearn.datasets import load_breast_cancer
+from torch.nn.functional import pad
 
-from fragility.study.verdict import KEPT, Equality, Finding, at_least, at_most, equivalent, paired, positive
+from fragility.influence.last_layer import LastLayerInfluence
+from fragility.study.influence.bregman import bregman_response
+from fragility.study.verdict import KEPT, Equality, Finding, at_least, at_most, equivalent, exact, paired, positive
 
 L2 = 1e-2  # damping at which influence is judged
 LARGE = 8.0  # epsilon, of 255
@@ -174,6 +179,82 @@ def deeper_networks(tables: Tables) -> Finding:
     )
     setting = {"network": f"16 inputs, {depths[0]} to {depths[-1]} hidden layers of 6", "draws": whole.image.nunique()}
     return Finding(measures, doubts=doubts, notes=notes, sentence=sentence, setting=setting)
+
+
+def sets_of_images(tables: Tables) -> Finding:
+    """I7: for random sets of 10, retraining has a slope of .9 to 1.1 on rescaled influence, and not on influence."""
+    rows = tables["leave_sets_out"].query("size == 10 and sets >= 50")
+    drawn, alike = (rows[rows.chosen == chosen] for chosen in ("random", "alike"))
+    if len(drawn) < 2:
+        return Finding()
+    name, plain = "slope of retraining on rescaled influence", "slope of retraining on influence, outside .9 to 1.1"
+    measures = [at_least(name, drawn.slope_rescaled, 0.9), at_most(name, drawn.slope_rescaled, 1.1)]
+    measures.append(at_least(plain, drawn.slope, 1.1) if drawn.slope.mean() > 1 else at_most(plain, drawn.slope, 0.9))
+    sentence = (
+        f"Without ten images the loss changes {drawn.slope.mean():.2f} times as much as influence says, and "
+        f"{drawn.slope_rescaled.mean():.2f} times as much as rescaled influence says."
+    )
+    notes = [f"correlations {drawn.r.mean():.3f}, rescaled {drawn.r_rescaled.mean():.3f}"]
+    if len(alike):
+        slopes = f"{alike.slope.mean():.2f}, rescaled {alike.slope_rescaled.mean():.2f}"
+        notes.append(f"sets of images that are alike: slopes {slopes}")
+    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(rows))
+
+
+def proximal_bregman(tables: Tables) -> Finding:
+    """I8: with the training's own penalty the proximal Bregman response is leave-one-out retraining, to 1e-4."""
+    table = load_breast_cancer(return_X_y=True)
+    features, labels = (torch.from_numpy(part) for part in table)
+    features, l2 = (features - features.mean(0)) / features.std(0), 1e-2
+    layer = LastLayerInfluence(features, labels, l2=l2, num_classes=2)
+    without = int(layer.self_influence().argmax())
+    moved = layer.retrained(without) - layer.theta
+
+    def off(penalty: float) -> float:
+        response = bregman_response(pad(features, (0, 1), value=1.0), labels, layer.theta, without, penalty)
+        return float((response - layer.theta - moved).norm() / moved.norm())
+
+    measures = [exact("distance from retraining, relative to how far that moves", off(l2), 1e-4)]
+    notes = [f"at ten times the training's penalty {off(10 * l2):.2g}"]
+    return Finding(measures, notes=notes, exact=True)
+
+
+def trainers(tables: Tables) -> Finding:
+    """I9: some training images can be brought into the top 3 of a test image, at a point of accuracy at most."""
+    rows = tables["manipulated_influence"].query("who == 'trainer'")
+    moved = (rows.after <= 3) & (rows.before > 3)
+    measures = [
+        positive("share of chosen images in the top 3, accuracy -1 at most", moved & (rows.accuracy_lost <= 0.01))
+    ]
+    notes = ["the attack was chosen on digits and on a table, not on these images"]
+    if moved.any():
+        undone, there = (rows.undone == rows.before).sum(), rows[moved]
+        notes.append(
+            f"where it succeeds: median rank {there.before.median():g} before, {there.after.median():g} after;"
+        )
+        notes.append(f"the parameters move by {there.change.mean():.2f} of their norm")
+        notes.append(f"trained on to its minimum, the layer gives {undone} of {len(rows)} images their old rank")
+    sentence = (
+        f"{moved.sum()} of {len(moved)} training images, drawn at random, come into the top 3 of a test image by a "
+        f"layer that its trainer has moved, at {100 * rows[moved].accuracy_lost.mean():.1f} points of accuracy."
+    )
+    return Finding(measures, notes=notes, sentence=sentence if moved.any() else "", setting=_setting(rows))
+
+
+def contributors(tables: Tables) -> Finding:
+    """I10: images changed by 8/255 before training double a contributor's share of the pay."""
+    rows = tables["manipulated_influence"]
+    attacked, noise = (rows[rows.who == who] for who in ("contributor", "noise"))
+    twice = attacked.after - 2 * attacked.before
+    measures = [at_least("share of the pay with changed images, less twice the honest one", twice, 0, margin=0.01)]
+    notes = []
+    if len(noise) and len(attacked):
+        ratio = attacked.after.mean() / attacked.before.mean()
+        notes.append(f"{ratio:.2f} times the share; {noise.after.mean() / noise.before.mean():.2f} with random signs")
+        notes.append(f"accuracy lost on the test images: {attacked.accuracy_lost.mean():.3f}")
+    shares = f"{100 * attacked.before.mean():.1f} to {100 * attacked.after.mean():.1f} %"
+    sentence = f"Who changes his images before training raises his share of the pay from {shares}, on average."
+    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(attacked))
 
 
 def _setting(rows: pd.DataFrame) -> dict[str, Any]:
