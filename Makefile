@@ -10,7 +10,7 @@ PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow check-machines check-notebooks check-site check-again check-student check-colab check-all screenshots slides pdf student notebooks bench lint types lock serve clean force
+.PHONY: help book test test-slow check-machines check-notebooks check-site check-again check-student check-colab check-all screenshots slides pdf student notebooks play bench lint types lock serve clean force
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ pdf: $(SITE)/index.html  ## the book as one PDF, printed by Chromium: build/frag
 
 notebooks: $(READY)  ## execute again and refresh the committed pages (only one: NOTEBOOK=01_methods)
 	$(BIN)/python book/pages.py refresh $(NOTEBOOK)
+
+play: $(READY)  ## compute the pieces to touch again, half an hour (only one: PIECE=digit)
+	$(BIN)/python book/play.py $(PIECE)
 
 bench: $(READY)  ## measure how fast everything is, store it and write the page book/speed.md (more: BENCH="--strict")
 	$(BIN)/python -m benchmarks.run $(BENCH)

@@ -1,9 +1,9 @@
 """Compute the pieces that a reader can touch: their pictures, their numbers, and the HTML that shows them.
 
-    python book/play.py [aim] [budget] [path] [beta]        (none named: all)
+    python book/play.py [digit] [aim] [budget] [path] [beta]        (none named: all; so does `make play`)
 
 Half an hour on two cores, most of it for `aim`. The pieces need no kernel and load nothing from outside; without
-JavaScript they are pictures. `_static/pieces.js` moves them.
+JavaScript they are pictures. `_static/pieces.js` and the scripts in `_static/pieces` move them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import play_digit
 import torch
 from PIL import Image
 from torch import Tensor
@@ -364,11 +365,16 @@ def _control(name: str, number: int, control: Control) -> str:
 
 PIECES: dict[str, Callable[[], Piece]] = {"aim": aim, "budget": budget, "path": path, "beta": beta}
 
+MADE_ELSEWHERE: dict[str, Callable[[], None]] = {"digit": play_digit.main}
+
 
 def main(names: Sequence[str]) -> None:
     """Compute and write the named pieces."""
     torch.set_flush_denormal(True)
-    for name in names or PIECES:
+    for name in names or [*MADE_ELSEWHERE, *PIECES]:
+        if name in MADE_ELSEWHERE:
+            MADE_ELSEWHERE[name]()
+            continue
         write(name, PIECES[name]())
         size = sum(file.stat().st_size for file in FOLDER.glob(f"{name}-*.webp"))
         print(name, size // 1000, "kB", flush=True)

@@ -76,7 +76,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(scheduler: LocalCluster, tmp_pat
     assert all(worker["threads"] == torch.get_num_threads() for worker in session["workers"])
     run("attack_sweep", "fast", folder=alone)
     tables = (read("attack_sweep", "fast", folder) for folder in (alone, together))
-    assert list(differences(*tables, attack_sweep.COLUMNS, Tolerance())) == []
+    assert list(differences(*tables, attack_sweep.STUDY.columns, Tolerance())) == []
 
 
 def test_a_piece_made_with_other_weights_is_refused() -> None:

@@ -1,4 +1,6 @@
-"""Convolutions with fixed weights: values and derivatives of every order against PyTorch's own."""
+"""What a second derivative is computed by: values and derivatives of every order against PyTorch's own."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 from fragility._convolution import twice_differentiable
+from fragility._pool import QuickPools
 
 CASES = [
     ("conv1d", (2, 3, 9), (4, 3, 3), {"padding": 1}),
@@ -39,8 +42,12 @@ def test_finite_differences(name, size, kernel, options):
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_every_order_is_pytorchs(order):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Softplus(), nn.Conv2d(3, 2, 3, stride=2), nn.Tanh())
-    model = model.double().requires_grad_(False)
+    layers = [nn.Conv2d(2, 3, 3, padding=1), nn.Softplus(), nn.MaxPool2d(3, 1), nn.Conv2d(3, 2, 3, stride=2), nn.Tanh()]
+    sequence = nn.Sequential(*layers).double().requires_grad_(False)
+
+    def model(images: Tensor) -> Tensor:
+        return sequence(torch.cat([images.sin(), images[:, :, :4] ** 2], dim=2))
+
     x, directions = _random(2, 2, 6, 6).requires_grad_(), [_random(2, 2, 6, 6) for _ in range(order)]
 
     def derivative() -> Tensor:
@@ -84,3 +91,61 @@ def test_autocast_has_the_dtype_of_pytorchs():
     result.sum().backward()
     assert x.grad is not None
     assert x.grad.dtype == torch.float32
+
+
+POOLS = [(2,), (3, 2, 1), ((3, 2), (1, 2), (1, 0), (2, 1), True), (2, None, 0, 1, True)]
+
+
+@pytest.mark.parametrize("options", POOLS)
+@pytest.mark.parametrize("context", [twice_differentiable, QuickPools])
+def test_pools_are_pytorchs_to_the_bit(options, context):
+    """Also where values are equal, or are no numbers: the same pixel is passed the gradient."""
+    x = torch.randint(-2, 3, (3, 5, 9, 8), generator=torch.Generator().manual_seed(0)).float()
+    x[0, 0, 2, 3] = float("nan")
+    results = []
+    for where in (context(), nullcontext()):
+        points = x.clone().requires_grad_()
+        with where:
+            values = functional.max_pool2d(points, *options)
+        weights = torch.arange(values.numel(), dtype=values.dtype).view_as(values).requires_grad_()
+        (first,) = torch.autograd.grad(values, points, weights, create_graph=True)
+        results.append((values, first, *torch.autograd.grad((first * first.detach()).sum(), weights)))
+        assert ("_MaxPool" in type(values.grad_fn).__name__) == (len(results) == 1)
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+def test_pools_that_are_left_to_pytorch():
+    x = torch.randn(2, 3, 6, 6)
+    with QuickPools():
+        values, indices = functional.max_pool2d(x, 2, return_indices=True)
+        each = torch.func.vmap(torch.func.grad(lambda image: functional.max_pool2d(image, 2).square().sum()))(x)
+        _, tangent = torch.func.jvp(lambda images: functional.max_pool2d(images, 2), (x,), (torch.ones_like(x),))
+        alone = functional.max_pool2d(x[0], 2)
+    assert torch.equal(values, functional.max_pool2d(x, 2))
+    assert torch.equal(alone, values[0])
+    assert torch.equal(each.flatten(2).gather(2, indices.flatten(2)), 2 * values.flatten(2))
+    assert torch.equal(tangent, torch.ones_like(values))
+
+
+@pytest.mark.parametrize("call", [torch.cat, torch.concat])
+def test_concatenations_of_all_kinds(call):
+    """Also of parts without a gradient, of equal ones, and of other dimensions."""
+    torch.manual_seed(0)
+    a, b, fixed = _random(2, 3).requires_grad_(), _random(2, 1).requires_grad_(), _random(2, 2)
+    directions = _random(3, 2, 9)
+
+    def derivatives() -> list[Tensor]:
+        joined = call([a, fixed, b.exp(), a.sin()], dim=-1)
+        first = torch.autograd.grad(joined.square(), [a, b], directions[0], create_graph=True)
+        return [joined, *first, *torch.autograd.grad(sum(part.square().sum() for part in first), [a, b])]
+
+    with twice_differentiable():
+        ours = derivatives()
+        assert "_Concatenation" in type(ours[0].grad_fn).__name__
+        empty = call([torch.empty(0, requires_grad=True), a.flatten()])
+        stacked = call((a, fixed.new_zeros(1, 3).float()))  # PyTorch finds the common dtype
+    assert empty.shape == (6,)
+    assert stacked.dtype == torch.float64
+    for mine, theirs in zip(ours, derivatives(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)

@@ -9,7 +9,7 @@ images of a table that is stored later joins them.
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
     inputs, profile = provenance(study, PROFILE)["inputs"], STUDIES[study].profiles[PROFILE]
 
     def prepare_setup(which: Any, count: int, seed: int, device: str) -> setup.Subject:
-        name = next(name for name, other in profile.setups.items() if other == which)
+        setups = profile["setups"] if isinstance(profile, dict) else profile.setups
+        name = next(name for name, other in setups.items() if other in (which, asdict(which)))
         measured = recorded(f"{study}/{name}").get("measured", {})
         baseline = torch.tensor(which.baseline or (0.0,)).view(-1, 1, 1)
         if measured:
@@ -118,14 +119,14 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
 
     def digits(split: str, **_: Any) -> ImageDataset:
         which = {"train": "training"}.get(split, split)
-        found = stand_ins(f"{profile.data}/test", checksums, 1 if split == "train" else None)
+        found = stand_ins(f"{profile['data']}/test", checksums, 1 if split == "train" else None)
         checksums[train.fingerprint(found.images)] = inputs[which]["images_sha256"]
         return replace(found, source=inputs[which]["data"])
 
     if study in ("defense_table", "fashion_table"):
-        monkeypatch.setitem(datasets.LOADERS, profile.data, digits)
+        monkeypatch.setitem(datasets.LOADERS, profile["data"], digits)
     elif study == "angles":
-        for name in profile.setups:
+        for name in profile["setups"]:
             monkeypatch.setitem(angles.NETWORKS, name, partial(explored, name))
             monkeypatch.setitem(datasets.LOADERS, name, lambda name=name, **_: stand_ins(f"angles/{name}", checksums))
     elif study in ("compas", "race"):  # whose file lies on no machine before it is asked for

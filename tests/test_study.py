@@ -25,8 +25,9 @@ def small(name: str) -> Any:
     profile = STUDIES[name].profiles["fast"]
     if name != "defense_table":
         return profile
-    kept = {defense: profile.defenses[defense] for defense in ("natural", "softplus_untrained")}
-    return replace(profile, training_images=200, images=4, doubled_images=2, seeds=(0,), iterations=2, defenses=kept)
+    kept = {defense: profile["defenses"][defense] for defense in ("natural", "softplus_untrained")}
+    fewer = {"training_images": 200, "images": 4, "doubled_images": 2, "seeds": [0], "iterations": 2}
+    return profile | fewer | {"defenses": kept}
 
 
 @cache

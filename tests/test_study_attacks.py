@@ -1,6 +1,6 @@
 """The studies of chapter 2: their rows against direct calls of the library."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -14,18 +14,19 @@ from fragility.attack import iterative, random_walk
 from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.data import datasets
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
+from fragility.study.attacks import paper_sweep, surrogate_fidelity
 from fragility.study.attacks.attack_sweep import STUDY
 from fragility.study.attacks.evidence import differences
-from fragility.study.attacks.setup import NETWORKS, RECIPES, Setup, prepare
+from fragility.study.attacks.setup import NETWORKS, RECIPES, SETUPS, Setup, prepare
 from fragility.study.attacks.sweep import ATTACKS, Sweep, SweepProfile
+from fragility.study.catalogue import STUDIES
 from fragility.study.cifar_network import mixed_precision_loss
 from fragility.study.piece import Plan, Row, generator
 from fragility.surrogate import softplus, suggest_beta
 from fragility.titles import METRICS
 
 # The mean of the training images is the baseline: a constant one would be full of ties.
-DIGITS = replace(attack_sweep.DIGITS, baseline=None)
+DIGITS = replace(SETUPS["digits"], baseline=None)
 sweep = partial(
     Sweep, setup="digits", attacks=("top_k",), methods=("simple_gradient",), sizes={51.0: 10.0}, images=4, batch=4
 )
@@ -226,9 +227,8 @@ def test_one_trajectory_is_judged_twice(model, sample) -> None:
 
 
 def test_fidelity_rows_are_the_maps_of_two_networks(model) -> None:
-    profile = replace(
-        surrogate_fidelity.PROFILES["fast"], setups={"digits": DIGITS}, images=4, batch=2, multiples=(1.0, 1e6)
-    )
+    fewer = {"setups": {"digits": asdict(DIGITS)}, "images": 4, "batch": 2, "multiples": (1.0, 1e6)}
+    profile = surrogate_fidelity.STUDY.profiles["fast"] | fewer
     made = surrogate_fidelity.STUDY.plan(profile)
     rows = [row for piece in made.pieces for row in made.compute(piece)]
     assert len(rows) == 2 * 3 * 4
@@ -276,10 +276,10 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
 
 
 AT_SCALE = {
-    f"{module.__name__.rpartition('.')[2]}-{name}": module.PROFILES[name]
-    for module in (attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity)
-    for name in ("laptop", "paper")
-    if name in module.PROFILES
+    f"{study}-{name}": profile
+    for study in ("attack_sweep", "cifar_sweep", "few_steps", "paper_sweep", "sensitivity")
+    for name, profile in STUDIES[study].profiles.items()
+    if name != "fast"
 }
 
 

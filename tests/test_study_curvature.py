@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy
 from fragility.data import datasets
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.curvature import angles, dimension, influence_angles
-from fragility.study.curvature.angles import AngleProfile, AngleSetup
 from fragility.study.curvature.closed_form import draw_neuron, draw_two_layers
 from fragility.study.curvature.null import permutation_null, stored_null
 from fragility.study.influence.setup import prepare
@@ -25,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("double_digits")
 
 
 def plan(candidates: int, images: int, block: int, steps: int = 2) -> Plan:
-    setup = AngleSetup(candidates=candidates, images=images, block=block, steps=steps)
-    return angles.STUDY.plan(AngleProfile(setups={"digits": setup}))
+    setup = {"candidates": candidates, "images": images, "block": block, "steps": steps}
+    return angles.STUDY.plan(angles.STUDY.profiles["fast"] | {"setups": {"digits": setup}})
 
 
 def degrees(a: Tensor, b: Tensor) -> float:

@@ -13,19 +13,19 @@ from fragility.attribution import importance, integrated_gradients
 from fragility.data import datasets
 from fragility.defense import Discretized
 from fragility.similarity import kendall
-from fragility.study.defenses.defense_table import PROFILES, STUDY
+from fragility.study.defenses.defense_table import STUDY
 from fragility.study.defenses.rules import ladder, main, moved
-from fragility.study.defenses.setup import NETWORKS, madry_cnn, small_cnn, trained, training_cost
+from fragility.study.defenses.setup import NETWORKS, Defense, madry_cnn, small_cnn, trained, training_cost
 from fragility.study.defenses.worst_case import soft_kendall
 from fragility.surrogate import SoftplusNetwork
 
 pytestmark = pytest.mark.usefixtures("data_folder")
-FAST = PROFILES["fast"]
-TINY = replace(
-    FAST, training_images=200, test_images=30, images=6, doubled_images=3, iterations=2, natural_epochs=6, epochs=1,
-    evaluation_steps=4, attack_steps=2,
-    defenses={name: FAST.defenses[name] for name in ("natural", "ig_norm", "softplus_untrained")},
-)  # fmt: skip
+FAST = STUDY.profiles["fast"]
+TINY = FAST | {
+    "training_images": 200, "test_images": 30, "images": 6, "doubled_images": 3, "iterations": 2, "natural_epochs": 6,
+    "epochs": 1, "evaluation_steps": 4, "attack_steps": 2,
+    "defenses": {name: FAST["defenses"][name] for name in ("natural", "ig_norm", "softplus_untrained")},
+}  # fmt: skip
 
 
 def test_every_defense_and_seed_has_its_row() -> None:
@@ -44,7 +44,7 @@ def test_every_defense_and_seed_has_its_row() -> None:
     table = pd.DataFrame(rows)
     assert main(table).index.tolist() == list(range(6))
     steps = ladder(table)
-    assert steps.defense.tolist() == [name for name in sorted(TINY.defenses) for _ in range(2)]
+    assert steps.defense.tolist() == [name for name in sorted(TINY["defenses"]) for _ in range(2)]
     assert steps.budget.tolist() == [1, 2] * 3
     change = steps[["kendall", "top_k_intersection"]].diff().iloc[1::2]
     assert moved(table) == change.abs().max().max()
@@ -65,7 +65,7 @@ def test_a_row_is_what_the_library_says(double_digits: None, monkeypatch: pytest
     explain = partial(integrated_gradients, model, labels=labels, steps=4)
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand(images.shape, generator=generator, dtype=torch.float64)
-    noisy = images + TINY.epsilon * (1 - 2 * (draw < 0.5).double())
+    noisy = images + TINY["epsilon"] * (1 - 2 * (draw < 0.5).double())
     tau = kendall(importance(explain(images)), importance(explain(noisy.clamp(0, 1))))
     assert row["noise_kendall"] == pytest.approx(tau.mean().item())
 
@@ -76,7 +76,7 @@ def test_training_is_common_at_first_and_taken_up_where_it_stopped(monkeypatch: 
     untrained, none = trained(TINY, "softplus_untrained", 0, training, "cpu")
     assert none != none
     assert isinstance(untrained, SoftplusNetwork)
-    coarse = replace(TINY, defenses={"discretized": FAST.defenses["discretized"]})
+    coarse = TINY | {"defenses": {"discretized": FAST["defenses"]["discretized"]}}
     assert isinstance(trained(coarse, "discretized", 0, training, "cpu")[0], Discretized)
     start = small_cnn(size=32, stride=4, seed=0)
     batches = train.Batches(training.images, training.labels, 50)
@@ -102,7 +102,7 @@ def test_networks_are_those_of_their_seed() -> None:
 
 def test_every_defense_has_its_loss_and_its_cost() -> None:
     images, labels = torch.rand(8, 1, 28, 28), torch.arange(8)
-    for defense in FAST.defenses.values():
+    for defense in (Defense(**entry) for entry in FAST["defenses"].values()):
         shorter = {name: min(value, 2) for name, value in defense.options.items() if name.endswith(("steps", "ations"))}
         model = small_cnn(size=28, stride=2, seed=0)  # as at `laptop`
         assert training_cost(replace(defense, options=defense.options | shorter), model, images, labels) >= 0

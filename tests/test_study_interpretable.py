@@ -52,7 +52,7 @@ def test_no_model_of_the_bins_is_more_accurate_than_the_ceiling() -> None:
 
 
 def test_a_draws_row_is_the_list_of_those_people() -> None:
-    plan = rule_lists.STUDY.plan(rule_lists.PROFILES["fast"])
+    plan = rule_lists.STUDY.plan(rule_lists.STUDY.profiles["fast"])
     rows, table = plan.compute(plan.pieces[-1]), people()
     rules, truth = literals(table), table.again.to_numpy()
     predicted = []
@@ -70,7 +70,7 @@ def test_a_draws_row_is_the_list_of_those_people() -> None:
 
 
 def test_every_fold_is_tested_once_by_every_model() -> None:
-    plan = accuracy.STUDY.plan(accuracy.PROFILES["fast"])
+    plan = accuracy.STUDY.plan(accuracy.STUDY.profiles["fast"])
     rows = pd.DataFrame(plan.compute(plan.pieces[0]))
     counted = rows.groupby("model").agg(people=("test_people", "sum"), folds=("image", "nunique"))
     assert set(map(tuple, counted.to_numpy())) == {(150, 10)}
@@ -133,7 +133,7 @@ def test_no_card_of_two_features_is_much_better() -> None:
 
 
 def test_a_cards_row_is_of_a_fold_that_it_did_not_see() -> None:
-    plan = card.STUDY.plan(card.PROFILES["fast"])
+    plan = card.STUDY.plan(card.STUDY.profiles["fast"])
     rows = pd.DataFrame(plan.compute(plan.pieces[0]))
     assert rows.test_people.sum() == 7214
     assert (rows.test_people + rows.train_people == 7214).all()
@@ -157,7 +157,7 @@ def test_shortest_counterfactuals_are_those_that_a_loop_finds() -> None:
 
 
 def test_a_counterfactuals_row_is_of_somebody_whom_the_list_flags() -> None:
-    plan = counterfactuals.STUDY.plan(counterfactuals.PROFILES["fast"])
+    plan = counterfactuals.STUDY.plan(counterfactuals.STUDY.profiles["fast"])
     rows = pd.DataFrame(plan.compute(plan.pieces[2]))
     assert len(rows) == 20
     assert set(rows.model) == {"rule list"}
@@ -199,7 +199,7 @@ def test_networks_differ_by_seed_and_see_no_held_out_row() -> None:
 
 
 def test_agreement_is_counted_feature_by_feature() -> None:
-    plan = disagreement.STUDY.plan(disagreement.PROFILES["fast"])
+    plan = disagreement.STUDY.plan(disagreement.STUDY.profiles["fast"])
     table = pd.DataFrame(plan.compute(plan.pieces[0]))
     assert table.groupby("networks").size().to_dict() == {"one": 10 * 200, "two seeds": 5 * 200}
     assert (table.signed <= table.agreement).all()

@@ -1,6 +1,5 @@
 """The studies of chapter 9: what is random is counted, closed forms are solved by others, maps differentiated twice."""
 
-from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -162,7 +161,7 @@ def test_the_boundary_and_the_radius() -> None:
 
 
 def test_networks_of_a_seed_fit_their_labels_to_one_margin() -> None:
-    profile = replace(memorised_maps.PROFILES["fast"], training_images=60, images=8)
+    profile = memorised_maps.STUDY.profiles["fast"] | {"training_images": 60, "images": 8}
     drawn = datasets.sample(datasets.mnist_5k("train"), 60, seed=0)
     labellings = [permuted(drawn.labels, share, 0) for share in (0.0, 1.0)]
     made = memorise(drawn.images, labellings, 0, profile)
@@ -175,15 +174,15 @@ def test_networks_of_a_seed_fit_their_labels_to_one_margin() -> None:
         assert one.margin == pytest.approx(margins[-1], rel=1e-5)
     assert max(margins) < 1.2 * min(margins)
     with pytest.raises(ValueError, match="limit: expected enough epochs"):
-        memorise(drawn.images, labellings, 0, replace(profile, limit=1))
+        memorise(drawn.images, labellings, 0, profile | {"limit": 1})
 
 
 def test_rows_of_maps_have_every_share_and_image() -> None:
     study = memorised_maps.STUDY
-    profile = replace(memorised_maps.PROFILES["fast"], training_images=60, images=8)
+    profile = memorised_maps.STUDY.profiles["fast"] | {"training_images": 60, "images": 8}
     made = study.plan(profile)
     rows = pd.DataFrame(made.compute(made.pieces[1]))
-    assert set(rows.columns) >= set(memorised_maps.COLUMNS)
+    assert set(rows.columns) >= set(study.columns)
     assert len(rows) == 2 * 8
     assert set(rows.image) == set(made.pieces[1]["images"])
     assert not rows[rows.share == 0].moved.any()
@@ -235,11 +234,11 @@ def test_edges_answer_to_lines_of_their_direction() -> None:
 @pytest.mark.parametrize("arm", ["true", "random labels"])
 def test_a_training_is_a_row(arm: str) -> None:
     study = randomisation.STUDY
-    made = study.plan(randomisation.PROFILES["fast"])
+    made = study.plan(study.profiles["fast"])
     assert len(made.pieces) == len(randomisation.TRIALS) == 12
     piece = next(piece for piece in made.pieces if (piece["arm"], piece["regulariser"]) == (arm, "none"))
     (row,) = made.compute(piece)
-    assert set(row) == set(randomisation.COLUMNS)
+    assert set(row) == set(study.columns)
     assert row["train_accuracy"] == 1
     assert isinstance(row["fitted"], int)
     assert row["fitted"] <= int(str(row["epochs"])) - 4
@@ -249,9 +248,9 @@ def test_a_training_is_a_row(arm: str) -> None:
 
 
 def test_minimum_norm_has_a_row_for_each_kernel_and_input() -> None:
-    made = minimum_norm.STUDY.plan(minimum_norm.PROFILES["fast"])
+    made = minimum_norm.STUDY.plan(minimum_norm.STUDY.profiles["fast"])
     rows = pd.DataFrame(made.compute(made.pieces[0]))
     assert len(rows) == 8
-    assert set(rows.columns) == set(minimum_norm.COLUMNS)
+    assert set(rows.columns) == set(minimum_norm.STUDY.columns)
     assert (rows.train_error[rows.kernel != "linear"] == 0).all()
     assert rows.test_error.min() < 0.3

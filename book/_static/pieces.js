@@ -1,121 +1,184 @@
-// Pictures to touch. Their markup comes from fragility.page and book/play.py; without this script they are plain
-// pictures. Every control is a native one, so the keyboard, a finger and a screen reader work as they do elsewhere.
+// What all pieces share: pictures to touch, on the pages of this book. A piece is `<figure data-piece="NAME">` around a
+// plain picture, which is what a page shows without JavaScript. Its own script, pieces/NAME.js, calls `pieces.add`.
+// Controls are native ones, so the keyboard, a finger and a screen reader work as they do elsewhere.
+"use strict";
 
-// Two pictures in one place: hold the button, or a finger on the picture, to see the other; a short press swaps them.
-const blink = (figure) => {
-  const sides = [...figure.querySelectorAll(".blink-side")];
-  const titles = sides.map((side) => side.firstElementChild.textContent);
-  const stage = figure.querySelector(".blink-sides");
-  const button = document.createElement("button");
-  const said = document.createElement("output");
-  let shown = 0;
-  let since = 0; // when the press began; 0 while nothing is pressed
-  let by = ""; // what it began with
-  let pressed = false; // the click that follows a press is not one more
+const pieces = (() => {
+  const home = new URL(".", document.currentScript.src).href; // also file:, where neither fetch nor modules work
+  const scripts = {};
+  const load = (file) =>
+    (scripts[file] ??= new Promise((done, fail) => {
+      const script = Object.assign(document.createElement("script"), { src: home + file, onload: done, onerror: fail });
+      document.head.append(script);
+    }));
 
-  const show = (index) => {
-    shown = index;
-    sides.forEach((side, i) => side.classList.toggle("blink-hidden", i !== index));
-    button.setAttribute("aria-pressed", index === 1);
-    said.textContent = `Shown: ${titles[index]}`;
-  };
-  const down = (event) => {
-    if (event.type === "pointerdown" ? event.button !== 0 : ![" ", "Enter"].includes(event.key)) return;
-    if (event.type === "keydown") event.preventDefault();
-    if (since) return;
-    since = event.timeStamp;
-    by = event.type;
-    pressed = event.currentTarget === button;
-    show(1 - shown);
-  };
-  const up = (event) => {
-    const lost = event.type === "pointercancel" || event.type === "blur";
-    if (!since || (event.type === "blur" && by !== "keydown")) return;
-    if (lost || event.timeStamp - since > 300) show(1 - shown);
-    since = 0;
-  };
-
-  button.type = "button";
-  button.textContent = `Hold to see: ${titles[1]}`;
-  for (const part of [button, stage]) {
-    part.addEventListener("pointerdown", down);
-    for (const end of ["pointerup", "pointercancel", "pointerleave"]) part.addEventListener(end, up);
-    part.addEventListener("contextmenu", (event) => since && event.preventDefault()); // of a long press
-  }
-  button.addEventListener("keydown", down);
-  button.addEventListener("keyup", up);
-  button.addEventListener("blur", up);
-  button.addEventListener("click", () => {
-    if (!pressed) show(1 - shown); // a screen reader's
-    pressed = false;
-  });
-  stage.after(button, said);
-  figure.classList.add("live");
-  show(0);
-};
-
-// Controls that choose among pictures computed beforehand. The last control changes fastest.
-const player = (figure) => {
-  const { readouts, marks, panels } = JSON.parse(figure.querySelector("script").textContent);
-  const controls = [...figure.querySelectorAll(".player-control")].map((part) => [...part.querySelectorAll("input")]);
-  const said = figure.querySelector(".player-said");
-  const slider = (inputs) => inputs[0].type === "range";
-  const size = (inputs) => (slider(inputs) ? Number(inputs[0].max) + 1 : inputs.length);
-  const value = (inputs) => (slider(inputs) ? Number(inputs[0].value) : inputs.findIndex((input) => input.checked));
-  const folder = figure.dataset.folder;
-
-  const show = () => {
-    const index = controls.reduce((sum, inputs) => sum * size(inputs) + value(inputs), 0);
-    for (const inputs of controls.filter(slider)) {
-      const position = JSON.parse(inputs[0].dataset.positions)[value(inputs)];
-      inputs[0].setAttribute("aria-valuetext", position);
-      inputs[0].parentElement.querySelector("output").textContent = position;
+  // Bring every piece of a name to life, once the scripts that it needs are there.
+  const add = async (name, needs, build) => {
+    for (const file of needs) await load(file);
+    for (const figure of document.querySelectorAll(`figure[data-piece="${name}"], figure.${name}`)) {
+      build(figure);
+      figure.classList.add("live");
     }
-    figure.querySelectorAll(".player-frame").forEach((frame, i) => {
-      const { sheets, frames } = panels[i];
-      const [sheet, column] = frames[index];
-      const { file, count } = sheets[sheet];
-      frame.style.backgroundImage = `url(${folder}${file})`;
-      frame.style.backgroundSize = `${100 * count}% 100%`;
-      frame.style.backgroundPosition = `${(100 * column) / Math.max(1, count - 1)}% 0`;
-    });
-    figure.querySelectorAll(".player-mark").forEach((mark, i) => {
-      [mark.style.left, mark.style.top] = marks[index][i].map((share) => `${share}%`);
-    });
-    said.textContent = readouts[index];
   };
-  const fetchSheets = () => {
-    for (const { sheets } of panels) for (const { file } of sheets) new Image().src = folder + file;
+  document.addEventListener("DOMContentLoaded", () => {
+    const figures = [...document.querySelectorAll("figure:is([data-piece], .blink, .player)")];
+    for (const name of new Set(figures.map((figure) => figure.dataset.piece ?? figure.classList[0]))) {
+      load(`pieces/${name}.js`);
+    }
+  });
+
+  // An element with properties or attributes and children: make("button", { type: "button", "aria-pressed": true }, "Go").
+  const make = (tag, properties = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [key, value] of Object.entries(properties)) {
+      key in element ? (element[key] = value) : element.setAttribute(key, value);
+    }
+    element.append(...children);
+    return element;
   };
 
-  for (const input of controls.flat()) input.addEventListener("input", show);
-  for (const start of ["pointerenter", "focusin"]) figure.addEventListener(start, fetchSheets, { once: true });
-  figure.classList.add("live");
-  show();
-};
+  // Where a piece puts what it makes: before the caption, in the place of the picture.
+  const stage = (figure, ...children) => {
+    const place = make("div", { className: "piece-stage" }, ...children);
+    figure.prepend(place);
+    return place;
+  };
 
-// A table, a listing, a formula or a figure wider than the page scrolls in its own box. Only then does the keyboard have
-// to reach it, and only then does its edge fade, to say that it goes on.
-const BOXES = ".bd-article :is(.pst-scrollable-table-container, .output, pre, .math, a:has(> picture))";
-const reach = () => {
-  for (const formula of document.querySelectorAll(".bd-article span.math")) {
-    const room = formula.closest("p, li, dd, td, th, h1, h2, h3, h4, figcaption, div").clientWidth;
-    formula.classList.toggle("wide", formula.firstElementChild?.offsetWidth > room);
-  }
-  for (const box of document.querySelectorAll(BOXES)) {
-    const more = box.scrollWidth > box.clientWidth + 1;
-    if (!box.matches("a")) more ? (box.tabIndex = 0) : box.removeAttribute("tabindex");
-    box.classList.toggle("goes-on", more && box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
-  }
-};
+  const panel = (title, ...children) => make("div", { className: "piece-panel" }, make("div", {}, title), ...children);
 
-document.addEventListener("DOMContentLoaded", () => {
-  document.querySelectorAll("figure.blink").forEach(blink);
-  document.querySelectorAll("figure.player").forEach(player);
-});
-addEventListener("resize", reach);
-addEventListener("scroll", reach, { capture: true, passive: true }); // of any box; scrolling does not bubble
-addEventListener("load", () => {
-  reach();
-  window.MathJax?.startup?.promise?.then(reach);
-});
+  const button = (text, onclick) => make("button", { type: "button", className: "piece-button", onclick }, text);
+
+  let number = 0;
+  // A slider over named positions: `position()` tells which, `set` moves it; `onInput` gets it.
+  const slider = (name, positions, start, onInput) => {
+    const id = `piece-${number++}`;
+    const shown = make("output", { htmlFor: id });
+    const input = make("input", { id, type: "range", min: 0, max: positions.length - 1, value: start });
+    const show = () => {
+      shown.textContent = positions[input.value];
+      input.setAttribute("aria-valuetext", positions[input.value]);
+    };
+    input.addEventListener("input", () => {
+      show();
+      onInput(Number(input.value));
+    });
+    show();
+    const element = make("div", { className: "piece-slider" }, make("label", { htmlFor: id }, name), " ", shown, input);
+    const set = (position) => {
+      input.value = position;
+      show();
+    };
+    return { element, input, set, position: () => Number(input.value) };
+  };
+
+  // A row of radio buttons. `start` is -1 where none is chosen.
+  const choice = (name, options, start, onInput, className = "piece-choice") => {
+    const key = `piece-${number++}`;
+    const inputs = options.map((_, i) => make("input", { type: "radio", name: key, checked: i === start }));
+    const labels = inputs.map((input, i) => make("label", {}, input, make("span", {}, options[i])));
+    inputs.forEach((input, i) => input.addEventListener("input", () => onInput(i)));
+    const element = make("fieldset", { className }, make("legend", {}, name), ...labels);
+    const set = (position) => inputs.forEach((input, i) => (input.checked = i === position));
+    return { element, inputs, labels, set, position: () => inputs.findIndex((input) => input.checked) };
+  };
+
+  // A canvas as sharp as the screen; its context's unit is one of `width` parts of its width.
+  const canvas = (width, height, properties = {}) => {
+    const dense = Math.min(2, window.devicePixelRatio || 1) * Math.max(1, Math.ceil(300 / width));
+    const element = make("canvas", { width: width * dense, height: height * dense, ...properties });
+    const context = element.getContext("2d");
+    context.scale(dense, dense);
+    return { element, context, width, height };
+  };
+
+  // A grey picture or a map, one pixel of a canvas for each number; `colour` gives three of 0 to 255.
+  const picture = (side, properties = {}) => {
+    const element = make("canvas", { width: side, height: side, className: "piece-picture", ...properties });
+    const context = element.getContext("2d");
+    const draw = (numbers, colour) => {
+      const image = context.createImageData(side, side);
+      numbers.forEach((value, i) => image.data.set([...colour(value), 255], 4 * i));
+      context.putImageData(image, 0, 0);
+    };
+    return { element, draw };
+  };
+  const grey = (value) => Array(3).fill(255 * Math.min(1, Math.max(0, value)));
+  // The colours of the book's maps (matplotlib's magma), a dozen of them and what lies between.
+  const HEAT = "000004 120d31 331067 59157e 7e2482 a3307e c83e73 e95462 fa7d5e fea973 fed395 fcfdbf"
+    .split(" ")
+    .map((hex) => [0, 2, 4].map((at) => Number.parseInt(hex.slice(at, at + 2), 16)));
+  const heat = (value) => {
+    const place = Math.min(1, Math.max(0, value)) * (HEAT.length - 1);
+    const below = Math.min(HEAT.length - 2, Math.floor(place));
+    return HEAT[below].map((part, i) => part + (place - below) * (HEAT[below + 1][i] - part));
+  };
+
+  // Follow a finger, a pen or the mouse over an element: `move` gets shares of its width and height.
+  const drag = (element, move, start = () => {}, end = () => {}) => {
+    let down = false;
+    const place = (event) => {
+      const box = element.getBoundingClientRect();
+      return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    };
+    element.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      down = true;
+      element.setPointerCapture(event.pointerId);
+      start();
+      move(...place(event));
+    });
+    element.addEventListener("pointermove", (event) => {
+      if (down) for (const step of event.getCoalescedEvents?.() ?? [event]) move(...place(step));
+    });
+    for (const name of ["pointerup", "pointercancel"]) {
+      element.addEventListener(name, () => {
+        if (down) end();
+        down = false;
+      });
+    }
+  };
+
+  // The same by arrow keys, for an element that has the focus: `move` gets steps to the right and down.
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const arrows = (element, move) =>
+    element.addEventListener("keydown", (event) => {
+      if (!(event.key in ARROWS) || event.ctrlKey || event.altKey || event.metaKey) return;
+      event.preventDefault();
+      move(...ARROWS[event.key]);
+    });
+
+  // Values whose change redraws a piece, once however many change at a time.
+  const state = (values, draw) => {
+    let waiting = false;
+    const later = () => {
+      if (waiting) return;
+      waiting = true;
+      queueMicrotask(() => {
+        waiting = false;
+        draw();
+      });
+    };
+    return new Proxy(values, { set: (target, key, value) => ((target[key] = value), later(), true) });
+  };
+
+  // Call `step` frame by frame until it returns false; who prefers reduced motion sees the end alone. Returns what stops it.
+  const run = (step, show, done, pause = 0) => {
+    let stopped = false;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const frame = () => {
+      if (stopped) return;
+      const goesOn = step();
+      if (!still) show();
+      if (goesOn) return still ? setTimeout(frame) : setTimeout(() => requestAnimationFrame(frame), pause);
+      show();
+      done();
+    };
+    setTimeout(frame);
+    return () => (stopped = true);
+  };
+
+  // A line below the piece that a screen reader reads out when it changes.
+  const said = () => make("output", { className: "piece-said" });
+
+  return { add, load, make, stage, panel, button, slider, choice, canvas, picture, grey, heat, drag, arrows, state, run, said };
+})();

@@ -85,8 +85,8 @@ class _Softplus(torch.autograd.Function):
 
 def _bend(factor: Tensor, slope: Tensor, beta: float) -> Tensor:
     """Times the derivative of the slope, beta slope (1 - slope)."""
-    scaled = factor * slope if beta == 1 else factor * slope * beta
-    return torch.addcmul(scaled, scaled, slope, value=-1)
+    bent: Tensor = torch.ops.aten.sigmoid_backward.default(factor, slope)
+    return bent if beta == 1 else bent * beta
 
 
 def _gelu_slope(z: Tensor, approximate: str = "none") -> Tensor:

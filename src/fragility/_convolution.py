@@ -1,7 +1,7 @@
-"""Second derivatives: other forms of what PyTorch differentiates only once, and convolutions whose weights are fixed.
+"""Second derivatives: other forms of what PyTorch differentiates only once, and quicker ones of what takes long.
 
 PyTorch's derivative of a convolution's backward pass computes the weights' gradient too, which nobody asks for while
-an image is attacked: a sixth of the time of an attack step.
+an image is attacked; that of a concatenation pads every part with zeros.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from fragility._activation import in_place, short_name
 from fragility._call import clear_errors
 from fragility._hinges import forget, note
+from fragility._pool import quick_pool
 
 _NAMES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
@@ -49,11 +50,12 @@ class twice_differentiable(TorchFunctionMode):
     """Inside this context attention and hard sigmoid take forms with a second derivative, which fused kernels lack.
 
     A convolution whose weight and bias require no gradient is differentiated for its input only. Values and derivatives
-    of every order are PyTorch's. Made for two reverse passes, not for `torch.func`.
+    of every order are PyTorch's, also those of concatenations and max-pools. Made for two reverse passes, not for
+    `torch.func`.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        """Replace a convolution, attention or a hard sigmoid."""
+        """Replace a convolution, a concatenation, a max-pool, attention or a hard sigmoid."""
         kwargs = kwargs or {}
         if func is torch.autograd.grad:
             return differentiate(self, *args, **kwargs)
@@ -64,14 +66,19 @@ class twice_differentiable(TorchFunctionMode):
         if name == "hardsigmoid" and not in_place(func, kwargs):
             z = args[0] if args else kwargs["input"]
             return functional.relu6(z + 3) / 6
-        call = _call(_NAMES[name], *args, **kwargs) if name in _NAMES else None
-        if call is None:
+        if name in _NAMES and (call := _call(_NAMES[name], *args, **kwargs)) is not None:
+            result = _Convolution.apply(*call)  # type: ignore[no-untyped-call]
+        elif name in _JOINED and (parts := _parts(*args, **kwargs)) is not None:
+            result = _Concatenation.apply(*parts)  # type: ignore[no-untyped-call]
+        elif name == "max_pool2d" and (pooled := quick_pool(*args, **kwargs)) is not None:
+            result = pooled
+        else:
             return func(*args, **kwargs)
-        result = _Convolution.apply(*call)  # type: ignore[no-untyped-call]
         note(func, args, kwargs, result)  # softplus does not see the call
         return result
 
 
+_JOINED = ("cat", "concat", "concatenate")
 _ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")
 
 
@@ -141,7 +148,7 @@ class _Adjoint(torch.autograd.Function):
         origin, only_input = [0] * len(shape.stride), [True, False, False]
         result: Tensor = torch.ops.aten.convolution_backward.default(
             grad,
-            grad.new_empty(1).expand(size),  # only its shape is used
+            grad.new_empty(size),  # only its shape is used, but an expanded one would be filled
             weight,
             None,
             shape.stride,
@@ -159,3 +166,43 @@ class _Adjoint(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         by_grad = _Convolution.apply(grads[0], weight, None, ctx.shape)  # type: ignore[no-untyped-call]
         return by_grad, None, None, None
+
+
+def _parts(
+    tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None
+) -> tuple[Any, ...] | None:
+    """Sort the arguments of a concatenation; return None if it is better left to PyTorch."""
+    tensors, dim = tuple(tensors), dim if axis is None else axis
+    plain = out is None and isinstance(dim, int) and all(part.ndim == tensors[0].ndim for part in tensors)
+    alike = plain and len({part.dtype for part in tensors}) == 1 and any(part.requires_grad for part in tensors)
+    return (dim, *tensors) if alike else None
+
+
+class _Concatenation(torch.autograd.Function):
+    """Tensors along a dimension; PyTorch's own second derivative pads each part with zeros and adds them up."""
+
+    @staticmethod
+    def forward(ctx: Any, dim: int, *tensors: Tensor) -> Tensor:
+        ctx.dim, ctx.sizes = dim, [part.shape[dim] for part in tensors]
+        return torch.cat(tensors, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_Separation.apply(grads[0], ctx.dim, ctx.sizes)  # type: ignore[no-untyped-call]
+
+
+class _Separation(torch.autograd.Function):
+    """The transpose of the concatenation, whose own transpose is the concatenation."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, dim: int, sizes: list[int]) -> tuple[Tensor, ...]:
+        ctx.dim = dim
+        return torch.split(grad, sizes, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Concatenation.apply(ctx.dim, *grads), None, None  # type: ignore[no-untyped-call]
+
+
+# Custom functions that are linear in their inputs together.
+LINEAR = (_Convolution, _Concatenation)

@@ -9,7 +9,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn.modules._functions import BackwardHookFunction
 
 from fragility._activation import full_name, short_name, tensors_in
-from fragility._convolution import _Convolution
+from fragility._convolution import LINEAR
 
 # Names of autograd's nodes, without "1D" to "3D" and "Backward0". Linear in all their inputs together:
 _JOINTLY = set(
@@ -124,7 +124,7 @@ def is_custom(node: Any) -> bool:
 
 def _is_linear(node: Any, kind: str, carrying: list[int], own: tuple[type, ...]) -> bool:
     if is_custom(node):
-        return node._forward_cls in (_Convolution, BackwardHookFunction, *own)
+        return node._forward_cls in (*LINEAR, BackwardHookFunction, *own)
     if kind in _PRODUCTS:
         return len(carrying) == 1
     if kind in _FIRST:

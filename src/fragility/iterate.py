@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fragility._call import logits_of
 from fragility._checks import check_logits, entries, per_row
 from fragility._convolution import twice_differentiable
+from fragility._pool import QuickPools
 from fragility.attribution import importance
 from fragility.objective import Objective
 
@@ -111,7 +112,7 @@ class Judge:
 
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The attributions and the logits; those that the attribution computed on its way, where it did."""
-        with _last_call(self._model) as seen:
+        with QuickPools(), _last_call(self._model) as seen:
             attributions = explain(self._attribution, self._model, images, self._labels).detach()
         given, logits = seen[0] if seen else (None, None)
         if not (isinstance(given, Tensor) and torch.equal(given, images)):

@@ -1,9 +1,9 @@
 """All studies by name; the other modules of the machinery know none."""
 
 from fragility._checks import check_choice
-from fragility.study.attacks import attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity
+from fragility.study.attacks import attack_sweep, paper_sweep, surrogate_fidelity
 from fragility.study.curvature import angles, dimension, influence_angles
-from fragility.study.defenses import defense_table, fashion_table
+from fragility.study.defenses import defense_table
 from fragility.study.influence import (
     depth,
     influence_attack,
@@ -28,13 +28,16 @@ from fragility.study.piece import Study
 STUDIES: dict[str, Study] = {
     module.__name__.rpartition(".")[2]: module.STUDY
     for module in (
-        attack_sweep, cifar_sweep, few_steps, paper_sweep, sensitivity, surrogate_fidelity,
+        attack_sweep, paper_sweep, surrogate_fidelity,
         angles, dimension, influence_angles,
         influence_attack, leave_one_out, leave_sets_out, manipulated_influence, mislabel, poisoning, depth,
-        defense_table, fashion_table,
+        defense_table,
         accuracy, card, compas, counterfactuals, disagreement, race, rule_lists,
         memorised_maps, minimum_norm, randomisation,
     )
+} | {
+    "cifar_sweep": attack_sweep.CIFAR, "sensitivity": attack_sweep.SENSITIVITY, "few_steps": paper_sweep.FEW_STEPS,
+    "fashion_table": defense_table.FASHION,
 }  # fmt: skip
 
 

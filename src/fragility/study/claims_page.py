@@ -45,8 +45,8 @@ def sentence(one: Judged) -> str:
     finding = one.finding
     if not finding.measures:
         return "Nothing is stored yet."
-    holding = sum(measure.holds for measure in finding.measures)
-    text = finding.sentence or one.claim.plain.format(holding=holding, count=len(finding.measures))
+    count = {"holding": sum(measure.holds for measure in finding.measures), "count": len(finding.measures)}
+    text = "" if finding.facts is None else one.claim.plain.format(**count, **finding.facts)
     few = f" (In one condition only {one.verdict.n} of the {one.claim.needed} needed: nothing is decided.)"
     return text + (few if one.verdict.text == VERDICTS[-1] else "")
 

@@ -30,7 +30,7 @@ class Claim(NamedTuple):
     rule: Rule
     written: date  # the rule; with the time where the history has it
     rows: date | None = None  # when the first rows that it reads were stored; none for an identity
-    plain: str = ""  # what the numbers say where the rule has no sentence of its own: {holding} of {count} measures
+    plain: str = ""  # what the numbers say, for someone outside of the field, with places for the facts of the finding
     tables: Sequence[str] = ()  # the studies, or "published", that the rule reads; none for an identity
     setting: Setting = MappingProxyType({})  # in which it was claimed
     changed: Sequence[Mapping[str, Any]] = ()  # the rule: `on` a date, what the verdict `was` and is `now`, and `why`

@@ -1,8 +1,10 @@
 """A study: the columns of its table, its pieces, and how the rows of one piece are computed."""
 
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from fragility import train
 from fragility.attack import random_sign
 from fragility.data.datasets import ImageDataset
 
+_TYPES = {kind.__name__: kind for kind in (str, int, float, bool)}
 Value = str | int | float | bool | None
 Row = dict[str, Value]
 Columns = Mapping[str, tuple[type, str]]  # name -> (str, int, float or bool; what it means)
@@ -41,7 +44,7 @@ class Study:
 
     Attributes:
         columns: of the table.
-        profiles: name -> what is computed, a dataclass of plain data.
+        profiles: name -> what is computed: a dict or a dataclass of plain data.
         prepare: (profile, device) -> what the pieces need, and where data and weights come from, with checksums.
         pieces: (profile, what is prepared) -> the pieces, in the table's order.
         rows: (piece, what is prepared) -> its rows, which must not depend on the order in which pieces are computed;
@@ -65,7 +68,61 @@ class Study:
         """Load what a profile needs and list its pieces; ValueError or OSError if something is missing."""
         ready, inputs = self.prepare(profile, device)
         pieces = [{"version": self.version, "first": 0, **piece} for piece in self.pieces(profile, ready)]
-        return Plan(self, asdict(profile), inputs, pieces, ready)
+        parameters = asdict(profile) if is_dataclass(profile) and not isinstance(profile, type) else dict(profile)
+        return Plan(self, parameters, inputs, pieces, ready)
+
+
+def declared(
+    module: str,
+    prepare: Callable[[Any, str], tuple[Any, dict[str, Any]]],
+    pieces: Callable[[Any, Any], Iterable[Piece]],
+    rows: Callable[[Piece, Any], list[Row]],
+    *,
+    name: str = "",
+    profile: Callable[..., Any] = dict,
+    **options: Any,
+) -> Study:
+    """Make a study whose columns, tolerances and profiles are declared in a TOML file.
+
+    The file has `[columns]`, `name = [type, meaning]`; `[within]` and `[means]` of a `Tolerance`; `[profiles.NAME]`, or
+    `NAME = "another"` under `[profiles]`; `[profile]`, what all profiles have in common; and `like = "study"`, another
+    declaration of the folder to which it adds, and whose profiles of the same name it changes.
+
+    Args:
+        module: the file of the study's module, beside which the declaration lies.
+        prepare: as for `Study`, as are the next two.
+        pieces: as said.
+        rows: as said.
+        name: of the declaration, if it is not that of the module.
+        profile: makes a profile of its entries.
+        **options: further attributes of a `Study`, which count in place of the file's.
+
+    Returns:
+        The study.
+    """
+    path = Path(module)
+    data = _declaration(path.with_name(f"{name or path.stem}.toml"))
+    tables = data["profiles"]
+    entries = {key: tables[table] if isinstance(table, str) else table for key, table in tables.items()}
+    found = {
+        "columns": {column: (_TYPES[kind], text) for column, (kind, text) in data["columns"].items()},
+        "profiles": {key: profile(**{**data["profile"], **entry}) for key, entry in entries.items()},
+        "tolerance": Tolerance(within=data["within"], means=data["means"]),
+    }
+    return Study(prepare=prepare, pieces=pieces, rows=rows, **{**found, **options})
+
+
+def _declaration(path: Path) -> dict[str, Any]:
+    """Read a declaration on top of the one that it is like."""
+    own = tomllib.loads(path.read_text(encoding="utf-8"))
+    like = _declaration(path.with_name(f"{own['like']}.toml")) if "like" in own else {}
+    data = {part: {**like.get(part, {}), **own.get(part, {})} for part in ("columns", "within", "means", "profile")}
+    profiles = own.get("profiles", {})
+    inherited = {name: like.get("profiles", {}).get(name, {}) for name in profiles}
+    data["profiles"] = {
+        name: entry if isinstance(entry, str) else {**inherited[name], **entry} for name, entry in profiles.items()
+    }
+    return data
 
 
 class Computed(NamedTuple):

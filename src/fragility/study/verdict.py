@@ -70,7 +70,8 @@ class Finding:
         equality: None where nothing comparable was published.
         doubts: why the verdict can be at most "direction only".
         notes: what else was seen.
-        sentence: what the numbers say, for someone outside of the field; empty where the claim has one for all cases.
+        facts: what the claim's sentence, `plain` of the ledger, asks for beside {holding} of {count} measures; None
+            where there is nothing to say.
         exact: whether the measures are identities computed now, which no number of images can improve.
         setting: what they were measured with.
         enough: whether more effort was shown to change nothing.
@@ -80,7 +81,7 @@ class Finding:
     equality: Equality | None = None
     doubts: Sequence[str] = ()
     notes: Sequence[str] = ()
-    sentence: str = ""
+    facts: Mapping[str, Any] | None = field(default_factory=dict)
     exact: bool = False
     setting: Setting = field(default_factory=dict)
     enough: bool = False

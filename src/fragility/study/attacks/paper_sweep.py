@@ -7,7 +7,6 @@ little [Kamath2024].
 """
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,60 +16,23 @@ from torch import Tensor
 from fragility.iterate import BestIterate, Iterate, Judge
 from fragility.objective import Objective
 from fragility.similarity import neighborhood_recall, top_k_intersection, top_k_mask
-from fragility.study.attacks import attack_sweep
-from fragility.study.attacks.attack_sweep import BOTH, DEEPLIFT, GRADIENT, INTEGRATED, METHODS, NOISE, PAPER_STEPS, WALK
 from fragility.study.attacks.setup import Subject
-from fragility.study.attacks.sweep import Sweep, SweepProfile, Trial, conditions, cost, metrics, prepare_sweeps
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator
+from fragility.study.attacks.sweep import (
+    SweepProfile,
+    Trial,
+    conditions,
+    cost,
+    declared_sweeps,
+    metrics,
+    prepare_sweeps,
+)
+from fragility.study.piece import Piece, Row, declared, generator
 from fragility.titles import METRICS
 
 RADII = (1, 2, 3)
 CHECKPOINTS = (1, 2, 3, 6, 10, 16, 20, 30, 40, 60, 80, 100, 150, 200, 300, 450, 600)
 COURSE = ("objective", "intersection", "spearman", "shift")
-CHOICES = {"": "the largest D", "release_": "the first with the least top-k intersection"}
-
-_FIRST = ("label", "class_name", "setup", "method", "attack", "epsilon", "step_size")
-_THEN = ("iterations", "attack_steps", "evaluation_steps", "surrogate_beta", "k", "seed", "confidence_before")
-_CHOSEN: Columns = {
-    "iteration": (int, "which iterate it is; 0 if none kept the prediction: the row is that of the unchanged image"),
-    "objective": (float, "D of it, on the network itself; none for random"),
-    "gain": (float, "D of it less D of the original, on the network itself; none for random"),
-    "confidence_after": (float, "softmax probability of the label"),
-    "top_k_intersection": (float, "share of the k most important pixels in common; ties broken by position"),
-    "random_ties_intersection": (float, "the same, ties broken at random in both maps"),
-    "spearman": (float, "rank correlation of the maps"),
-    "center_shift": (float, "distance of the centres of mass, in pixels"),
-    **{f"recall_{w}": (float, f"share of its k pixels within {w} of the original's k") for w in RADII},
-    **{f"precision_{w}": (float, f"share of the original's k pixels within {w} of its k") for w in RADII},
-    **{f"chance_recall_{w}": (float, f"recall_{w} of the map of the image before in its piece") for w in RADII},
-    "zeros": (float, "share of zeros in its map"),
-}
-COLUMNS: Columns = {
-    "image": (str, "file name"),
-    **{name: attack_sweep.COLUMNS[name] for name in _FIRST},
-    "schedule": (str, "of the step, see fragility.attack.iterative"),
-    **{name: attack_sweep.COLUMNS[name] for name in _THEN},
-    "zeros_before": (float, "share of zeros in the original's map"),
-    "labels_kept": (bool, "whether some iterate kept the prediction"),
-    "surrogate_gain": (float, "gain of the choice by D on the softplus surrogate, against its own original map"),
-    **{
-        prefix + name: (kind, f"{text} ({choice})")
-        for prefix, choice in CHOICES.items()
-        for name, (kind, text) in _CHOSEN.items()
-    },
-    "course_steps": (str, "after how many steps the following were taken"),
-    "course_objective": (str, "D of the best iterate by then, on the network itself; nan before the first one kept"),
-    "course_intersection": (str, "its top-k intersection"),
-    "course_spearman": (str, "its rank correlation"),
-    "course_shift": (str, "its centre's shift, in pixels"),
-}
-_MARGINS = dict.fromkeys(_CHOSEN, 0.02) | {"iteration": 15.0, "center_shift": 0.5, "zeros": 0.01}
-TOLERANCE = Tolerance(
-    # Courses are for curves; what they end in is held to its mean.
-    within={f"course_{name}": float("inf") for name in COURSE},
-    means={prefix + name: margin for prefix in CHOICES for name, margin in _MARGINS.items()}
-    | {"labels_kept": 0.05, "surrogate_gain": 0.02},
-)
+CHOICES = {"": "the largest D", "release_": "the release's"}
 
 
 def pieces(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterator[Piece]:
@@ -90,13 +52,13 @@ def courses(stored: pd.DataFrame) -> pd.DataFrame:
 
 def by_choice(stored: pd.DataFrame) -> pd.DataFrame:
     """Spread the two choices of the iterate: a line for each, named in the column `choice`."""
-    both = {"the largest D": "", "the release's": "release_"}
     kept = ["image", "method", "attack", "epsilon"]
+    chosen = [name for name in STUDY.columns if f"release_{name}" in STUDY.columns]
     tables = [
-        stored[kept + [prefix + name for name in _CHOSEN]]
-        .rename(columns={prefix + name: name for name in _CHOSEN})
+        stored[kept + [prefix + name for name in chosen]]
+        .rename(columns={prefix + name: name for name in chosen})
         .assign(choice=choice)
-        for choice, prefix in both.items()
+        for prefix, choice in CHOICES.items()
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -186,43 +148,7 @@ def _zeros(maps: Tensor) -> Tensor:
     return (maps == 0).flatten(1).double().mean(1)
 
 
-_digits = partial(Sweep, setup="digits", iterations=6, batch=4, sizes={51.0: 10.0})
-_net = partial(Sweep, setup="squeezenet", methods=GRADIENT, images=64, batch=8, iterations=300)
-_noise = partial(_net, attacks=NOISE, iterations=1)
-# One attack for all three methods, which is what comparing them takes.
-_same = partial(_net, attacks=BOTH, sizes={8.0: 1.0}, iterations=40, attack_steps=10)
-_paper = partial(Sweep, setup="squeezenet", methods=METHODS, sizes=PAPER_STEPS, images=512, batch=32)
-_EIGHT, _TWO, _REST = {8.0: 0.5}, {2.0: 0.5}, {4.0: 0.5, 1.0: 0.5}
-PROFILES = {
-    "fast": SweepProfile(
-        setups=attack_sweep.PROFILES["fast"].setups,
-        sweeps=(
-            _digits(attacks=NOISE + WALK + BOTH, methods=GRADIENT, images=8),
-            _digits(attacks=BOTH, methods=DEEPLIFT + INTEGRATED, images=4, attack_steps=5, evaluation_steps=10),
-        ),
-    ),
-    # Two cores, in the background. For eight images: a minute for noise, six for an attack on the simple gradient.
-    "laptop": SweepProfile(
-        setups={"squeezenet": attack_sweep.SQUEEZENET},
-        sweeps=(
-            _net(attacks=BOTH, sizes=_EIGHT, images=16),
-            _noise(sizes=_EIGHT | _TWO),
-            _same(methods=METHODS, images=16),
-            _net(attacks=BOTH, sizes=_TWO, images=16),
-            _net(attacks=BOTH, sizes=_EIGHT, images=8, methods=DEEPLIFT, attack_steps=10),
-            _net(attacks=BOTH, sizes=_EIGHT, start=16),
-            _same(methods=METHODS, start=16),
-            _net(attacks=BOTH, sizes=_TWO, start=16),
-            _net(attacks=WALK, sizes=_EIGHT | _TWO),
-            _net(attacks=BOTH, sizes=_EIGHT, images=8, iterations=600),
-            _net(attacks=BOTH, sizes=_EIGHT, images=16, iterations=100, methods=DEEPLIFT + INTEGRATED, attack_steps=10),
-            _net(attacks=BOTH + WALK, sizes=_REST),
-            _noise(sizes=_REST),
-        ),
-    ),
-    "paper": SweepProfile(
-        setups={"squeezenet": attack_sweep.PROFILES["paper"].setups["squeezenet"]},
-        sweeps=(_paper(attacks=NOISE), _paper(attacks=WALK + BOTH, iterations=300)),
-    ),
-}
-STUDY = Study(COLUMNS, PROFILES, prepare_sweeps, pieces, rows, cost=cost, tolerance=TOLERANCE)
+STUDY, FEW_STEPS = (
+    declared(__file__, prepare_sweeps, pieces, rows, name=name, profile=declared_sweeps, cost=cost)
+    for name in ("paper_sweep", "few_steps")
+)

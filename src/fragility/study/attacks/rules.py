@@ -37,6 +37,7 @@ from fragility.study.attacks.evidence import (
 from fragility.study.verdict import MARGIN, PIXELS, Finding, Measure, at_least, at_most, difference, positive
 from fragility.titles import METRICS, TITLES
 
+Facts = dict[str, Any]
 Core = Callable[[pd.DataFrame, str], list[Measure]]  # the rows of a setup, and its name
 
 
@@ -53,15 +54,12 @@ def noise_alone(tables: Tables) -> Finding:
             for metric, limit in zip(AGREEMENTS, (0.7, 0.85), strict=True)
         ]
 
-    def sentence(rows: pd.DataFrame) -> str:
+    def facts(rows: pd.DataFrame) -> Facts:
         kept = column(rows[rows.labels_kept], AGREEMENTS[0], METHODS[0], "random", SMALL)
-        return (
-            f"Noise too weak to see (2/255) replaces {hundred(1 - kept.mean())} of every 100 of the most important "
-            "pixels, although the prediction stays."
-        )
+        return {"replaced": hundred(1 - kept.mean())}
 
     used = product(METHODS[:1], NOISES, (SMALL,))
-    return _finding(tables, core, used, sentence, KEY, product(METHODS, NOISES[1:], EPSILONS, AGREEMENTS))
+    return _finding(tables, core, used, facts, KEY, product(METHODS, NOISES[1:], EPSILONS, AGREEMENTS))
 
 
 def attacks_alike(tables: Tables) -> Finding:
@@ -86,18 +84,12 @@ def attacks_alike(tables: Tables) -> Finding:
                 ]  # fmt: skip
         return measures
 
-    def sentence(rows: pd.DataFrame) -> str:
-        left = [column(rows, AGREEMENTS[0], METHODS[0], name, LARGE) for name in ATTACKS]
-        noise = column(rows, AGREEMENTS[0], METHODS[0], evidence.noise(rows, METHODS[0], LARGE), LARGE)
-        one, other, walk = (hundred(part.mean()) for part in (*left, noise))
-        return (
-            f"At 8/255 the two attacks leave {one} and {other} of every 100 of the most important pixels in place; "
-            f"noise of the same size leaves {walk}."
-        )
+    def facts(rows: pd.DataFrame) -> Facts:
+        return _left(rows, LARGE, *ATTACKS)
 
     used = product(METHODS, (*ATTACKS, *NOISES), (SMALL, LARGE))
     means = product(METHODS, (*ATTACKS, NOISES[1]), EPSILONS, AGREEMENTS)
-    return _finding(tables, core, used, sentence, ["method", "epsilon"], means, per_method=True)
+    return _finding(tables, core, used, facts, ["method", "epsilon"], means, per_method=True)
 
 
 def small_suffices(tables: Tables) -> Finding:
@@ -115,17 +107,12 @@ def small_suffices(tables: Tables) -> Finding:
                 measures.append(at_least(name, noise - attacked, 0.1))
         return measures
 
-    def sentence(rows: pd.DataFrame) -> str:
-        names = (ATTACKS[0], evidence.noise(rows, METHODS[0], SMALL))
-        attack, noise = (hundred(column(rows, AGREEMENTS[0], METHODS[0], name, SMALL).mean()) for name in names)
-        return (
-            f"At 2/255 the top-k attack leaves {attack} of every 100 of the most important pixels in place; noise of "
-            f"the same size leaves {noise}."
-        )
+    def facts(rows: pd.DataFrame) -> Facts:
+        return _left(rows, SMALL, ATTACKS[0])
 
     used = product(METHODS, (*ATTACKS, *NOISES), (SMALL,))
     means = product(METHODS, ATTACKS, (SMALL,), AGREEMENTS)
-    return _finding(tables, core, used, sentence, ["method"], means, per_method=True)
+    return _finding(tables, core, used, facts, ["method"], means, per_method=True)
 
 
 def two_is_enough(tables: Tables) -> Finding:
@@ -142,16 +129,13 @@ def two_is_enough(tables: Tables) -> Finding:
             measures.append(at_least(name, small - 0.8 * large, -MARGIN, margin=0))
         return measures
 
-    def sentence(rows: pd.DataFrame) -> str:
+    def facts(rows: pd.DataFrame) -> Facts:
         small, large = (1 - column(rows, AGREEMENTS[0], METHODS[0], ATTACKS[0], e).mean() for e in (SMALL, LARGE))
-        return (
-            f"A change of 2/255 already replaces {small / large:.0%} as many of the most important pixels as one of "
-            "8/255 does."
-        )
+        return {"share": small / large}
 
     used = product(METHODS, ATTACKS, (SMALL, LARGE))
     means = product(METHODS, ATTACKS, (SMALL, LARGE), AGREEMENTS)
-    return _finding(tables, core, used, sentence, ["method", "attack"], means, per_method=True)
+    return _finding(tables, core, used, facts, ["method", "attack"], means, per_method=True)
 
 
 def integrated_is_sturdiest(tables: Tables) -> Finding:
@@ -172,16 +156,13 @@ def integrated_is_sturdiest(tables: Tables) -> Finding:
             measures.append(measure if fair else measure._replace(chance=1.0))
         return measures
 
-    def sentence(rows: pd.DataFrame) -> str:
-        *others, integrated = (hundred(evidence.mean(left)) for left in _strongest(rows, AGREEMENTS[0], LARGE))
-        return (
-            f"Attacked at 8/255, integrated gradients keeps {integrated} of every 100 of its most important pixels, "
-            f"simple gradient and DeepLIFT keep {others[0]} and {others[1]}."
-        )
+    def facts(rows: pd.DataFrame) -> Facts:
+        left = _strongest(rows, AGREEMENTS[0], LARGE)
+        return {method: hundred(evidence.mean(kept)) for method, kept in zip(METHODS, left, strict=True)}
 
     used = product(METHODS, ATTACKS, (SMALL, LARGE))
     means = product(METHODS, ATTACKS, (SMALL, LARGE), METRICS)
-    return _finding(tables, core, used, sentence, ["epsilon"], means)
+    return _finding(tables, core, used, facts, ["epsilon"], means)
 
 
 def only_attacks_move_the_centre(tables: Tables) -> Finding:
@@ -202,17 +183,14 @@ def only_attacks_move_the_centre(tables: Tables) -> Finding:
                 ]
         return measures
 
-    def sentence(rows: pd.DataFrame) -> str:
-        names = (ATTACKS[1], evidence.noise(rows, METHODS[0], LARGE))
-        attack, noise = (column(rows, SHIFT, METHODS[0], name, LARGE).mean() for name in names)
-        return (
-            f"At 8/255 the attack moves the centre of a map by {attack:.0f} of its {SIDES[IMAGENET]} pixels, noise of "
-            f"the same size by {noise:.0f}."
-        )
+    def facts(rows: pd.DataFrame) -> Facts:
+        names = {"attack": ATTACKS[1], "noise": evidence.noise(rows, METHODS[0], LARGE)}
+        moved = {key: column(rows, SHIFT, METHODS[0], name, LARGE).mean() for key, name in names.items()}
+        return moved | {"side": SIDES[IMAGENET]}
 
     used = product(METHODS, (*ATTACKS, *NOISES), (SMALL, LARGE))
     means = product(METHODS, (ATTACKS[1], NOISES[1]), (SMALL, LARGE), (SHIFT,))
-    return _finding(tables, core, used, sentence, ["method", "epsilon"], means, per_method=True)
+    return _finding(tables, core, used, facts, ["method", "epsilon"], means, per_method=True)
 
 
 def cifar_is_sturdier(tables: Tables) -> Finding:
@@ -222,7 +200,7 @@ def cifar_is_sturdier(tables: Tables) -> Finding:
     if set(rows.get("setup", ())) != {MATCHED, IMAGENET}:
         return Finding()
     small, large = ((rows[rows.setup == setup], setup) for setup in (MATCHED, IMAGENET))
-    measures, notes, sentence = [], [], ""
+    measures, notes, facts = [], [], None
     for epsilon in (SMALL, LARGE):
         part = f"{epsilon:g}/255"
         for attack in ATTACKS:
@@ -243,17 +221,12 @@ def cifar_is_sturdier(tables: Tables) -> Finding:
                 measures.append(difference(f"{condition}, CIFAR-10 less ImageNet", *pair, part=part))
             if cell == used[2] and all(map(len, pair)):
                 left = [hundred(max(0.0, evidence.mean(x))) for x in pair]
-                sentence = (
-                    f"Beyond what chance leaves, the mass-centre attack at 2/255 leaves {left[0]} of every 100 of the "
-                    f"most important pixels of a CIFAR-10 image in place, and {left[1]} of a photograph's."
-                )
+                facts = {"small": left[0], "large": left[1]}
         cell = (METHODS[0], ATTACKS[1], epsilon)
         shifts = [column(some, SHIFT, *cell) / evidence.diagonal(setup) for some, setup in (large, small)]
         measures.append(difference(f"{part}: shift over the diagonal, ImageNet less CIFAR-10", *shifts, part=part))
     doubts = evidence.few_kept(large[0], used) + evidence.few_kept(small[0], used)
-    return Finding(
-        measures, doubts=doubts, notes=notes, sentence=sentence, setting=evidence.setting(evidence.many(rows))
-    )
+    return Finding(measures, doubts=doubts, notes=notes, facts=facts, setting=evidence.setting(evidence.many(rows)))
 
 
 def importance_can_be_moved(tables: Tables) -> Finding:
@@ -267,11 +240,8 @@ def importance_can_be_moved(tables: Tables) -> Finding:
     measures = [at_least("share of images whose region's importance doubled, 8/255", done.to_numpy(bool), 0.5)]
     means = rows[["target_before", "target_after"]].mean()
     notes = [f"importance in the region {means.iloc[0]:.3f} before, {means.iloc[1]:.3f} after"] if len(rows) else []
-    sentence = (
-        f"On {done.sum()} of {len(done)} photographs the attack at least doubled the importance of a region chosen "
-        "beforehand, and the prediction stayed."
-    )
-    return Finding(measures, notes=notes, sentence=sentence, setting=evidence.setting(evidence.many(rows)))
+    facts = {"done": done.sum(), "tried": len(done)}
+    return Finding(measures, notes=notes, facts=facts, setting=evidence.setting(evidence.many(rows)))
 
 
 def surrogates_fool_the_network(tables: Tables) -> Finding:
@@ -296,16 +266,9 @@ def surrogates_fool_the_network(tables: Tables) -> Finding:
                 rows[rows.attack == attack][gain].mean()
                 for attack, gain in ((ATTACKS[0], "gain"), (ATTACKS[0], "surrogate_gain"), (NOISES[1], "gain"))
             )
-            sentence = (
-                f"Of what an attack gains on a smooth copy of the network, it gains {ours / copied:.0%} on the network "
-                f"itself; random steps gain {walked / copied:.0%}."
-            )
-            doubts = _doubts(tables, rows, core, used, KEY)
-            found.append(
-                Finding(
-                    core(rows, setup), None, doubts, sentence=sentence, setting=evidence.setting(evidence.many(rows))
-                )
-            )
+            facts = {"ours": ours / copied, "walked": walked / copied}
+            doubts, setting = _doubts(tables, rows, core, used, KEY), evidence.setting(evidence.many(rows))
+            found.append(Finding(core(rows, setup), None, doubts, facts=facts, setting=setting))
     return max(found, key=lambda finding: min(measure.n for measure in finding.measures), default=Finding())
 
 
@@ -315,13 +278,9 @@ def noise_is_mild(tables: Tables) -> Finding:
     if rows.empty:
         return Finding()
     measures = [at_least("recall within one pixel at 2/255, beyond chance", rows.beyond, 0.6)]
-    exact = rows.top_k_intersection.mean()
-    sentence = (
-        f"At 2/255 noise leaves {hundred(exact)} of every 100 of the most important pixels in place; beyond chance "
-        f"{hundred(rows.beyond.mean())} are found again within one pixel."
-    )
-    return Finding(measures, doubts=evidence.few_kept(rows, [(METHODS[0], NOISES[0], SMALL)]), sentence=sentence,
-                   setting=evidence.setting(rows))  # fmt: skip
+    facts = {"exact": hundred(rows.top_k_intersection.mean()), "near": hundred(rows.beyond.mean())}
+    doubts = evidence.few_kept(rows, [(METHODS[0], NOISES[0], SMALL)])
+    return Finding(measures, doubts=doubts, facts=facts, setting=evidence.setting(rows))
 
 
 def attacks_stay_strong(tables: Tables) -> Finding:
@@ -337,12 +296,8 @@ def attacks_stay_strong(tables: Tables) -> Finding:
         measures.append(at_least(f"{part}: by how much less is found again than after noise", noise - attacked, 0.2,
                                  part=part))  # fmt: skip
     means = [evidence.mean(column(rows, "beyond", METHODS[0], name, LARGE)) for name in names]
-    left = [hundred(max(0.0, mean)) for mean in means]
-    sentence = (
-        f"Beyond what chance finds, {left[0]} of every 100 of the most important pixels are found again within one "
-        f"pixel after noise of 8/255, and {left[1]} after the attack."
-    )
-    return Finding(measures, sentence=sentence, setting=evidence.setting(rows))
+    facts = dict(zip(("noise", "attack"), (hundred(max(0.0, mean)) for mean in means), strict=True))
+    return Finding(measures, facts=facts, setting=evidence.setting(rows))
 
 
 def _neighbors(tables: Tables, used: Sequence[Condition]) -> pd.DataFrame:
@@ -356,7 +311,7 @@ def _neighbors(tables: Tables, used: Sequence[Condition]) -> pd.DataFrame:
 
 
 def _finding(
-    tables: Tables, core: Core, used: Iterable[Condition], sentence: Callable[[pd.DataFrame], str],
+    tables: Tables, core: Core, used: Iterable[Condition], facts: Callable[[pd.DataFrame], Facts],
     together: Sequence[str], means: Iterable[tuple[str, str, float, str]], *, per_method: bool = False,
 ) -> Finding:  # fmt: skip
     """Judge photographs by `core`, and compare the means that were published."""
@@ -376,10 +331,17 @@ def _finding(
         evidence.equality(agreeing, tables["published"], means),
         doubts,
         evidence.means(evidence.many(rows)),
-        sentence(rows) if min(measure.n for measure in measures) else "",
+        facts=facts(rows) if min(measure.n for measure in measures) else None,
         setting=evidence.setting(rows if min(measure.n for measure in measures) < N else evidence.many(rows)),
         enough=evidence.enough(tables, rows),
     )
+
+
+def _left(rows: pd.DataFrame, epsilon: float, *attacks: str) -> Facts:
+    """How many of every 100 of the most important pixels stay where they were, under attacks and under noise."""
+    names = {"noise": evidence.noise(rows, METHODS[0], epsilon)} | {attack: attack for attack in attacks}
+    left = {key: column(rows, AGREEMENTS[0], METHODS[0], name, epsilon).mean() for key, name in names.items()}
+    return {key: hundred(mean) for key, mean in left.items()}
 
 
 def _strongest(rows: pd.DataFrame, metric: str, epsilon: float) -> list[Any]:

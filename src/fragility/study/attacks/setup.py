@@ -49,8 +49,39 @@ class Setup:
     training_epochs: int | None = None
     jpeg_quality: int | None = None
     k: int
-    surrogate_beta: float | None
-    baseline: tuple[float, ...] | None
+    surrogate_beta: float | None = None
+    baseline: tuple[float, ...] | None = None
+
+
+SETUPS = {
+    "digits": Setup(
+        data="digits",
+        data_options={"split": "test"},
+        candidates=24,
+        network="digits_cnn",
+        training_epochs=12,
+        k=100,
+        surrogate_beta=4.0,  # what fragility.surrogate.suggest_beta says for the training images
+        baseline=(0.305,),  # their mean
+    ),
+    # The normalisation is folded into the first layer: pre-activations, and with them beta, are in Caffe's units.
+    "squeezenet": Setup(
+        data="imagenet",
+        candidates=527,
+        network="squeezenet",
+        network_options={"weights": "caffe", "pooling": "floor"},
+        k=1000,
+        surrogate_beta=1.0,
+        baseline=network.CAFFE_MEAN,
+    ),
+    "cifar": Setup(data="cifar10", data_options={"split": "test"}, candidates=128, network="cifar_cnn", k=100),
+}
+SETUPS["squeezenet-ceil"] = replace(SETUPS["squeezenet"], network_options={"weights": "caffe", "pooling": "ceil"})
+
+
+def changed(name: str, *, like: str = "", **changes: Any) -> Setup:
+    """Take the set-up of a name, or the one that it is like, with some of its attributes changed."""
+    return replace(SETUPS[like or name], **changes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
 """Sweeps of attacks: the conditions, the attacks, and how each is run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +15,12 @@ from fragility.attribution import importance, simple_gradient
 from fragility.iterate import BestIterate, Iterate, Judge, Perturbation
 from fragility.objective import Objective
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.study.attacks.setup import Setup, Subject, prepare_all
+from fragility.study.attacks.setup import Setup, Subject, changed, prepare_all
 from fragility.study.piece import Piece, Row, batches, generator, noise, row_per_image
 from fragility.surrogate import softplus
 from fragility.titles import METRICS
+
+METHODS = ("simple_gradient", "deeplift", "integrated_gradients")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,32 @@ class SweepProfile:
                 if condition in seen:
                     raise ValueError(f"sweeps: expected every condition once per image, got {condition} twice")
                 seen.add(condition)
+
+
+def declared_sweeps(
+    *,
+    sweeps: Iterable[Mapping[str, Any]],
+    each: Mapping[str, Any] = MappingProxyType({}),
+    setups: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    base: Mapping[str, Any] = MappingProxyType({}),
+) -> SweepProfile:
+    """Make the profile of a declaration; `attack_sweep.toml` says how it is written."""
+    cases = tuple(_sweep(**{**each, **case}) for case in sweeps)
+    names = dict.fromkeys(case.setup for case in cases)
+    return SweepProfile(
+        setups={name: changed(name, **{**base, **setups.get(name, {})}) for name in names}, sweeps=cases
+    )
+
+
+def _sweep(*, attacks: str, methods: str, sizes: str, betas: Iterable[float] | None = None, **options: Any) -> Sweep:
+    pairs = (size.partition(":") for size in sizes.split())
+    return Sweep(
+        attacks=tuple(attacks.split()),
+        methods=METHODS if methods == "all" else tuple(methods.split()),
+        sizes={float(epsilon): float(alpha) if alpha else None for epsilon, _, alpha in pairs},
+        betas=None if betas is None else tuple(betas),  # type: ignore[arg-type]
+        **options,
+    )
 
 
 class Attack(NamedTuple):

@@ -5,7 +5,6 @@ null is that of `fragility.study.curvature.null`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -18,71 +17,8 @@ from fragility.curvature import top_directions
 from fragility.data import datasets
 from fragility.study import cifar_network
 from fragility.study.curvature import null
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions, row_per_image
+from fragility.study.piece import Piece, Row, declared, positions, row_per_image
 from fragility.surrogate import softplus
-
-COLUMNS: Columns = {
-    "image": (str, "row or file of the test split"),
-    "label": (int, "the class, true and predicted; its logit is differentiated"),
-    "class_name": (str, "its name"),
-    "setup": (str, "data and network, see parameters"),
-    "beta": (float, "of the softplus that the network was retrained with, and is used with"),
-    "dimension": (int, "d, numbers in an image"),
-    "seed": (int, "of the drawn images"),
-    **null.COLUMNS,
-    "angle": (float, "degrees between the score's gradient and the top direction of the Hessian, undirected"),
-    "value": (float, "eigenvalue of largest modulus, per unit of pixel range squared, with its sign"),
-    "gap": (float, "how far the second eigenvalue's modulus is below, relative"),
-    "residual": (float, "|H v - value v| / |value|"),
-    "steps": (int, "of Lanczos' method"),
-    "gradient_norm": (float, "Euclidean norm of the score's gradient, per unit of pixel range"),
-    "margin": (float, "logit of the label minus the next largest"),
-    "confidence": (float, "softmax probability of the label"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AngleSetup:
-    """The images that a retrained network is asked about.
-
-    Attributes:
-        candidates: how many test images are drawn; accuracies are over these, angles over the first correct ones.
-        images: how many, the same number from every class.
-        block: how many images of one class make a piece; divides the number per class.
-        steps: of Lanczos' method.
-        beta: of the softplus that the network was retrained with.
-    """
-
-    candidates: int
-    images: int
-    block: int
-    steps: int
-    beta: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class AngleProfile:
-    """What is computed.
-
-    Attributes:
-        setups: by the name of their data, a key of `NETWORKS`.
-        seed: of the drawn images.
-    """
-
-    setups: dict[str, AngleSetup]
-    seed: int = 0
-
-
-PROFILES = {
-    "fast": AngleProfile(setups={"digits": AngleSetup(candidates=150, images=80, block=8, steps=20)}),
-    "laptop": AngleProfile(
-        setups={
-            "digits": AngleSetup(candidates=360, images=200, block=20, steps=40),
-            "cifar10": AngleSetup(candidates=3000, images=1000, block=20, steps=25),
-        }
-    ),
-    "paper": AngleProfile(setups={"cifar10": AngleSetup(candidates=9000, images=1000, block=20, steps=60)}),
-}
 
 
 def _digits() -> tuple[nn.Module, nn.Module]:
@@ -114,16 +50,16 @@ class Retrained(NamedTuple):
     device: str
 
 
-def prepare(profile: AngleProfile, device: str) -> tuple[dict[str, Retrained], dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[dict[str, Retrained], dict[str, Any]]:
     """Load or train the networks and draw images."""
     ready, inputs = {}, {}
-    for name, setup in profile.setups.items():
+    for name, setup in profile["setups"].items():
         relu, smooth = NETWORKS[name]()
         weights = {"relu": train.fingerprint(relu), "softplus": train.fingerprint(smooth)}
         relu, smooth = relu.to(device), smooth.to(device)
-        drawn = datasets.load(name, split="test", limit=setup.candidates, seed=profile.seed)
+        drawn = datasets.load(name, split="test", limit=setup["candidates"], seed=profile["seed"])
         before = _logits(relu, drawn.images, device).argmax(1) == drawn.labels
-        with softplus(setup.beta):
+        with softplus(profile["beta"]):
             right = _logits(smooth, drawn.images, device).argmax(1) == drawn.labels
         shares = {key: round(hits.double().mean().item(), 4) for key, hits in (("relu", before), ("softplus", right))}
         inputs[name] = {"data": drawn.source, "weights": weights, "test_accuracy": shares | {"images": len(drawn)}}
@@ -131,22 +67,23 @@ def prepare(profile: AngleProfile, device: str) -> tuple[dict[str, Retrained], d
     return ready, inputs
 
 
-def pieces(profile: AngleProfile, ready: Mapping[str, Retrained]) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: Mapping[str, Retrained]) -> Iterator[Piece]:
     """Go through the classes in turn, a block of each; ValueError if too few images are classified correctly."""
-    for name, setup in profile.setups.items():
+    for name, setup in profile["setups"].items():
         _, weights, drawn, right, _ = ready[name]
         classes = len(drawn.class_names)
-        per_class = setup.images // classes
-        if setup.images % classes or per_class % setup.block:
-            raise ValueError(f"images: expected a multiple of {classes} classes x a block of {setup.block}")
-        for start, label in product(range(0, per_class, setup.block), range(classes)):
+        per_class, block = setup["images"] // classes, setup["block"]
+        if setup["images"] % classes or per_class % block:
+            raise ValueError(f"images: expected a multiple of {classes} classes x a block of {block}")
+        shared = {"setup": name, "weights": weights, "steps": setup["steps"]}
+        shared |= {"seed": profile["seed"], "beta": profile["beta"]}
+        for start, label in product(range(0, per_class, block), range(classes)):
             rows = (right & (drawn.labels == label)).nonzero().flatten()[:per_class]
             if len(rows) < per_class:
                 wanted = f"{per_class} correctly classified images of class {drawn.class_names[label]}"
-                raise ValueError(f"candidates: expected {wanted} among {setup.candidates}, got {len(rows)}")
-            chosen = rows[start : start + setup.block]
+                raise ValueError(f"candidates: expected {wanted} among {setup['candidates']}, got {len(rows)}")
+            chosen = rows[start : start + block]
             images = {"images": [drawn.files[row] for row in chosen], "pixels": train.fingerprint(drawn.images[chosen])}
-            shared = {"setup": name, "weights": weights, "seed": profile.seed, "steps": setup.steps, "beta": setup.beta}
             yield {**images, **shared, "first": start * classes, "label": label}
 
 
@@ -180,6 +117,4 @@ def _logits(model: nn.Module, images: Tensor, device: str) -> Tensor:
         return torch.cat([model(batch.to(device)).cpu() for batch in torch.split(images, 100)])
 
 
-# Rounding moves a direction by about its size over the gap.
-_WITHIN = {"angle": 0.5, "cos2": 0.01, "mismatched": 0.005, "cos2_block": 0.02, "gap": 1e-3, "residual": 1e-3}
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(within=_WITHIN))
+STUDY = declared(__file__, prepare, pieces, rows)

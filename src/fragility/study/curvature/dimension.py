@@ -6,91 +6,38 @@ The networks are drawn, not trained, and everything is computed in float64 by th
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 
 from fragility.attribution import importance, simple_gradient
 from fragility.curvature import angle, top_direction
 from fragility.study.curvature.closed_form import ACTIVATIONS, draw_neuron, draw_two_layers
-from fragility.study.piece import Columns, Piece, Row, Study
-
-COLUMNS: Columns = {
-    "image": (str, "which draw of weights and input"),
-    "network": (str, "neuron: g(w . x + 1), |w| = |x| = 1; two_layer: sum_j v_j g(w_j . x) with orthonormal w_j"),
-    "activation": (str, "g"),
-    "arm": (str, "fixed_epsilon: delta = epsilon sign(w); fixed_relative: the same direction, |delta| / |x| fixed"),
-    "dimension": (int, "d"),
-    "width": (int, "h"),
-    "seed": (int, "of the draws"),
-    "epsilon": (float, "largest entry of delta"),
-    "relative_size": (float, "|delta| / |x|"),
-    "relative_change": (float, "neuron: |grad S(x + delta) - grad S(x)| / |grad S(x)|"),
-    "predicted": (float, "neuron: the formula |w . delta g''| / g' of eq. 3, to first order"),
-    "map_change": (float, "neuron: sum of the absolute changes of the normalised map"),
-    "sign_agreement": (float, "neuron: share of entries where sign(w) is the sign of the Hessian's top direction"),
-    "angle": (float, "degrees between the score's gradient and the Hessian's top direction"),
-    "misfit": (float, "degrees between the top direction and the formula: w, or w_k of appendix H"),
-}
-
+from fragility.study.piece import Piece, Row, declared
 
 EPSILON = 1e-3  # of the arm with fixed epsilon: delta = epsilon sign(w)
 RELATIVE = 1e-2  # |delta| / |x| of the arm with fixed relative size
 SEED = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DimensionProfile:
-    """What is computed.
-
-    Attributes:
-        neurons: activations of a single neuron g(w . x + 1); "identity" is the linear model.
-        dimensions: d of the neuron's inputs.
-        neuron_draws: how many w and x for each.
-        layers: activations of the two-layer network.
-        widths: its h.
-        layer_dimension: its d, larger than every h.
-        layer_draws: how many networks for each.
-    """
-
-    neurons: tuple[str, ...]
-    dimensions: tuple[int, ...]
-    neuron_draws: int
-    layers: tuple[str, ...]
-    widths: tuple[int, ...]
-    layer_dimension: int
-    layer_draws: int
-
-
-_FULL = DimensionProfile(
-    neurons=("identity", "softplus", "sigmoid"), dimensions=(10, 100, 1000, 10_000, 100_000), neuron_draws=20,
-    layers=("softplus", "sigmoid", "exp"), widths=(2, 8, 64), layer_dimension=128, layer_draws=400,
-)  # fmt: skip
-_FAST = DimensionProfile(
-    neurons=("identity", "softplus"), dimensions=(10, 100, 1000), neuron_draws=3,
-    layers=("softplus", "exp"), widths=(2, 8), layer_dimension=16, layer_draws=5,
-)  # fmt: skip
-PROFILES = {"fast": _FAST, "laptop": _FULL, "paper": _FULL}
-
-
-def pieces(profile: DimensionProfile, ready: None) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: None) -> Iterator[Piece]:
     """List the networks; the piece of a neuron is computed in both arms."""
-    names = [f"draw {number}" for number in range(max(profile.neuron_draws, profile.layer_draws))]
+    names = [f"draw {number}" for number in range(max(profile["neuron_draws"], profile["layer_draws"]))]
     neuron: Piece = {"network": "neuron", "epsilon": EPSILON, "relative": RELATIVE, "seed": SEED}
-    neuron["images"] = names[: profile.neuron_draws]
-    for activation, dimension in product(profile.neurons, profile.dimensions):
+    neuron["images"] = names[: profile["neuron_draws"]]
+    for activation, dimension in product(profile["neurons"], profile["dimensions"]):
         yield {**neuron, "activation": activation, "dimension": dimension}
-    layers: Piece = {"network": "two_layer", "dimension": profile.layer_dimension, "seed": SEED}
-    layers["images"] = names[: profile.layer_draws]
-    for activation, width in product(profile.layers, profile.widths):
+    layers: Piece = {"network": "two_layer", "dimension": profile["layer_dimension"], "seed": SEED}
+    layers["images"] = names[: profile["layer_draws"]]
+    for activation, width in product(profile["layers"], profile["widths"]):
         yield {**layers, "activation": activation, "width": width}
 
 
 def rows(piece: Piece, ready: None) -> list[Row]:
     """Draw the networks of a piece and measure."""
     measure = _neuron_rows if piece["network"] == "neuron" else _two_layer_rows
-    empty = dict.fromkeys(COLUMNS.keys() - piece.keys())
+    empty = dict.fromkeys(STUDY.columns.keys() - piece.keys())
     return [{**empty, "image": name, **row} for name in piece["images"] for row in measure(piece, name)]
 
 
@@ -138,4 +85,4 @@ def _two_layer_rows(piece: Piece, name: str) -> Iterator[Row]:
     }
 
 
-STUDY = Study(COLUMNS, PROFILES, lambda profile, device: (None, {}), pieces, rows)
+STUDY = declared(__file__, lambda profile, device: (None, {}), pieces, rows)

@@ -15,24 +15,9 @@ from fragility.curvature import angle
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.curvature import null
 from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, prepare
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions, row_per_image
+from fragility.study.piece import Piece, Row, declared, positions, row_per_image
 
 BLOCK = 20  # about how many test images of one class make a piece
-COLUMNS: Columns = {
-    "image": (str, "the test image"),
-    "label": (int, "the class explained: the prediction"),
-    "correct": (bool, "whether that is the true class"),
-    "network": (str, "whose features, frozen"),
-    "l2": (float, "penalty of the last layer, and the damping of its Hessian"),
-    "dimension": (int, "d, numbers in an image"),
-    "block": null.COLUMNS["block"],
-    "training_image": (int, "the most helpful one, by its position"),
-    "influence": (float, "its influence: what the loss would gain without it, to first order"),
-    **null.COLUMNS,
-    "angle": (float, "degrees between the gradients of the loss and of that influence, undirected"),
-    "angle_frozen": (float, "the angle where the residual p - e_y is held fixed in the influence"),
-    "confidence": (float, "probability of the label"),
-}
 
 
 def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
@@ -91,5 +76,4 @@ def _gradients(
         ]
 
 
-_WITHIN = {"angle": 0.5, "angle_frozen": 0.5, "cos2": 0.01, "mismatched": 0.01, "cos2_block": 0.02}
-STUDY = Study(COLUMNS, SOURCES, prepare, pieces, rows, tolerance=Tolerance(within=_WITHIN))
+STUDY = declared(__file__, prepare, pieces, rows, profiles=SOURCES)

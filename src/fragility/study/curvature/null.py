@@ -14,15 +14,6 @@ from torch import Tensor
 
 from fragility._checks import check_count
 from fragility.curvature import angle
-from fragility.study.piece import Columns
-
-COLUMNS: Columns = {
-    "block": (str, "the images among which the null permutes: class and first image"),
-    "angle": (float, "degrees between gradient and direction, undirected"),
-    "cos2": (float, "squared cosine of that angle"),
-    "mismatched": (float, "mean squared cosine of this gradient with the block's other directions: the null's mean"),
-    "cos2_block": (str, "squared cosines of this gradient with the directions of the block's images, in order"),
-}
 
 
 class Null(NamedTuple):
@@ -52,7 +43,7 @@ def squared_cosines(gradients: Tensor, directions: Tensor) -> Tensor:
 
 
 def angle_columns(gradients: Tensor, directions: Tensor) -> dict[str, Any]:
-    """Compute `COLUMNS`, but for the block's name, for the images of a block."""
+    """Compute the columns that are about the null, but for the block's name, for the images of a block."""
     cos2 = squared_cosines(gradients, directions).cpu()
     return {
         "angle": angle(gradients.double(), directions.double()),

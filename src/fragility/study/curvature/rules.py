@@ -27,11 +27,7 @@ def dimension(tables: Tables) -> Finding:
             notes.append(f"{activation}: with |delta| / |x| fixed instead of epsilon the slope is {mean:+.2f}")
     if len(rows):
         notes.append(f"normalised maps change by at most {rows.map_change.max():.1g}")
-    sentence = (
-        f"With four times as many inputs, the same change per input moves the gradient {' and '.join(growth)} times as "
-        "far; the square root says 2."
-    )
-    return Finding(measures, notes=notes, sentence=sentence)
+    return Finding(measures, notes=notes, facts={"growth": " and ".join(growth)})
 
 
 def orthogonal(tables: Tables) -> Finding:
@@ -48,11 +44,8 @@ def more_than_chance(tables: Tables) -> Finding:
     value, low, high = (null.statistic - end for end in (null.mean, null.high, null.low))
     name = "mean squared cosine less that of permuted pairs"
     measure = Measure(name, value, low, high, len(rows), "< 0", 0.0, -1, value < 0, high < 0, null.above)
-    sentence = (
-        f"The two directions of one image have {null.statistic / null.mean:.1f} times the squared cosine of those of "
-        "two images of a class: below 1 they would avoid each other."
-    )
-    return Finding([measure], notes=[_null(null)], sentence=sentence, setting=_setting(rows))
+    facts = {"times": null.statistic / null.mean}
+    return Finding([measure], notes=[_null(null)], facts=facts, setting=_setting(rows))
 
 
 def orthogonal_for_influence(tables: Tables) -> Finding:
@@ -72,11 +65,8 @@ def two_layers(tables: Tables) -> Finding:
         ]
         low, middle, high = part.angle.quantile([0.05, 0.5, 0.95])
         notes.append(f"{name}: median {middle:.0f} degrees, from {low:.0f} to {high:.0f} for nine in ten draws")
-    sentence = (
-        f"In networks of two layers the two directions are {rows.angle.groupby(rows.width).median().min():.0f} degrees "
-        f"apart with the fewest hidden units and {rows.angle.groupby(rows.width).median().max():.0f} with the most."
-    )
-    return Finding(measures, notes=notes, sentence=sentence)
+    medians = rows.angle.groupby(rows.width).median()
+    return Finding(measures, notes=notes, facts={"least": medians.min(), "most": medians.max()})
 
 
 def _orthogonal(rows: pd.DataFrame) -> Finding:
@@ -84,12 +74,8 @@ def _orthogonal(rows: pd.DataFrame) -> Finding:
         return Finding()
     # The median is at least 80 degrees exactly if at least half of the angles are.
     measures = [at_least("share of angles of at least 80 degrees", (rows.angle >= 80).to_numpy(), 0.5)]
-    notes = [_null(stored_null(rows))]
-    sentence = (
-        f"The two directions are {rows.angle.median():.0f} degrees apart in the median: in half of the images less, in "
-        "half more; a right angle has 90."
-    )
-    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(rows))
+    facts = {"median": rows.angle.median()}
+    return Finding(measures, notes=[_null(stored_null(rows))], facts=facts, setting=_setting(rows))
 
 
 def _null(null: Null) -> str:

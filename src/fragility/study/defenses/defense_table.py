@@ -7,7 +7,7 @@ attacks are run, one on the importance of the leading pixels as published, one o
 the label, the one with the lowest Kendall's tau counts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -21,52 +21,18 @@ from fragility.data import datasets
 from fragility.defense.loss_attribution import each_loss
 from fragility.defense.training import ascend
 from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
-from fragility.study.defenses.setup import Defense, DefenseProfile, trained, training_cost
+from fragility.study.defenses.setup import Defense, trained, training_cost
 from fragility.study.defenses.worst_case import worst_case
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions
+from fragility.study.piece import Piece, Row, declared, positions
 from fragility.surrogate import suggest_beta
 
 LEADING = ("top_k_intersection", "kendall")
-COLUMNS: Columns = {
-    "defense": (str, "how the network was trained or built, see parameters"),
-    "seed": (int, "of the initial weights, the order of the batches and the random starts"),
-    "budget": (int, "1; with 2 the attack has twice the steps and twice the runs, on fewer images; and so on"),
-    "images": (int, "how many images were attacked, all classified correctly by this network"),
-    "iterations": (int, "P of one run of the attack"),
-    "runs": (int, "runs: half of them push at the top k and half at tau, the worst image of all is taken"),
-    "epsilon": (float, "radius of the L-inf ball, pixels from 0 to 1"),
-    "surrogate_beta": (
-        float,
-        "sharpness of the softplus that the attack's gradient goes through; none if it is smooth",
-    ),
-    "natural_accuracy": (float, "share of test images classified correctly"),
-    "adversarial_accuracy": (float, "the same after sign steps on the loss, on the candidates of the attack"),
-    "labels_kept": (float, "share of attacked images with an iterate that keeps the label"),
-    "top_k_intersection": (float, "share of the k most important pixels in common, before and after, mean over images"),
-    "kendall": (float, "Kendall's tau of the maps, mean over images"),
-    "spearman": (float, "rank correlation of the maps, mean over images"),
-    "center_shift": (float, "distance of the centres of mass in pixels, mean over images"),
-    **{f"{name}_kept": (float, "the mean over the images that kept their label alone") for name in LEADING},
-    "kendall_by_top_k": (
-        float,
-        "mean tau after the attack on the top k alone, as it judges itself; unchanged counts 1",
-    ),
-    "kendall_by_kendall": (float, "the same after the attack on tau alone"),
-    **{f"noise_{name}": (float, "after one draw of random signs, label kept or not") for name in LEADING},
-    **{f"first_{name}": (float, "after the attack's first step, label kept or not") for name in LEADING},
-    "cost": (float, "of one training step, in forward passes of its batch"),
-    "training_loss": (float, "mean over the last epoch"),
-}
-# With the same networks the rows are the same; in networks trained anew on another machine rounding errors grow.
-_TRAINED = {name: 0.1 for name, (kind, _) in COLUMNS.items() if kind is float and name not in ("epsilon", "cost")}
-_LOOSE = {"images": 20, "center_shift": 2.0, "training_loss": 0.3, "surrogate_beta": float("inf")}
 
 
-def defenses(*, epsilon: float, step_size: float, iterations: int, steps: int, inner_steps: int) -> dict[str, Defense]:
-    """List the defenses; those that seek a worst image use this ball, and this many points on a path."""
-    ball = {"epsilon": epsilon, "step_size": step_size, "iterations": iterations}
-    path = {**ball, "steps": steps, "inner_steps": inner_steps}
-    return {
+def defended(*, ball: dict[str, Any], path: dict[str, int], kept: Sequence[str] = (), **entries: Any) -> Any:
+    """Make a profile: name the defenses, all or those kept; the worst images are sought in a ball, on paths."""
+    path = {**ball, **path}
+    listed = {
         "natural": Defense(),
         "adversarial": Defense(loss="adversarial", options=ball),
         "ig_norm": Defense(loss="ig_norm", options={**path, "weight": 1.0}),
@@ -77,52 +43,23 @@ def defenses(*, epsilon: float, step_size: float, iterations: int, steps: int, i
         "softplus_untrained": Defense(loss=None, beta=4.0),  # explained and used as softplus, trained as ReLU
         "discretized": Defense(levels=4),
     }
-
-
-PROFILES = {
-    # Digits: a minute on one core. Far too little training for a verdict, but it shows that everything runs.
-    "fast": DefenseProfile(
-        data="digits", training_images=400, test_images=120, images=16, doubled_images=8, seeds=(0, 1),
-        network="small_cnn", network_options={"size": 32, "stride": 4},
-        natural_epochs=6, epochs=2, learning_rate=1e-3,
-        epsilon=0.1, k_attacked=200, iterations=5, attack_steps=3, evaluation_steps=10,
-        defenses=defenses(epsilon=0.1, step_size=0.05, iterations=3, steps=2, inner_steps=2),
-    ),
-    # MNIST on two cores: a sixth of the training images, few epochs, a small network, epsilon 0.2 in place of 0.3 (at
-    # which so small a network, trained from scratch, stayed at chance), and 4 points on the path, not 50. The attack
-    # pushes at the top 100 in place of 200: the top 200 hold all the importance of many digits, so nothing can change.
-    "laptop": DefenseProfile(
-        data="mnist", training_images=10_000, test_images=2_000, images=500, doubled_images=100, seeds=(0, 1, 2, 3, 4),
-        network="small_cnn", network_options={"size": 28, "stride": 2},
-        natural_epochs=4, epochs=2, learning_rate=1e-3,
-        epsilon=0.2, k_attacked=100, iterations=20, attack_steps=4, evaluation_steps=20, budgets=(1, 2, 4),
-        defenses=defenses(epsilon=0.2, step_size=0.06, iterations=5, steps=4, inner_steps=4),
-    ),
-    # The published hyper-parameters [Chen2019], for a GPU. How many epochs they trained is not known; these are ours.
-    "paper": DefenseProfile(
-        data="mnist", training_images=60_000, test_images=10_000, images=500, doubled_images=100, seeds=(0, 1, 2, 3, 4),
-        network="madry_cnn", network_options={},
-        natural_epochs=0, epochs=20, learning_rate=1e-4,
-        epsilon=0.3, k_attacked=200, iterations=100, restarts=1, attack_steps=20, evaluation_steps=100,
-        defenses=defenses(epsilon=0.3, step_size=0.01, iterations=40, steps=50, inner_steps=10),
-    ),
-}  # fmt: skip
+    return {**entries, "defenses": {name: asdict(listed[name]) for name in kept or listed}}
 
 
 class Material(NamedTuple):
     """Images, and how the networks are trained on them."""
 
-    profile: DefenseProfile
+    profile: dict[str, Any]
     training: datasets.ImageDataset
     test: datasets.ImageDataset
     inputs: dict[str, Any]
     device: str
 
 
-def prepare(profile: DefenseProfile, device: str) -> tuple[Material, dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[Material, dict[str, Any]]:
     """Load the images."""
-    training = datasets.load(profile.data, split="train", limit=profile.training_images)
-    test = datasets.load(profile.data, split="test", limit=profile.test_images)
+    training = datasets.load(profile["data"], split="train", limit=profile["training_images"])
+    test = datasets.load(profile["data"], split="test", limit=profile["test_images"])
     inputs = {
         split: {"data": data.source, "images_sha256": train.fingerprint(data.images)}
         for split, data in (("training", training), ("test", test))
@@ -130,25 +67,23 @@ def prepare(profile: DefenseProfile, device: str) -> tuple[Material, dict[str, A
     return Material(profile, training, test, inputs, device), inputs
 
 
-def pieces(profile: DefenseProfile, ready: Material) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: Material) -> Iterator[Piece]:
     """List every defense seed by seed, then the attacks with other budgets."""
-    settings = asdict(profile)
-    defined = settings["defenses"]
-    for name in ("seeds", "defenses", "images", "doubled_images", "budgets"):
-        del settings[name]
-    attacks = [(seed, 1, profile.images) for seed in profile.seeds]
-    attacks += [(profile.seeds[0], budget, profile.doubled_images) for budget in profile.budgets]
+    listed = ("seeds", "defenses", "images", "doubled_images", "budgets")
+    seeds, defined, images, doubled, budgets = (profile[name] for name in listed)
+    settings = {name: value for name, value in profile.items() if name not in listed}
+    attacks = [(seed, 1, images) for seed in seeds] + [(seeds[0], budget, doubled) for budget in budgets]
     for seed, budget, count in attacks:
         shared = {**settings, "seed": seed, "budget": budget, "count": count, "inputs": ready.inputs}
-        images = list(ready.test.files[: 2 * count])
-        yield from ({**shared, "images": images, "defense": name, "defined": defined[name]} for name in defined)
+        files = list(ready.test.files[: 2 * count])
+        yield from ({**shared, "images": files, "defense": name, "defined": defined[name]} for name in defined)
 
 
 def rows(piece: Piece, ready: Material) -> list[Row]:
     """Train a defense and attack it."""
     profile, training, test, _, device = ready
     name, seed, epsilon, runs = piece["defense"], piece["seed"], piece["epsilon"], _runs(piece)
-    defense = profile.defenses[name]
+    defense = Defense(**piece["defined"])
     model, loss = trained(profile, name, seed, training, device)
     where = positions(test, piece)
     candidates, truth = test.images[where].to(device), test.labels[where].to(device)
@@ -221,4 +156,7 @@ def cost(piece: Piece) -> float:
     return float(training + piece["count"] * steps * (4 * piece["attack_steps"] + 6))
 
 
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, cost=cost, tolerance=Tolerance(within=_TRAINED | _LOOSE))
+STUDY, FASHION = (
+    declared(__file__, prepare, pieces, rows, name=name, profile=defended, cost=cost)
+    for name in ("defense_table", "fashion_table")
+)

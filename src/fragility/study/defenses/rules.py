@@ -74,7 +74,7 @@ def _more_similar(data: str, rows: pd.DataFrame, name: str, other: str) -> list[
 
 def _finding(tables: Tables, judge: Callable[[str, pd.DataFrame], list[Measure]], shown: Mapping[str, str]) -> Finding:
     """Judge every data set; `shown` names the defenses that the sentence compares."""
-    measures, doubts, notes, sentences, setting = [], [], [], [], {}
+    measures, doubts, notes, left, setting = [], [], [], [], {}
     for data, rows, doubt in _tested(tables):
         measures += judge(data, rows)
         doubts += doubt
@@ -85,15 +85,15 @@ def _finding(tables: Tables, judge: Callable[[str, pd.DataFrame], list[Measure]]
             for key, name in shown.items()
             if key in kept.index
         ]
-        sentences.append(f"{data}: {', '.join(each)}")
+        left.append(f"{data}: {', '.join(each)}")
         columns = ["labels_kept", "top_k_intersection_kept", "kendall_kept"]
         if set(columns) <= set(rows):
             alone = rows.groupby("defense")[columns].mean().reindex(list(shown)).query("labels_kept < 1")
             each = [f"{shown[key]} {kept:.1%}, {share:.3f}, {tau:.3f}" for key, kept, share, tau in alone.itertuples()]
             metrics = f"{TITLES['top_k_intersection']} and {TITLES['kendall']}"
             notes += [f"{data}, labels kept, and {metrics} of those images alone: {'; '.join(each)}"] if each else []
-    sentence = f"Of every 100 of the most important pixels an attack leaves, on {'; on '.join(sentences)}."
-    return Finding(measures, doubts=doubts, notes=notes, sentence=sentence if sentences else "", setting=setting)
+    facts = {"left": "; on ".join(left)} if left else None
+    return Finding(measures, doubts=doubts, notes=notes, facts=facts, setting=setting)
 
 
 def _setting(rows: pd.DataFrame) -> dict[str, Any]:

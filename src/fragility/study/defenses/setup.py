@@ -39,57 +39,6 @@ class Defense:
         return partial(train.cross_entropy if plain else getattr(losses, f"{self.loss}_loss"), **self.options)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DefenseProfile:
-    """A table of defenses.
-
-    Attributes:
-        data: a key of `fragility.data.datasets.LOADERS` with a split, 28 or 32 pixels wide, grey.
-        training_images: how many, drawn with seed 0.
-        test_images: how many, drawn with seed 0, for the natural accuracy.
-        images: how many are attacked: the first that the network gets right among twice as many test images.
-        seeds: of the networks.
-        network: a key of `NETWORKS`.
-        network_options: of that function.
-        natural_epochs: of the natural training with which all defenses begin.
-        epochs: of the training of each defense after that.
-        batch_size: of the training.
-        learning_rate: of Adam.
-        epsilon: radius of the L-inf ball of the attacks, pixels from 0 to 1.
-        k_attacked: the first of the two attacks pushes importance out of so many pixels.
-        k: how many pixels count as the most important in the metric.
-        iterations: P of one run.
-        restarts: further runs of each of the two attacks, from random points of the ball.
-        attack_steps: M of integrated gradients while attacking and choosing the best iterate.
-        evaluation_steps: M of integrated gradients in the metrics.
-        doubled_images: how many of the first seed's images show whether the budget is enough.
-        defenses: by name.
-        budgets: of the attacks on those images; a budget of 2 has twice the steps and twice the runs.
-    """
-
-    data: str
-    training_images: int
-    test_images: int
-    images: int
-    seeds: tuple[int, ...]
-    network: str
-    network_options: dict[str, Any]
-    natural_epochs: int
-    epochs: int
-    batch_size: int = 50
-    learning_rate: float
-    epsilon: float
-    k_attacked: int
-    k: int = 100
-    iterations: int
-    restarts: int = 0
-    attack_steps: int
-    evaluation_steps: int
-    doubled_images: int
-    defenses: dict[str, Defense]
-    budgets: tuple[int, ...] = (1, 2)
-
-
 def small_cnn(*, size: int, stride: int, seed: int) -> nn.Module:
     """Return an untrained network of two convolutions and two dense layers, without pooling.
 
@@ -131,7 +80,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"small_cnn": small_cnn, "madry_
 
 
 def trained(
-    profile: DefenseProfile, name: str, seed: int, training: ImageDataset, device: str
+    profile: dict[str, Any], name: str, seed: int, training: ImageDataset, device: str
 ) -> tuple[nn.Module, float]:
     """Train the network of a defense, resume its training, or load it.
 
@@ -145,20 +94,20 @@ def trained(
     Returns:
         The network in evaluation mode, and the mean loss of the last epoch (NaN without training of its own).
     """
-    defense = profile.defenses[name]
-    model = NETWORKS[profile.network](**profile.network_options, seed=seed).to(device)
-    settings: dict[str, Any] = {"batch_size": profile.batch_size, "learning_rate": profile.learning_rate}
+    defense = Defense(**profile["defenses"][name])
+    model = NETWORKS[profile["network"]](**profile["network_options"], seed=seed).to(device)
+    settings = {name: profile[name] for name in ("batch_size", "learning_rate")}
     fit: Callable[..., train.History] = partial(train.fit_cached, seed=seed, progress=False, **settings)
     data = (training.images, training.labels)
-    if profile.natural_epochs:
-        fit(model, *data, epochs=profile.natural_epochs)
+    if profile["natural_epochs"]:
+        fit(model, *data, epochs=profile["natural_epochs"])
     if defense.beta is not None:
         model = SoftplusNetwork(model, defense.beta)
     if defense.levels is not None:
         model = Discretized(model, levels=defense.levels)
     if defense.loss is None:
         return model, float("nan")
-    return model, fit(model, *data, defense.function(), epochs=profile.epochs).losses[-1]
+    return model, fit(model, *data, defense.function(), epochs=profile["epochs"]).losses[-1]
 
 
 def training_cost(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> float:

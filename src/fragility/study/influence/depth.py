@@ -7,7 +7,6 @@ nothing left out*, and the change of the test losses is the noise floor. All pro
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -18,22 +17,9 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from fragility import train
 from fragility.influence.whole_network import direct, network_influence
 from fragility.study.influence.setup import SOURCES, load
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator
+from fragility.study.piece import Piece, Row, declared, generator
 
 SMALL_GRADIENT = 1e-6  # at which a training counts as converged
-COLUMNS: Columns = {
-    "image": (str, "which draw of images and initial parameters"),
-    "depth": (int, "hidden layers"),
-    "decay": (float, "strength of the penalty"),
-    "seed": (int, "of the draws"),
-    "pairs": (int, "test images times training images left out"),
-    "r": (float, "Pearson correlation of influence and the change of the test loss by retraining"),
-    "ceiling": (float, "what r would be for a perfect estimate, given the noise floor"),
-    "mean_change": (float, "mean absolute change of a test loss without a training image"),
-    "noise_floor": (float, "the same with nothing left out, from shifted parameters"),
-    "gradient": (float, "largest entry of the loss's gradient after training, over all trainings of the row"),
-    "converged": (bool, f"whether that is at most {SMALL_GRADIENT:g}"),
-}
 
 
 SETTINGS = {
@@ -47,19 +33,6 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class DepthProfile:
-    """Numbers of hidden layers, strengths of the penalty, and draws of images and initial parameters."""
-
-    depths: tuple[int, ...]
-    decays: tuple[float, ...]
-    draws: int
-
-
-_FULL = DepthProfile(depths=(0, 1, 2), decays=(1e-2, 1e-3, 1e-4), draws=10)
-PROFILES = {"fast": DepthProfile(depths=(0, 1), decays=(1e-2,), draws=2), "laptop": _FULL, "paper": _FULL}
-
-
 class Digits(NamedTuple):
     """Threes and eights, 16 numbers each, float64 and centred."""
 
@@ -68,7 +41,7 @@ class Digits(NamedTuple):
     checksum: str
 
 
-def prepare(profile: DepthProfile, device: str) -> tuple[Digits, dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[Digits, dict[str, Any]]:
     """Load the digits, in float64 and on the processor whatever the device."""
     digits = load(SOURCES["fast"], "train")
     images, checksum = avg_pool2d(digits.images, 8).flatten(1).double(), train.fingerprint(digits.images, digits.labels)
@@ -76,10 +49,10 @@ def prepare(profile: DepthProfile, device: str) -> tuple[Digits, dict[str, Any]]
     return Digits(images - images.mean(0), digits.labels, checksum), inputs
 
 
-def pieces(profile: DepthProfile, digits: Digits) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], digits: Digits) -> Iterator[Piece]:
     """List a piece per draw, depth and decay."""
     shared = {**SETTINGS, "training": digits.checksum}
-    for draw, depth, decay in product(range(profile.draws), profile.depths, profile.decays):
+    for draw, depth, decay in product(range(profile["draws"]), profile["depths"], profile["decays"]):
         yield {**shared, "first": draw, "images": [f"{draw}"], "depth": depth, "decay": decay}
 
 
@@ -161,6 +134,4 @@ def _row(piece: Piece, digits: Digits, name: str) -> Row:
     }
 
 
-# Where a training does not converge, rounding decides where it ends.
-_MEANS = {"r": 0.1, "ceiling": 0.1, "mean_change": 0.1, "noise_floor": 0.1, "gradient": 1e-3}
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(means=_MEANS))
+STUDY = declared(__file__, prepare, pieces, rows)

@@ -18,32 +18,10 @@ from fragility.influence.last_layer import LastLayerInfluence
 from fragility.iterate import Perturbation
 from fragility.similarity import spearman, top_k_intersection
 from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, prepare
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, batches, noise, positions, row_per_image
+from fragility.study.piece import Piece, Row, batches, declared, noise, positions, row_per_image
 
 TOP = 3  # whose summed influence eq. 2 lowers
 CONDITIONS = ("random", "eq2", "confidence", "frozen_residual")
-COLUMNS: Columns = {
-    "image": (str, "the test image"),
-    "label": (int, "the class explained: the prediction before the attack"),
-    "correct": (bool, "whether that is the true class"),
-    "network": (str, "whose features, frozen"),
-    "condition": (
-        str,
-        "random: one draw of signs; eq2: lower the top 3's influence; confidence: raise the label's probability; "
-        "frozen_residual: eq2 with p - e_y held fixed",
-    ),
-    "epsilon": (float, "radius of the L-inf ball, of 255; the one step is as large"),
-    "l2": (float, "penalty of the last layer, and the damping of its Hessian"),
-    "seed": (int, "of the random signs"),
-    "labels_kept": (bool, "whether the prediction stayed; if not, the row is that of the unchanged image"),
-    "spearman": (float, "rank correlation of the training images' influence before and after, float64"),
-    "spearman_float32": (float, "the same with the whole last layer in single precision"),
-    "top5_overlap": (float, "share of the 5 most helpful training images in common"),
-    "ratio_top3": (float, "influence of the formerly 3 most helpful images after, over before"),
-    "confidence_before": (float, "probability of the label"),
-    "confidence_after": (float, "the same after the change"),
-    "validation_accuracy": (float, "of the last layer, on images used for nothing else"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +127,4 @@ def rows(piece: Piece, features: Features) -> list[Row]:
     )
 
 
-# Rounding flips the signs of a few near-zero gradients on another machine.
-_WITHIN = {"top5_overlap": 0.4, "ratio_top3": 0.1, "confidence_after": 0.01, "spearman": 0.05, "spearman_float32": 0.05}
-STUDY = Study(COLUMNS, PROFILES, prepare_images, pieces, rows, tolerance=Tolerance(within=_WITHIN))
+STUDY = declared(__file__, prepare_images, pieces, rows, profiles=PROFILES)

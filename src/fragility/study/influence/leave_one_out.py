@@ -11,24 +11,7 @@ import torch
 from torch import Tensor
 
 from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, prepare
-from fragility.study.piece import Columns, Piece, Row, Study, positions, row_per_image
-
-COLUMNS: Columns = {
-    "image": (str, "the test image"),
-    "label": (int, "its true class, whose loss is predicted"),
-    "network": (str, "whose features, frozen"),
-    "l2": (float, "penalty of the last layer"),
-    "pairs": (int, "training images left out, each once"),
-    "features": (int, "per class, the bias included"),
-    "max_leverage": (float, "the largest of the training images"),
-    "r": (float, "Pearson correlation of predicted and true changes, first order"),
-    "slope": (float, "least-squares slope of true against predicted changes, first order"),
-    "r_corrected": (float, "the same with the leverage correction"),
-    "slope_corrected": (float, "the same with the leverage correction"),
-    "largest_change": (float, "the largest true change of the loss, in modulus"),
-    "validation_accuracy": (float, "of the last layer"),
-}
-
+from fragility.study.piece import Piece, Row, declared, positions, row_per_image
 
 TESTS = {"fast": 12, "laptop": 30, "paper": 30}
 PROFILES = {name: replace(SOURCES[name], tests=tests) for name, tests in TESTS.items()}
@@ -68,4 +51,4 @@ def agreement(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1)), (x * y).sum(1) / x.square().sum(1)
 
 
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows)
+STUDY = declared(__file__, prepare, pieces, rows, profiles=PROFILES)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, prepare
-from fragility.study.piece import Columns, Piece, Row, Study, generator
+from fragility.study.piece import Piece, Row, declared, generator
 
 FLIPPED = 0.1  # share of the training labels
 DRAWS = 10  # of flips
@@ -23,18 +23,6 @@ ORDERS: dict[str, Callable[[LastLayerInfluence, torch.Generator], Tensor]] = {
     "loss": lambda layer, _: cross_entropy(layer.logits(layer.features), layer.labels, reduction="none"),
     "leverage": lambda layer, _: layer.leverage(),
     "random": lambda layer, draws: torch.rand(len(layer.labels), generator=draws),
-}
-COLUMNS: Columns = {
-    "image": (str, "which draw of flipped labels"),
-    "order": (str, "the score by which images are checked, the largest first"),
-    "network": (str, "whose features, frozen"),
-    "l2": (float, "penalty of the last layer"),
-    "seed": (int, "of the draws"),
-    "training_images": (int, "how many there are"),
-    "flips": (int, "how many of them have the wrong label"),
-    "auc": (float, "mean share of the flips found, over 0, 1, ... all images checked"),
-    "found": (str, f"share of the flips found when 0, 1/{STEPS}, 2/{STEPS}, ... of the images are checked"),
-    "agreement": (float, "share of the flips that the fitted layer predicts as the true label"),
 }
 
 
@@ -87,4 +75,4 @@ def found(score: Tensor, flipped: Tensor) -> Tensor:
     return pad(wrong[score.cpu().argsort(descending=True, stable=True)].cumsum(0), (1, 0)) / len(flipped)
 
 
-STUDY = Study(COLUMNS, SOURCES, prepare, pieces, rows)
+STUDY = declared(__file__, prepare, pieces, rows, profiles=SOURCES)

@@ -18,27 +18,10 @@ from fragility import train
 from fragility.influence.attack import lower_influence, training_attack
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, load, prepare
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
+from fragility.study.piece import Piece, Row, declared
 
 ITERATIONS = 2
 BATCH = 10  # images of a piece
-COLUMNS: Columns = {
-    "image": (str, "the test image, correctly classified; validation images stand in where there are too few"),
-    "label": (int, "its class"),
-    "training_image": (str, "the one training image that is changed"),
-    "same_class": (bool, "whether that is of the test image's class"),
-    "network": (str, "whose features, frozen"),
-    "l2": (float, "penalty of the last layer"),
-    "training_images": (int, "how many there are"),
-    "epsilon": (float, "radius of the L-inf ball around the training image, of 255; each step is as large"),
-    "most_iterations": (int, "steps allowed, each with a training of the last layer"),
-    "iterations": (int, "steps taken, up to the first flip"),
-    "flipped": (bool, "whether the trained layer misclassifies the test image"),
-    "confidence_before": (float, "probability of the label"),
-    "confidence_after": (float, "the same after the last training"),
-    "change": (float, "largest change of a pixel, of 255"),
-    "feature_change": (float, "change of the training image's features, relative to their norm"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +142,4 @@ def _row(piece: Piece, features: Features, target: Target) -> Row:
     }
 
 
-# Rounding flips the signs of a few near-zero gradients on another machine.
-TOLERANCE = Tolerance(within={"iterations": 1, "confidence_after": 0.01, "change": 1e-3, "feature_change": 0.01})
-STUDY = Study(COLUMNS, PROFILES, prepare_targets, pieces, rows, tolerance=TOLERANCE)
+STUDY = declared(__file__, prepare_targets, pieces, rows, profiles=PROFILES)

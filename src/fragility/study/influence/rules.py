@@ -47,25 +47,22 @@ def influence_attack(tables: Tables) -> Finding:
         lossy = ", ".join(f"{name} {shares[name]:.1%}, {kept[name]:.3f}" for name in names if shares[name] < 1)
         notes += [f"{part}: labels kept, and the rank correlation of those images alone: {lossy}"] if lossy else []
         doubts += [f"{part}: few labels kept ({shares.eq2:.0%})"] if shares.eq2 < KEPT else []
-    sentence = f"Noise and the attack leave the order of the training images at rank correlations of {', '.join(left)}."
-    sentence = sentence if left else ""
-    return Finding(measures, doubts=doubts, notes=notes, sentence=sentence, setting=_setting(judged))
+    facts = {"left": ", ".join(left)} if left else None
+    return Finding(measures, doubts=doubts, notes=notes, facts=facts, setting=_setting(judged))
 
 
 def influence_reversed(tables: Tables) -> Finding:
     """I2: some images keep their label and end at a rank correlation of .1, some of -.5 or less, in both precisions."""
     rows = tables["influence_attack"].query("l2 == @L2 and epsilon == @LARGE and condition == 'eq2' and labels_kept")
+    unlike, reversed_ = (rows.spearman <= 0.1).to_numpy(), (rows.spearman <= -0.5).to_numpy()
     measures = [
-        positive("share of images with rank correlation <= .1", (rows.spearman <= 0.1).to_numpy()),
-        positive("share of images with rank correlation <= -.5", (rows.spearman <= -0.5).to_numpy()),
+        positive("share of images with rank correlation <= .1", unlike),
+        positive("share of images with rank correlation <= -.5", reversed_),
         at_most("difference between single and double precision", (rows.spearman - rows.spearman_float32).abs(), 0.05),
     ]
     notes = [f"lowest rank correlation {rows.spearman.min():.2f}"] if len(rows) else []
-    sentence = (
-        f"Of {len(rows)} attacked test images, {(rows.spearman <= 0.1).sum()} end with an order of the training images "
-        f"unlike the one before, {(rows.spearman <= -0.5).sum()} with a reversed one."
-    )
-    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(rows))
+    facts = {"attacked": len(rows), "unlike": unlike.sum(), "reversed": reversed_.sum()}
+    return Finding(measures, notes=notes, facts=facts, setting=_setting(rows))
 
 
 def leave_one_out(tables: Tables) -> Finding:
@@ -76,8 +73,7 @@ def leave_one_out(tables: Tables) -> Finding:
         [at_least("correlation, first order, mean of the test images", rows.r, published - margin, margin=0)],
         Equality(int(len(rows) > 1 and equivalent(rows.r, published, margin)), 1),
         notes=[f"with the leverage correction, which is ours, {corrected:.3f}"],
-        sentence=f"What influence predicts and what retraining without an image does agree with a correlation of "
-        f"{rows.r.mean():.2f} (published: {published:g}; 1 would be perfect).",
+        facts={"r": rows.r.mean(), "published": published},
         setting=_setting(rows),
     )
 
@@ -89,8 +85,7 @@ def size_of_the_change(tables: Tables) -> Finding:
     measures = [at_least(name, rows.slope, 0.9), at_most(name, rows.slope, 1.1)]
     corrected = at_most("", rows.slope_corrected, 1.1)
     note = f"divided by one less the leverage {corrected.value:.2f} [{corrected.low:.2f}, {corrected.high:.2f}]"
-    sentence = f"Retraining changes the loss {rows.slope.mean():.1f} times as much as influence says."
-    return Finding(measures, notes=[note], sentence=sentence, setting=_setting(rows))
+    return Finding(measures, notes=[note], facts={"slope": rows.slope.mean()}, setting=_setting(rows))
 
 
 def wrong_labels(tables: Tables) -> Finding:
@@ -100,16 +95,11 @@ def wrong_labels(tables: Tables) -> Finding:
     areas = paired(rows, "auc", "order", names)
     gain = areas[0] - np.maximum(areas[1], areas[2])
     measures = [at_least("area under the curve: self-influence less the better of loss and chance", gain, AREA)]
-    means = ", ".join(f"{name} {area.mean():.3f}" for name, area in zip(names, areas, strict=True) if len(area))
-    sentence = ""
-    if areas.size:
-        sentence = (
-            f"Looking through the training images in the order of influence finds wrong labels with a score of "
-            f"{areas[0].mean():.3f}, in that of the loss with {areas[1].mean():.3f}; chance has .5, perfection 1."
-        )
+    means = {name: area.mean() for name, area in zip(names, areas, strict=True) if len(area)}
+    note = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
     setting = _setting(rows)
     setting["draws"] = setting.pop("images")  # of the labels that are made wrong
-    return Finding(measures, notes=[f"areas: {means}"], sentence=sentence, setting=setting)
+    return Finding(measures, notes=[f"areas: {note}"], facts=means or None, setting=setting)
 
 
 def flipped_predictions(tables: Tables) -> Finding:
@@ -130,19 +120,11 @@ def flipped_predictions(tables: Tables) -> Finding:
             f"{surer} of {len(within)} test images are surer than half of those that flip; {image.max()} times one "
             "and the same training image is changed"
         )
-    sentence = (
-        f"One training image, changed by less than an 8-bit file can hold, flips the prediction of {flips.sum()} of "
-        f"{len(flips)} test images (published: {FLIPPED[0]:.0%})."
-    )
     measures = [positive("share of test images flipped, 0.5/255", flips)]
     equality = Equality(int(len(flips) > 1 and equivalent(flips, *FLIPPED)), 1)
-    return Finding(
-        measures,
-        equality,
-        notes=notes,
-        sentence=sentence,
-        setting=_setting(within) | {"steps": [within.most_iterations.max()]},
-    )
+    facts = {"flipped": flips.sum(), "tried": len(flips), "published": FLIPPED[0]}
+    setting = _setting(within) | {"steps": [within.most_iterations.max()]}
+    return Finding(measures, equality, notes=notes, facts=facts, setting=setting)
 
 
 def deeper_networks(tables: Tables) -> Finding:
@@ -173,12 +155,10 @@ def deeper_networks(tables: Tables) -> Finding:
         )
         for d in depths
     ]
-    sentence = (
-        f"From {depths[0]} to {depths[-1]} hidden layers influence loses {measures[0].value:.2f} of its correlation "
-        f"with retraining, and {measures[1].value:.2f} from strong to weak decay."
-    )
+    lost, fading = (measure.value for measure in measures)
+    facts = {"shallow": depths[0], "deep": depths[-1], "lost": lost, "fading": fading}
     setting = {"network": f"16 inputs, {depths[0]} to {depths[-1]} hidden layers of 6", "draws": whole.image.nunique()}
-    return Finding(measures, doubts=doubts, notes=notes, sentence=sentence, setting=setting)
+    return Finding(measures, doubts=doubts, notes=notes, facts=facts, setting=setting)
 
 
 def sets_of_images(tables: Tables) -> Finding:
@@ -190,15 +170,12 @@ def sets_of_images(tables: Tables) -> Finding:
     name, plain = "slope of retraining on rescaled influence", "slope of retraining on influence, outside .9 to 1.1"
     measures = [at_least(name, drawn.slope_rescaled, 0.9), at_most(name, drawn.slope_rescaled, 1.1)]
     measures.append(at_least(plain, drawn.slope, 1.1) if drawn.slope.mean() > 1 else at_most(plain, drawn.slope, 0.9))
-    sentence = (
-        f"Without ten images the loss changes {drawn.slope.mean():.2f} times as much as influence says, and "
-        f"{drawn.slope_rescaled.mean():.2f} times as much as rescaled influence says."
-    )
+    facts = {"slope": drawn.slope.mean(), "rescaled": drawn.slope_rescaled.mean()}
     notes = [f"correlations {drawn.r.mean():.3f}, rescaled {drawn.r_rescaled.mean():.3f}"]
     if len(alike):
         slopes = f"{alike.slope.mean():.2f}, rescaled {alike.slope_rescaled.mean():.2f}"
         notes.append(f"sets of images that are alike: slopes {slopes}")
-    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(rows))
+    return Finding(measures, notes=notes, facts=facts, setting=_setting(rows))
 
 
 def proximal_bregman(tables: Tables) -> Finding:
@@ -234,11 +211,8 @@ def trainers(tables: Tables) -> Finding:
         )
         notes.append(f"the parameters move by {there.change.mean():.2f} of their norm")
         notes.append(f"trained on to its minimum, the layer gives {undone} of {len(rows)} images their old rank")
-    sentence = (
-        f"{moved.sum()} of {len(moved)} training images, drawn at random, come into the top 3 of a test image by a "
-        f"layer that its trainer has moved, at {100 * rows[moved].accuracy_lost.mean():.1f} points of accuracy."
-    )
-    return Finding(measures, notes=notes, sentence=sentence if moved.any() else "", setting=_setting(rows))
+    facts = {"moved": moved.sum(), "tried": len(moved), "lost": 100 * rows[moved].accuracy_lost.mean()}
+    return Finding(measures, notes=notes, facts=facts if moved.any() else None, setting=_setting(rows))
 
 
 def contributors(tables: Tables) -> Finding:
@@ -252,9 +226,8 @@ def contributors(tables: Tables) -> Finding:
         ratio = attacked.after.mean() / attacked.before.mean()
         notes.append(f"{ratio:.2f} times the share; {noise.after.mean() / noise.before.mean():.2f} with random signs")
         notes.append(f"accuracy lost on the test images: {attacked.accuracy_lost.mean():.3f}")
-    shares = f"{100 * attacked.before.mean():.1f} to {100 * attacked.after.mean():.1f} %"
-    sentence = f"Who changes his images before training raises his share of the pay from {shares}, on average."
-    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(attacked))
+    facts = dict(100 * attacked[["before", "after"]].mean())
+    return Finding(measures, notes=notes, facts=facts, setting=_setting(attacked))
 
 
 def _setting(rows: pd.DataFrame) -> dict[str, Any]:

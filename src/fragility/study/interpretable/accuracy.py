@@ -1,7 +1,6 @@
 """What interpretability costs in accuracy on tables: ten times tenfold cross-validation of two families of models."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,25 +8,15 @@ import torch
 from sklearn import datasets
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from fragility import train
-from fragility.study.interpretable.compas import literals, people
+from fragility.study.interpretable.compas import literals, people, tenfold
 from fragility.study.interpretable.rule_list import optimal_rule_list
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
+from fragility.study.piece import Piece, Row, declared
 
-COLUMNS: Columns = {
-    "image": (str, "which repetition and fold"),
-    "data": (str, "the table"),
-    "model": (str, "what was trained on the other nine folds"),
-    "interpretable": (bool, "whether it can be read as a whole: a few weights, rules or branches"),
-    "accuracy": (float, "on the fold"),
-    "test_people": (int, "rows in the fold"),
-    "train_people": (int, "rows in the others"),
-}
 PENALTY = 0.005  # of the rule list
 
 
@@ -54,23 +43,6 @@ MODELS: dict[str, tuple[bool, Callable[[int], Any]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccuracyProfile:
-    """What is computed.
-
-    Attributes:
-        data: the tables, keys of `TABLES`.
-        repetitions: of the cross-validation, each with another division into ten folds.
-    """
-
-    data: tuple[str, ...]
-    repetitions: int
-
-
-_FULL = AccuracyProfile(data=("iris", "wine", "breast cancer", "COMPAS", "digits"), repetitions=10)
-PROFILES = {"fast": AccuracyProfile(data=("iris",), repetitions=1), "laptop": _FULL, "paper": _FULL}
-
-
 def _compas() -> tuple[Any, Any]:
     table = people()
     return np.stack([*literals(table).values()], 1).astype(float), table.again.to_numpy().astype(int)
@@ -86,16 +58,16 @@ TABLES: dict[str, Callable[[], tuple[Any, Any]]] = {
 Ready = dict[str, tuple[Any, Any]]
 
 
-def prepare(profile: AccuracyProfile, device: str) -> tuple[Ready, dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[Ready, dict[str, Any]]:
     """Load the tables."""
-    ready = {name: TABLES[name]() for name in profile.data}
+    ready = {name: TABLES[name]() for name in profile["data"]}
     return ready, {name: _checksum(x, y) for name, (x, y) in ready.items()}
 
 
-def pieces(profile: AccuracyProfile, ready: Ready) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: Ready) -> Iterator[Piece]:
     """A piece is a table and a repetition."""
     for name, (x, y) in ready.items():
-        for seed in range(profile.repetitions):
+        for seed in range(profile["repetitions"]):
             yield {"images": [f"repetition {seed}"], "data": name, "seed": seed, "sha256": _checksum(x, y)}
 
 
@@ -107,28 +79,15 @@ def rows(piece: Piece, ready: Ready) -> list[Row]:
     """Train on nine folds and test on the tenth, ten times."""
     x, y = ready[piece["data"]]
     made: list[Row] = []
-    folds = StratifiedKFold(10, shuffle=True, random_state=piece["seed"]).split(x, y)
-    for number, (rest, fold) in enumerate(folds):
+    for about, rest, fold in tenfold(piece["seed"], x, y):
         for name, (interpretable, build) in MODELS.items():
             if (name == "rule list" and piece["data"] != "COMPAS") or (name[0] == "g" and piece["data"] == "digits"):
                 continue  # boosting ten classes takes as long as everything else together
             right = build(piece["seed"]).fit(x[rest], y[rest]).predict(x[fold]) == y[fold]
-            made.append(
-                {
-                    "image": f"repetition {piece['seed']}, fold {number}",
-                    "data": piece["data"],
-                    "model": name,
-                    "interpretable": interpretable,
-                    "accuracy": float(right.mean()),
-                    "test_people": len(fold),
-                    "train_people": len(rest),
-                }
-            )
+            made.append(about | {"model": name, "interpretable": interpretable, "accuracy": float(right.mean())})
     return made
 
 
-STUDY = Study(
-    COLUMNS, PROFILES, prepare, pieces, rows,
-    cost=lambda piece: {"COMPAS": 5.0, "digits": 3.0}.get(piece["data"], 1.0),
-    tolerance=Tolerance(means={"accuracy": 0.02}),
-)  # fmt: skip
+STUDY = declared(
+    __file__, prepare, pieces, rows, cost=lambda piece: {"COMPAS": 5.0, "digits": 3.0}.get(piece["data"], 1.0)
+)

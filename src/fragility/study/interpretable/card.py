@@ -5,7 +5,6 @@ multipliers and single steps. Among equals the first is taken; nothing proves th
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,23 +12,11 @@ import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold
 
-from fragility import train
-from fragility.study.interpretable.compas import literals, people
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
+from fragility.study.interpretable.compas import People, literals, prepare_people, tenfold
+from fragility.study.piece import Piece, Row, declared
 
 Floats = npt.NDArray[np.float64]
-COLUMNS: Columns = {
-    "image": (str, "which repetition and fold"),
-    "features": (int, "on the card, at most"),
-    "card": (str, "the points, from the other nine folds"),
-    "auc": (float, "the card's area under the ROC curve, on the fold"),
-    "logistic_auc": (float, "that of logistic regression on all rules"),
-    "boosting_auc": (float, "that of gradient boosting on all rules"),
-    "test_people": (int, "rows in the fold"),
-    "train_people": (int, "rows in the others"),
-}
 
 
 class Card(NamedTuple):
@@ -113,51 +100,20 @@ def _rounded(some: tuple[int, ...], kinds: Floats, yes: Floats, size: Floats, mo
     return Card({j: int(p) for j, p in zip(some, points, strict=True) if p}, float(scale), float(shift), value)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CardProfile:
-    """What is computed.
-
-    Attributes:
-        features: on the card, at most.
-        repetitions: of the cross-validation, each with another division into ten folds.
-    """
-
-    features: int
-    repetitions: int
-
-
-_FULL = CardProfile(features=5, repetitions=10)
-PROFILES = {"fast": CardProfile(features=2, repetitions=1), "laptop": _FULL, "paper": _FULL}
-Ready = tuple[dict[str, Any], Any, str]
-
-
-def prepare(profile: CardProfile, device: str) -> tuple[Ready, dict[str, Any]]:
-    """Read the stored counts."""
-    table = people()
-    sha256 = train.fingerprint(table.to_csv())
-    return (literals(table), table.again.to_numpy(), sha256), {"people": sha256}
-
-
-def pieces(profile: CardProfile, ready: Ready) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: People) -> Iterator[Piece]:
     """A piece is a repetition."""
-    for seed in range(profile.repetitions):
-        yield {"people": ready[2], "images": [f"repetition {seed}"], "seed": seed, "features": profile.features}
+    for seed in range(profile["repetitions"]):
+        yield {**ready.inputs, "images": [f"repetition {seed}"], "seed": seed, "features": profile["features"]}
 
 
-def rows(piece: Piece, ready: Ready) -> list[Row]:
+def rows(piece: Piece, ready: People) -> list[Row]:
     """Train on nine folds and test on the tenth, ten times."""
-    rules, y = ready[:2]
-    x, made = np.stack([*rules.values()], 1).astype(float), []
-    folds = StratifiedKFold(10, shuffle=True, random_state=piece["seed"]).split(x, y)
-    for number, (rest, fold) in enumerate(folds):
+    rules, y, made = literals(ready.table), ready.table.again.to_numpy(), []
+    x = np.stack([*rules.values()], 1).astype(float)
+    for about, rest, fold in tenfold(piece["seed"], x, y):
         card = score_card(x[rest], y[rest], piece["features"])
-        row: Row = {
-            "image": f"repetition {piece['seed']}, fold {number}",
-            "card": ", ".join(f"{list(rules)[j]}: {points:+d}" for j, points in card.points.items()),
-            "auc": float(roc_auc_score(y[fold], card.score(x[fold]))),
-            "test_people": len(fold),
-            "train_people": len(rest),
-        }
+        named = ", ".join(f"{list(rules)[j]}: {points:+d}" for j, points in card.points.items())
+        row = about | {"card": named, "auc": float(roc_auc_score(y[fold], card.score(x[fold])))}
         boosting = HistGradientBoostingClassifier(max_iter=50, random_state=piece["seed"])
         for name, model in (("logistic", LogisticRegression(max_iter=2000)), ("boosting", boosting)):
             risk = model.fit(x[rest], y[rest]).predict_proba(x[fold])[:, 1]
@@ -166,4 +122,4 @@ def rows(piece: Piece, ready: Ready) -> list[Row]:
     return made
 
 
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(within={"boosting_auc": 0.01}))
+STUDY = declared(__file__, prepare_people, pieces, rows)

@@ -6,41 +6,20 @@ them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedKFold
 
+from fragility import train
 from fragility.data.sources import compas_file, ensure, find
 from fragility.study.interpretable.rule_list import Flags
-from fragility.study.piece import Columns, Piece, Row, Study
+from fragility.study.piece import Piece, Row, declared
 from fragility.study.store import stored
 
 FEATURES = ("sex", "age", "juvenile felonies", "juvenile misdemeanors", "juvenile crimes", "priors", "charge")
-COLUMNS: Columns = {
-    "image": (str, "which cell"),
-    "sex": (str, "Male or Female, as recorded"),
-    "age": (str, "18-20, 21-22, 23-25, 26-45 or >45 years"),
-    "juvenile felonies": (str, "=0 or >0, as recorded before the age of 18"),
-    "juvenile misdemeanors": (str, "=0 or >0"),
-    "juvenile crimes": (str, "=0 or >0: felonies, misdemeanors or others"),
-    "priors": (str, "=0, =1, 2-3 or >3 earlier offences"),
-    "charge": (str, "Felony or Misdemeanor: the current charge's degree"),
-    "people": (int, "how many"),
-    "again": (int, "of these: charged with a new offence within two years"),
-    "high": (int, "with a COMPAS decile of 5 or more: medium or high"),
-    "high_again": (int, "of these: charged with a new offence within two years"),
-}
-
-
-@dataclass(frozen=True)
-class CompasProfile:
-    """Nothing to choose: the whole file."""
-
-
-PROFILES = {"laptop": CompasProfile(), "paper": CompasProfile()}
 
 
 def read_file() -> pd.DataFrame:
@@ -67,12 +46,12 @@ def binned(file: pd.DataFrame) -> pd.DataFrame:
     ).astype(str)
 
 
-def prepare(profile: CompasProfile, device: str) -> tuple[Any, dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[Any, dict[str, Any]]:
     """Read the file."""
     return read_file(), {"compas": dict(find("compas").checksums)}
 
 
-def pieces(profile: CompasProfile, file: pd.DataFrame) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], file: pd.DataFrame) -> Iterator[Piece]:
     """One piece: the file, named by its checksum."""
     yield {"images": list(find("compas").checksums), "sha256": list(find("compas").checksums.values())}
 
@@ -84,10 +63,10 @@ def rows(piece: Piece, file: pd.DataFrame) -> list[Row]:
     counted = binned(file).assign(people=1, again=again, high=high, high_again=high & again)
     cells = counted.groupby(list(FEATURES), as_index=False)[["people", "again", "high", "high_again"]].sum()
     named = cells.assign(image=[f"cell {number}" for number in range(len(cells))])
-    return [{name: COLUMNS[name][0](row[name]) for name in COLUMNS} for row in named.to_dict("records")]
+    return [{name: kind(row[name]) for name, (kind, _) in STUDY.columns.items()} for row in named.to_dict("records")]
 
 
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows)
+STUDY = declared(__file__, prepare, pieces, rows)
 
 
 def people(cells: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -107,6 +86,33 @@ def people(cells: pd.DataFrame | None = None) -> pd.DataFrame:
         count = of_both if again else of_high - of_both
         kinds.append(cells.loc[cells.index.repeat(count), list(FEATURES)].assign(again=again, high=high))
     return pd.concat(kinds, ignore_index=True)
+
+
+class People(NamedTuple):
+    """Everybody, and the checksum of their table."""
+
+    table: pd.DataFrame
+    inputs: dict[str, str]
+
+
+def prepare_people(profile: dict[str, Any], device: str) -> tuple[People, dict[str, Any]]:
+    """Read the stored counts, for a study of these people."""
+    table = people()
+    inputs = {"people": train.fingerprint(table.to_csv())}
+    return People(table, inputs), inputs
+
+
+def redraw(seed: int, count: int) -> Any:
+    """Draw as many positions as there are, with replacement, by uniform numbers: NumPy keeps their stream."""
+    return (np.random.default_rng(seed).random(count) * count).astype(int)
+
+
+def tenfold(seed: int, x: Any, y: Any) -> Iterator[tuple[Row, Any, Any]]:
+    """Divide into ten folds: for each the columns that every row has, the rows of the other nine, and its own."""
+    folds = StratifiedKFold(10, shuffle=True, random_state=seed).split(x, y)
+    for number, (rest, fold) in enumerate(folds):
+        sizes = {"test_people": len(fold), "train_people": len(rest)}
+        yield {"image": f"repetition {seed}, fold {number}", **sizes}, rest, fold
 
 
 def literals(table: pd.DataFrame, *, together: int = 1, support: float = 0.005) -> dict[str, Flags]:

@@ -6,25 +6,16 @@ contradict one another.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fragility import train
 from fragility.study.interpretable.accuracy import MODELS
-from fragility.study.interpretable.compas import FEATURES, literals, people
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
+from fragility.study.interpretable.compas import FEATURES, People, literals, prepare_people, redraw
+from fragility.study.piece import Piece, Row, declared
 
-COLUMNS: Columns = {
-    "image": (str, "which draw of somebody about whom the model says yes"),
-    "model": (str, "what was trained on everyone"),
-    "ways": (int, "how many combinations with the fewest changes turn it to no; 0: none does"),
-    "changes": (int, "features that differ in them"),
-    "survival": (float, "share of them that say no also after training on other draws of people, averaged over these"),
-}
 FIXED = ("sex", "age")
 CHOSEN = ("gradient boosting", "logistic regression", "rule list")
 
@@ -55,51 +46,22 @@ def shortest(cells: pd.DataFrame, says: Any, at: int) -> list[int]:
     return [] if open_.size == 0 else [int(i) for i in open_[changes[open_] == changes[open_].min()]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CounterfactualProfile:
-    """What is computed.
-
-    Attributes:
-        draws: of people about whom a model says yes.
-        trainings: on as many people as there are, drawn with replacement.
-        seed: of both.
-    """
-
-    draws: int
-    trainings: int
-    seed: int
-
-
-_FULL = CounterfactualProfile(draws=500, trainings=20, seed=1000)
-PROFILES = {"fast": CounterfactualProfile(draws=20, trainings=2, seed=1000), "laptop": _FULL, "paper": _FULL}
-Ready = tuple[pd.DataFrame, str]
-
-
-def prepare(profile: CounterfactualProfile, device: str) -> tuple[Ready, dict[str, Any]]:
-    """Read the stored counts."""
-    table = people()
-    sha256 = train.fingerprint(table.to_csv())
-    return (table, sha256), {"people": sha256}
-
-
-def pieces(profile: CounterfactualProfile, ready: Ready) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: People) -> Iterator[Piece]:
     """A piece is a model."""
-    names = [f"draw {number}" for number in range(profile.draws)]
-    for model in CHOSEN:
-        yield {
-            "people": ready[1], "images": names, "model": model, "trainings": profile.trainings, "seed": profile.seed
-        }  # fmt: skip
+    names = [f"draw {number}" for number in range(profile["draws"])]
+    shared = {**ready.inputs, "images": names, "trainings": profile["trainings"], "seed": profile["seed"]}
+    return ({**shared, "model": model} for model in CHOSEN)
 
 
-def rows(piece: Piece, ready: Ready) -> list[Row]:
+def rows(piece: Piece, ready: People) -> list[Row]:
     """Train, find everybody's shortest counterfactuals, and ask models of other draws of people about them."""
-    table = ready[0]
+    table = ready.table
     cells, rules = possible(table), literals(table)
     x, y = np.stack([*rules.values()], 1).astype(float), table.again.to_numpy().astype(int)
     asked = np.stack([_applies(cells, name) for name in rules], 1).astype(float)
     says = [_train(piece["model"], x, y, asked)]
     for number in range(piece["trainings"]):
-        chosen = (np.random.default_rng(piece["seed"] + number).random(len(table)) * len(table)).astype(int)
+        chosen = redraw(piece["seed"] + number, len(table))
         says.append(_train(piece["model"], x[chosen], y[chosen], asked))
     position = {tuple(values): i for i, values in enumerate(cells.itertuples(index=False))}
     where = np.array([position[tuple(values)] for values in table[list(FEATURES)].itertuples(index=False)])
@@ -128,7 +90,4 @@ def _train(name: str, x: Any, y: Any, asked: Any) -> Any:
     return MODELS[name][1](0).fit(x, y).predict(asked) == 1
 
 
-STUDY = Study(
-    COLUMNS, PROFILES, prepare, pieces, rows,
-    tolerance=Tolerance(means={"ways": 0.5, "changes": 0.2, "survival": 0.05}),
-)  # fmt: skip
+STUDY = declared(__file__, prepare_people, pieces, rows)

@@ -4,7 +4,6 @@ Wisconsin's breast-cancer table, as scikit-learn has it: thirty measurements of 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -15,16 +14,8 @@ from torch import Tensor, nn
 from fragility import train
 from fragility.attribution import deeplift, integrated_gradients, simple_gradient
 from fragility.similarity import top_k_intersection
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
+from fragility.study.piece import Piece, Row, declared
 
-COLUMNS: Columns = {
-    "image": (str, "which row of those that the networks were not trained on"),
-    "a": (str, "a method"),
-    "b": (str, "another method for the same network, or the same for a network of another seed"),
-    "networks": (str, "one, or two seeds"),
-    "agreement": (float, "share of the three most important features of a that are among those of b"),
-    "signed": (float, "share of them with the same sign as well"),
-}
 HELD_OUT = 200
 
 
@@ -117,33 +108,16 @@ METHODS: dict[str, Callable[[Diagnosis], Tensor]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DisagreementProfile:
-    """What is computed.
-
-    Attributes:
-        seeds: of two networks.
-        steps: of training.
-    """
-
-    seeds: tuple[int, int]
-    steps: int
-
-
-_FULL = DisagreementProfile(seeds=(1000, 1001), steps=300)
-PROFILES = {"fast": DisagreementProfile(seeds=(1000, 1001), steps=20), "laptop": _FULL, "paper": _FULL}
-
-
-def prepare(profile: DisagreementProfile, device: str) -> tuple[str, dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[str, dict[str, Any]]:
     """Load the table."""
     sha256 = train.fingerprint(torch.from_numpy(load_breast_cancer().data))
     return sha256, {"breast cancer": sha256}
 
 
-def pieces(profile: DisagreementProfile, sha256: str) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], sha256: str) -> Iterator[Piece]:
     """One piece: two networks and all held-out rows."""
     names = [f"row {number}" for number in range(HELD_OUT)]
-    yield {"images": names, "sha256": sha256, "seeds": list(profile.seeds), "steps": profile.steps}
+    yield {"images": names, "sha256": sha256, **profile}
 
 
 def rows(piece: Piece, sha256: str) -> list[Row]:
@@ -164,4 +138,4 @@ def rows(piece: Piece, sha256: str) -> list[Row]:
     return made
 
 
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(means={"agreement": 0.05, "signed": 0.05}))
+STUDY = declared(__file__, prepare, pieces, rows)

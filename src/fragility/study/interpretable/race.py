@@ -5,66 +5,39 @@ is a simpler one. Where an explanation gets the dependence on age wrong, race ca
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fragility.data.sources import find
-from fragility.study.interpretable.compas import read_file
-from fragility.study.piece import Columns, Piece, Row, Study
+from fragility.study.interpretable.compas import read_file, redraw
+from fragility.study.piece import Piece, Row, declared
 
-COLUMNS: Columns = {
-    "image": (str, "everyone, or which draw of as many people with replacement"),
-    "people": (int, "recorded as African-American or Caucasian"),
-    "alone": (float, "deciles by which the former are higher, by least squares"),
-    "linear": (float, "the same beside age and number of earlier offences"),
-    "binned": (float, "the same beside a term for every year of age and every number of offences"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RaceProfile:
-    """What is computed.
-
-    Attributes:
-        draws: of people with replacement.
-        seed: of the first one.
-    """
-
-    draws: int
-    seed: int
-
-
-PROFILES = dict.fromkeys(("laptop", "paper"), RaceProfile(draws=400, seed=1000))
 OLDEST, MOST = 65, 20  # the last bins: this old or older, that many or more
 
 
-def prepare(profile: RaceProfile, device: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read the file; this regression looks at two groups."""
     file = read_file()
     chosen = file[file.race.isin(["African-American", "Caucasian"])]
     return chosen.reset_index(drop=True), {"compas": dict(find("compas").checksums)}
 
 
-def pieces(profile: RaceProfile, file: pd.DataFrame) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], file: pd.DataFrame) -> Iterator[Piece]:
     """Everyone, then the draws by fifties."""
     shared = {"sha256": list(find("compas").checksums.values())}
     yield {**shared, "images": ["everyone"]}
-    for first in range(0, profile.draws, 50):
-        names = [f"draw {number}" for number in range(first, min(first + 50, profile.draws))]
-        yield {**shared, "first": first, "images": names, "seed": profile.seed + first}
+    for first in range(0, profile["draws"], 50):
+        names = [f"draw {number}" for number in range(first, min(first + 50, profile["draws"]))]
+        yield {**shared, "first": first, "images": names, "seed": profile["seed"] + first}
 
 
 def rows(piece: Piece, file: pd.DataFrame) -> list[Row]:
     """Fit the three regressions."""
     made: list[Row] = []
     for number, name in enumerate(piece["images"]):
-        table = file
-        if "seed" in piece:
-            uniform = np.random.default_rng(piece["seed"] + number).random(len(file))
-            table = file.iloc[(uniform * len(file)).astype(int)]
+        table = file.iloc[redraw(piece["seed"] + number, len(file))] if "seed" in piece else file
         made.append({"image": name, "people": len(table), **coefficients(table)})
     return made
 
@@ -84,4 +57,4 @@ def coefficients(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows)
+STUDY = declared(__file__, prepare, pieces, rows)

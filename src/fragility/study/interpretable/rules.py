@@ -28,9 +28,8 @@ def no_accuracy_gap(tables: Tables) -> Finding:
         if data in TABLES:
             measures += _within(data, gap, share, 0.01)
     notes = [f"in points of accuracy: {', '.join(told)}", f"the best of each family was chosen on all folds; {PILOT}"]
-    short = ", ".join(text.partition(" (")[0] for text in told[: len(TABLES)])
-    sentence = f"The best model that can be read less the best that cannot, in points of accuracy: {short}."
-    return Finding(measures, notes=notes, sentence=sentence)
+    facts = {"short": ", ".join(text.partition(" (")[0] for text in told[: len(TABLES)])}
+    return Finding(measures, notes=notes, facts=facts)
 
 
 def _gap(rows: pd.DataFrame) -> tuple[np.ndarray, float, tuple[str, ...]]:
@@ -76,17 +75,14 @@ def disagreeing(tables: Tables) -> Finding:
     )
     notes.append("three of thirty features drawn at random share .10")
     name = "share of the top three of LIME and of integrated gradients"
-    sentence = (
-        f"LIME and integrated gradients share {pair.agreement.mean():.2f} of their top three of thirty features; "
-        f"all pairs of five methods between {means.min():.2f} and {means.max():.2f}."
-    )
-    return Finding([at_most(name, pair.agreement, 0.7, shown="< 0.7")], notes=notes, sentence=sentence)
+    facts = {"share": pair.agreement.mean(), "least": means.min(), "most": means.max()}
+    return Finding([at_most(name, pair.agreement, 0.7, shown="< 0.7")], notes=notes, facts=facts)
 
 
 def unstable(tables: Tables) -> Finding:
     """R4: other draws of people give other optimal lists, which say something else about more than 5 % of everyone."""
     rows = tables["rule_lists"].query("image != 'everyone'")
-    measures, notes, sentence = [], [PILOT], ""
+    measures, notes, facts = [], [PILOT], None
     for penalty, drawn in rows.groupby("penalty"):
         differs, lists = drawn.differs.dropna().to_numpy(), drawn.list.nunique()
         text = f"{lists} lists in {len(drawn)} draws; two of them disagree about {100 * differs.mean():.1f} % of people"
@@ -96,8 +92,8 @@ def unstable(tables: Tables) -> Finding:
             n, holds, count = len(drawn), lists >= 5, float(lists)
             several = Measure("distinct optimal lists", count, count, count, n, ">= 5", 5, 1, holds, holds, 1.0)
             measures = [several, at_least("share of people on whom two lists differ", differs, 0.05, margin=0.01)]
-            sentence = f"With the smaller penalty, {drawn.rules.median():.0f} rules are optimal: {text}."
-    return Finding(measures, notes=notes, sentence=sentence)
+            facts = {"rules": drawn.rules.median(), "text": text}
+    return Finding(measures, notes=notes, facts=facts)
 
 
 def published_list(tables: Tables) -> Finding:
@@ -110,11 +106,9 @@ def published_list(tables: Tables) -> Finding:
         exact("lists other than the published", float(row.list != PUBLISHED), 0),
         exact("gap", float(row.gap), 0),
     ]
-    sentence = (
-        f"The search of {row.prefixes:,} prefixes ends in {'the published' if measures[0].holds else 'another'} list"
-    )
+    facts = {"list": "the published" if measures[0].holds else "another", "prefixes": row.prefixes, "gap": row.gap}
     notes = [f"objective {row.objective:.5f}, accuracy {row.accuracy:.4f}: {row.list}"]
-    return Finding(measures, notes=notes, sentence=f"{sentence}, with a gap of {row.gap:g}.", exact=True)
+    return Finding(measures, notes=notes, facts=facts, exact=True)
 
 
 def race_term(tables: Tables) -> Finding:
@@ -129,18 +123,14 @@ def race_term(tables: Tables) -> Finding:
     chance = float(1 + (drops >= 0.5 - 0.02).sum()) / (1 + len(drops))
     name, n = "share of the coefficient that bins remove", int(whole.people)
     measure = Measure(name, value, low, high, n, ">= 0.5", 0.5, 1, value >= 0.5, low >= 0.5, chance)
-    sentence = (
-        f"People recorded as African-American have deciles {whole.alone:.2f} higher than people recorded as Caucasian; "
-        f"{whole.linear:.2f} beside age and earlier offences, and {whole.binned:.2f} with bins in place of lines."
-    )
     notes = ["no verdict on COMPAS: it reads more than 130 factors, of which the file has few", PILOT]
-    return Finding([measure], notes=notes, sentence=sentence)
+    return Finding([measure], notes=notes, facts=dict(whole))
 
 
 def counterfactuals(tables: Tables) -> Finding:
     """R7: most people have two or more shortest counterfactuals, at most .8 of which survive another training."""
     rows = tables["counterfactuals"]
-    measures, notes, sentence = [], [], ""
+    measures, notes, facts = [], [], None
     for model, some in rows.groupby("model", sort=False):
         ways = some.ways.to_numpy()
         survival = some.survival.dropna()
@@ -151,8 +141,8 @@ def counterfactuals(tables: Tables) -> Finding:
                 at_least("share of people with two or more shortest counterfactuals", ways >= 2, 0.5),
                 at_most("share of these that survive another training", survival, 0.8),
             ]
-            sentence = f"For gradient boosting {text} training on another draw of people."
-    return Finding(measures, notes=notes, sentence=sentence)
+            facts = {"text": text}
+    return Finding(measures, notes=notes, facts=facts)
 
 
 def integer_scores(tables: Tables) -> Finding:
@@ -161,7 +151,6 @@ def integer_scores(tables: Tables) -> Finding:
     if len(rows) < 2:
         return Finding()
     loss, share = (rows.logistic_auc - rows.auc).to_numpy(), float((rows.test_people / rows.train_people).mean())
-    card, ours, theirs, black = rows.card.mode()[0], rows.auc.mean(), rows.logistic_auc.mean(), rows.boosting_auc.mean()
+    card, facts = rows.card.mode()[0], dict(rows[["auc", "logistic_auc", "boosting_auc"]].mean())
     notes = [f"the most frequent card, {(rows.card == card).sum()} of {len(rows)} times: {card}"]
-    sentence = f"AUC of the card {ours:.3f}, of logistic regression {theirs:.3f}, of gradient boosting {black:.3f}."
-    return Finding([_folds("loss of AUC", loss, share, 0.01, -1, 0.005)], notes=notes, sentence=sentence)
+    return Finding([_folds("loss of AUC", loss, share, 0.01, -1, 0.005)], notes=notes, facts=facts)

@@ -7,14 +7,12 @@ attacked; how fragile they are is compared at equal distance from the decision b
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fragility import train
 from fragility.attack import iterative
 from fragility.attribution import importance, simple_gradient
 from fragility.curvature import top_direction
@@ -22,88 +20,25 @@ from fragility.data import datasets
 from fragility.iterate import BestIterate, Iterate
 from fragility.objective import top_k
 from fragility.similarity import spearman, top_k_intersection
-from fragility.study.memorisation.setup import accuracy, margin_of, margins, perceptron, permuted, source, steps
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, positions, row_per_image
-
-COLUMNS: Columns = {
-    "image": (str, "a training image"),
-    "seed": (int, "of the choice of images, the start, the order of batches and the permutation"),
-    "share": (float, "p, of training images whose labels were passed round among them"),
-    "moved": (bool, "whether this image's label is another one than its own"),
-    "epochs": (int, "begun, until all labels are predicted with the mean margin of the seed"),
-    "mean_margin": (float, "over all training images, in logits"),
-    "test_accuracy": (float, "on images with their own labels"),
-    "distance": (float, "margin / |grad margin|_1: how far the boundary is, to first order, in the attack's norm"),
-    "bend": (float, "|H| / |g| of the label's logit: the largest eigenvalue's modulus to the gradient's length"),
-    "radius": (float, "the ball of that norm in which the ReLU network of the same weights has the same gradient"),
-    "labels_kept": (bool, "whether an iterate keeps the prediction"),
-    "top_k_intersection": (float, "of the maps, before and after; 1 if no iterate keeps the prediction"),
-    "spearman": (float, "their rank correlation"),
-    "free_intersection": (float, "of the best iterate whatever is predicted for it"),
-}
+from fragility.study.memorisation.setup import (
+    Material,
+    accuracy,
+    margin_of,
+    margins,
+    perceptron,
+    permuted,
+    prepare,
+    steps,
+)
+from fragility.study.piece import Piece, Row, declared, positions, row_per_image
 
 
-@dataclass(frozen=True, kw_only=True)
-class MapProfile:
-    """What is computed.
-
-    Attributes:
-        training_images: drawn for each seed.
-        images: of those the first so many are attacked.
-        seeds: how many.
-        shares: p, the first of which is 0.
-        widths: of the hidden layers.
-        beta: of their softplus.
-        limit: of epochs, after which a network counts as not trained.
-        epsilon: radius of the L-inf ball, of 255.
-        k: pixels that count as the most important.
-        iterations: of the attack.
-    """
-
-    training_images: int
-    images: int
-    seeds: int
-    shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    widths: tuple[int, ...] = (256, 256)
-    beta: float = 10.0
-    limit: int = 1000
-    epsilon: float = 8.0
-    k: int = 100
-    iterations: int = 40
-
-
-PROFILES = {
-    "fast": MapProfile(training_images=100, images=20, seeds=2, shares=(0.0, 1.0), widths=(64, 64), iterations=10),
-    "laptop": MapProfile(training_images=1000, images=200, seeds=10),
-    "paper": MapProfile(training_images=4000, images=1000, seeds=10),
-}
-
-
-class Material(NamedTuple):
-    """Images."""
-
-    profile: MapProfile
-    training: datasets.ImageDataset
-    test: datasets.ImageDataset
-    inputs: dict[str, Any]
-
-
-def prepare(profile: MapProfile, device: str) -> tuple[Material, dict[str, Any]]:
-    """Load the digits that come with a package."""
-    training, test = datasets.mnist_5k("train"), datasets.mnist_5k("test")
-    inputs = {
-        name: source(data, train.fingerprint(data.images)) for name, data in (("training", training), ("test", test))
-    }
-    return Material(profile, training, test, inputs), inputs
-
-
-def pieces(profile: MapProfile, ready: Material) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: Material) -> Iterator[Piece]:
     """A piece is a seed: its networks are trained to one margin."""
-    settings = asdict(profile)
-    del settings["images"], settings["seeds"]
-    for seed in range(profile.seeds):
-        drawn = datasets.sample(ready.training, profile.training_images, seed=seed)
-        yield {**settings, "inputs": ready.inputs, "images": list(drawn.files[: profile.images]), "seed": seed}
+    settings = {name: value for name, value in profile.items() if name != "seeds"}
+    for seed in range(profile["seeds"]):
+        drawn = datasets.sample(ready.training, profile["training_images"], seed=seed)
+        yield {**settings, "inputs": ready.inputs, "images": list(drawn.files[: profile["images"]]), "seed": seed}
 
 
 class Memorised(NamedTuple):
@@ -115,11 +50,11 @@ class Memorised(NamedTuple):
     margin: float
 
 
-def memorise(images: Tensor, labels: Sequence[Tensor], seed: int, profile: MapProfile) -> list[Memorised]:
+def memorise(images: Tensor, labels: Sequence[Tensor], seed: int, piece: Piece) -> list[Memorised]:
     """Train one network for each labelling, all to the same mean margin; ValueError where one does not get there."""
-    activation, batch = partial(nn.Softplus, profile.beta), 100
+    activation, batch = partial(nn.Softplus, piece["beta"]), 100
     per_epoch = -(-len(images) // batch)
-    models = [perceptron(profile.widths, activation, seed, norm=False) for _ in labels]
+    models = [perceptron(tuple(piece["widths"]), activation, seed, norm=False) for _ in labels]
     runs = [
         steps(model, images, given, torch.optim.Adam(model.parameters(), lr=1e-3), batch=batch, seed=seed)
         for model, given in zip(models, labels, strict=True)
@@ -130,9 +65,9 @@ def memorise(images: Tensor, labels: Sequence[Tensor], seed: int, profile: MapPr
             found, epochs = margins(models[number], images, labels[number]), -(-count // per_epoch)
             if (found > 0).all() and (mean := found.mean().item()) >= least:
                 return epochs, mean
-            if epochs > profile.limit:
+            if epochs > piece["limit"]:
                 break
-        raise ValueError(f"limit: expected enough epochs to fit all labels, got {profile.limit} (network {number})")
+        raise ValueError(f"limit: expected enough epochs to fit all labels, got {piece['limit']} (network {number})")
 
     common = max(train_to(number, 0.0)[1] for number in range(len(models)))
     done = [train_to(number, common) for number in range(len(models))]
@@ -141,11 +76,11 @@ def memorise(images: Tensor, labels: Sequence[Tensor], seed: int, profile: MapPr
 
 def rows(piece: Piece, ready: Material) -> list[Row]:
     """Train the networks of a seed, measure and attack them."""
-    profile, seed = ready.profile, piece["seed"]
+    seed = piece["seed"]
     drawn = datasets.sample(ready.training, piece["training_images"], seed=seed)
     where, made = positions(drawn, piece), []
     labellings = [permuted(drawn.labels, share, seed) for share in piece["shares"]]
-    for share, one in zip(piece["shares"], memorise(drawn.images, labellings, seed, profile), strict=True):
+    for share, one in zip(piece["shares"], memorise(drawn.images, labellings, seed, piece), strict=True):
         model = one.model.requires_grad_(False)
         images, labels = drawn.images[where], one.labels[where]
         distance, slope = boundary(model, images, labels)
@@ -218,10 +153,4 @@ def importance_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return importance(simple_gradient(model, images, labels))
 
 
-STUDY = Study(
-    COLUMNS, PROFILES, prepare, pieces, rows,
-    cost=lambda piece: float(piece["training_images"]),
-    tolerance=Tolerance(within={"epochs": 1000, "mean_margin": 10.0, "labels_kept": 1}, means=dict.fromkeys(
-        ("test_accuracy", "distance", "bend", "radius", "top_k_intersection", "spearman", "free_intersection"), 0.1
-    )),
-)  # fmt: skip
+STUDY = declared(__file__, prepare, pieces, rows, cost=lambda piece: float(piece["training_images"]))

@@ -1,7 +1,6 @@
 """Of all functions that fit the labels the one of least norm, in closed form: K alpha = y [Zhang2017, sec. 5]."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,49 +9,18 @@ from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 from torch.nn import functional as F
 
-from fragility import train
 from fragility.data import datasets
 from fragility.data.datasets import ImageDataset
 from fragility.study.memorisation.setup import source
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
+from fragility.study.piece import Piece, Row, declared
 
-COLUMNS: Columns = {
-    "image": (str, "which draw"),
-    "input": (str, "what the kernel compares: pixels, or edges found by filters"),
-    "kernel": (str, "linear, or Gaussian with a width in units of the median distance"),
-    "training_images": (int, "all of which are fitted, where the kernel can"),
-    "train_error": (float, "share of training images read wrongly"),
-    "test_error": (float, "share of test images read wrongly"),
-    "norm": (float, "of the ten functions together, in the kernel's space"),
-    "condition": (float, "of the kernel matrix: its largest eigenvalue to its smallest"),
-}
 WIDTHS = (0.25, 0.5, 1.0)  # medians of the distance between two images
 
 
-@dataclass(frozen=True, kw_only=True)
-class NormProfile:
-    """What is computed.
-
-    Attributes:
-        training_images: of a draw.
-        test_images: of a draw, all others at most.
-        draws: of both, from the 5,000 images.
-    """
-
-    training_images: int
-    test_images: int
-    draws: int
-
-
-PROFILES = {
-    "fast": NormProfile(training_images=200, test_images=100, draws=2),
-    "laptop": NormProfile(training_images=1000, test_images=1000, draws=5),
-    "paper": NormProfile(training_images=4000, test_images=1000, draws=10),
-}
 Ready = tuple[ImageDataset, dict[str, Any]]
 
 
-def prepare(profile: NormProfile, device: str) -> tuple[Ready, dict[str, Any]]:
+def prepare(profile: dict[str, Any], device: str) -> tuple[Ready, dict[str, Any]]:
     """Load all 5,000 images."""
     parts = datasets.mnist_5k("train"), datasets.mnist_5k("test")
     joined = ImageDataset(
@@ -63,14 +31,14 @@ def prepare(profile: NormProfile, device: str) -> tuple[Ready, dict[str, Any]]:
         source=parts[0].source,
         files=tuple(f"{split} {name}" for split, part in zip("ab", parts, strict=True) for name in part.files),
     )
-    inputs = source(joined, train.fingerprint(joined.images))
+    inputs = source(joined)
     return (joined, inputs), inputs
 
 
-def pieces(profile: NormProfile, ready: Ready) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: Ready) -> Iterator[Piece]:
     """A piece is a draw."""
-    for seed in range(profile.draws):
-        yield {**asdict(profile), "inputs": ready[1], "images": [f"draw {seed}"], "seed": seed}
+    for seed in range(profile["draws"]):
+        yield {**profile, "inputs": ready[1], "images": [f"draw {seed}"], "seed": seed}
 
 
 def rows(piece: Piece, ready: Ready) -> list[Row]:
@@ -135,4 +103,4 @@ def least_norm(kernel: Any, labels: Any, n: int) -> dict[str, Any]:
     }
 
 
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(within={"condition": float("inf")}))
+STUDY = declared(__file__, prepare, pieces, rows)

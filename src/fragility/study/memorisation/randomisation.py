@@ -4,28 +4,15 @@ A row is one training: an arm (what was randomised) with one way of regularising
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from fragility import train
 from fragility.data import datasets
-from fragility.study.memorisation.setup import ARMS, accuracy, perceptron, source, steps
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance
+from fragility.study.memorisation.setup import ARMS, Material, accuracy, perceptron, prepare, steps
+from fragility.study.piece import Piece, Row, declared
 
-COLUMNS: Columns = {
-    "image": (str, "which seed: of the choice of images, the start, the order of batches and what is random"),
-    "arm": (str, "what was randomised"),
-    "regulariser": (str, "none, or one of: weight decay, shifts (augmentation), batch norm"),
-    "training_images": (int, "how many"),
-    "epochs": (int, "trained: until all images were fitted for five epochs in a row, or to the limit"),
-    "train_accuracy": (float, "on the images as they are, after the last epoch"),
-    "test_accuracy": (float, "after the last epoch; labels of the test are the true ones"),
-    "best_test_accuracy": (float, "of all epochs, what early stopping can reach at most"),
-    "fitted": (int, "the first epoch after which 99 % of the training images are read rightly; empty if there is none"),
-}
 WAYS: dict[str, dict[str, Any]] = {
     "none": {},
     "weight decay": {"weight_decay": 5e-4},  # as published
@@ -35,57 +22,14 @@ WAYS: dict[str, dict[str, Any]] = {
 STEADY = 5  # epochs with all images fitted, after which a training ends
 
 
-@dataclass(frozen=True, kw_only=True)
-class RandomisationProfile:
-    """What is computed.
-
-    Attributes:
-        training_images: drawn for each seed.
-        seeds: how many.
-        width: of the hidden layer.
-        epochs: at most.
-        learning_rate: of stochastic gradient descent with momentum .9.
-        batch: images per step.
-    """
-
-    training_images: int
-    seeds: int
-    width: int = 512
-    epochs: int
-    learning_rate: float = 0.1
-    batch: int = 100
-
-
-PROFILES = {
-    "fast": RandomisationProfile(training_images=200, seeds=1, width=128, epochs=100, batch=50),
-    "laptop": RandomisationProfile(training_images=500, seeds=5, epochs=100),
-    "paper": RandomisationProfile(training_images=4000, seeds=5, epochs=300),
-}
 TRIALS = [(arm, "none") for arm in ARMS]
 TRIALS += [(arm, way) for arm in ("true", "random labels") for way in WAYS if way != "none"]
 
 
-class Material(NamedTuple):
-    """Images."""
-
-    training: datasets.ImageDataset
-    test: datasets.ImageDataset
-    inputs: dict[str, Any]
-
-
-def prepare(profile: RandomisationProfile, device: str) -> tuple[Material, dict[str, Any]]:
-    """Load the digits that come with a package."""
-    training, test = datasets.mnist_5k("train"), datasets.mnist_5k("test")
-    parts = {"training": training, "test": test}
-    inputs = {name: source(data, train.fingerprint(data.images)) for name, data in parts.items()}
-    return Material(training, test, inputs), inputs
-
-
-def pieces(profile: RandomisationProfile, ready: Material) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: Material) -> Iterator[Piece]:
     """A piece is a training."""
-    settings = asdict(profile)
-    del settings["seeds"]
-    for seed in range(profile.seeds):
+    settings = {name: value for name, value in profile.items() if name != "seeds"}
+    for seed in range(profile["seeds"]):
         for arm, way in TRIALS:
             what = {"arm": arm, "regulariser": way, "options": WAYS[way]}
             yield {**settings, **what, "inputs": ready.inputs, "images": [f"seed {seed}"], "seed": seed}
@@ -122,11 +66,4 @@ def rows(piece: Piece, ready: Material) -> list[Row]:
     ]
 
 
-STUDY = Study(
-    COLUMNS, PROFILES, prepare, pieces, rows,
-    cost=lambda piece: 1.0 if piece["regulariser"] == "none" else 3.0,
-    tolerance=Tolerance(
-        within={"epochs": 1000, "fitted": 1000},
-        means=dict.fromkeys(("train_accuracy", "test_accuracy", "best_test_accuracy"), 0.05),
-    ),
-)  # fmt: skip
+STUDY = declared(__file__, prepare, pieces, rows, cost=lambda piece: 1.0 if piece["regulariser"] == "none" else 3.0)

@@ -52,12 +52,8 @@ def fragile_maps(tables: Tables) -> Finding:
         notes.append(f"in one network, images with a moved label less those with their own: {_written(inside)}")
     rest = np.mean([part[part.share == 0].top_k_intersection.mean() for part in whole])
     notes.append(f"the maps of networks with their own labels keep {rest:.3f} of their top k")
-    size = "less" if mean < 0 else "more"
-    sentence = (
-        f"At equal distance from the boundary, maps keep {abs(mean):.3f} {size} of their top k under attack per unit "
-        f"of permuted labels, a slope through the origin, 95 % interval [{low:.3f}, {high:.3f}]."
-    )
-    return Finding([measure], notes=notes, sentence=sentence, setting={"seeds": len(slopes), "images": IMAGES})
+    facts = {"size": abs(mean), "less": "less" if mean < 0 else "more", "low": low, "high": high}
+    return Finding([measure], notes=notes, facts=facts, setting={"seeds": len(slopes), "images": IMAGES})
 
 
 def logs(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,13 +1,15 @@
 """Data that can only be memorised, and the training that memorises it [Zhang2017]."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fragility import train
+from fragility.data import datasets
 from fragility.data.datasets import ImageDataset
 
 
@@ -125,6 +127,21 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (margins(model, images, labels) > 0).double().mean().item()
 
 
-def source(data: ImageDataset, checksum: str) -> dict[str, Any]:
+def source(data: ImageDataset) -> dict[str, Any]:
     """Describe the images for the record."""
-    return {"data": data.source, "images_sha256": checksum}
+    return {"data": data.source, "images_sha256": train.fingerprint(data.images)}
+
+
+class Material(NamedTuple):
+    """Images, and where they come from."""
+
+    training: ImageDataset
+    test: ImageDataset
+    inputs: dict[str, Any]
+
+
+def prepare(profile: dict[str, Any], device: str) -> tuple[Material, dict[str, Any]]:
+    """Load the digits that come with a package."""
+    parts = {"training": datasets.mnist_5k("train"), "test": datasets.mnist_5k("test")}
+    inputs = {name: source(data) for name, data in parts.items()}
+    return Material(**parts, inputs=inputs), inputs

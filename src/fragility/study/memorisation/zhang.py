@@ -29,14 +29,10 @@ def random_labels(tables: Tables) -> Finding:
         at_least("test accuracy, at least near chance", tested, 0.08, margin=POINT),
         at_most("test accuracy, at most near chance", tested, 0.12, margin=POINT),
     ]
-    true = _arm(rows, "true")
-    sentence = (
-        f"The network fits {100 * fitted.mean():.1f} % of labels drawn at random and reads {100 * tested.mean():.1f} % "
-        f"of new digits; with true labels it fits {100 * true.train_accuracy.mean():.1f} % and reads "
-        f"{100 * true.test_accuracy.mean():.1f} %."
-    )
+    means = 100 * _arm(rows, "true")[["train_accuracy", "test_accuracy"]].mean()
+    facts = {"fitted": 100 * fitted.mean(), "tested": 100 * tested.mean(), **means}
     notes = [f"{arm}: {_arm(rows, arm).test_accuracy.mean():.3f} of the test" for arm in rows.arm.unique()]
-    return Finding(measures, notes=notes, sentence=sentence, setting=_setting(rows))
+    return Finding(measures, notes=notes, facts=facts, setting=_setting(rows))
 
 
 def regularisers(tables: Tables) -> Finding:
@@ -56,11 +52,7 @@ def regularisers(tables: Tables) -> Finding:
         share = _arm(rows, "random labels", way).train_accuracy
         measures.append(at_least(f"share of random labels fitted with {way}", share, 0.95, margin=POINT))
         fits.append(f"{way} {100 * share.mean():.1f}")
-    sentence = (
-        f"Points of test accuracy that a regulariser adds: {gains}; percent of random labels that are fitted with it: "
-        f"{', '.join(fits)}."
-    )
-    return Finding(measures, sentence=sentence, setting=_setting(rows))
+    return Finding(measures, facts={"gains": gains, "fits": ", ".join(fits)}, setting=_setting(rows))
 
 
 def random_pixels(tables: Tables) -> Finding:
@@ -72,8 +64,7 @@ def random_pixels(tables: Tables) -> Finding:
         if len(ratio) > 1:
             measures.append(at_most(f"epochs to fit, {arm}, to those of random labels", ratio, 1, shown="< 1"))
     told = ", ".join(f"{measure.value:.2f} ({measure.name.split(', ')[1]})" for measure in measures)
-    sentence = f"Epochs until 99 % are fitted, in those that random labels take: {told}." if measures else ""
-    return Finding(measures, sentence=sentence, setting=_setting(rows))
+    return Finding(measures, facts={"told": told}, setting=_setting(rows))
 
 
 def _arm(rows: pd.DataFrame, arm: str, way: str = "none") -> pd.DataFrame:
@@ -104,12 +95,8 @@ def theorem(tables: Tables) -> Finding:
     apart = float((1 - (maps @ maps[0]).abs()).max())
     measures = [exact("largest error", error, 1e-6), exact("1 - least cosine of two maps", apart, 1e-12)]
     n, d = points.shape
-    sentence = (
-        f"A network of {2 * n + d} weights fits random labels to {n} digits of {d} pixels, up to rounding; its "
-        "gradient has one direction everywhere, and where it is not zero no attack moves its map."
-    )
     notes = [f"the condition of the system is {network.condition:.0e}", PILOT]
-    return Finding(measures, notes=notes, sentence=sentence, exact=True)
+    return Finding(measures, notes=notes, facts={"weights": 2 * n + d, "n": n, "d": d}, exact=True)
 
 
 def least_norm(tables: Tables) -> Finding:
@@ -126,14 +113,15 @@ def least_norm(tables: Tables) -> Finding:
         at_most("test error of the best kernel", errors, 0.05, margin=POINT),
         positive("share of pairs of kernels of which the one with the larger norm errs less", shares),
     ]
-    sentence = (
-        f"Functions of least norm that fit all labels err on {100 * means.test_error.min():.1f} % of new digits "
-        f"at best ({best}, norm {means.norm[best]:.0f}); the least norm, {means.norm[least]:.0f} ({least}), errs on "
-        f"{100 * means.test_error[least]:.1f} %."
-    )
+    percent = means.assign(test_error=100 * means.test_error)
+    facts = {
+        f"{name}_{column}": percent.loc[row, column]
+        for name, row in (("best", best), ("least", least))
+        for column in ("norm", "test_error")
+    }
     notes = [f"{name}: norm {row.norm:.1f}, test error {row.test_error:.4f}" for name, row in means.iterrows()]
     setting = {"data": "MNIST", "training images": int(rows.training_images.max())}
-    return Finding(measures, notes=notes, sentence=sentence, setting=setting)
+    return Finding(measures, notes=notes, facts=facts | {"best": best, "least": least}, setting=setting)
 
 
 def _discordant(rows: pd.DataFrame) -> float:

@@ -1,0 +1,40 @@
+// Controls that choose among pictures computed beforehand. The last control changes fastest.
+"use strict";
+
+pieces.add("player", [], (figure) => {
+  const { readouts, marks, panels } = JSON.parse(figure.querySelector("script").textContent);
+  const controls = [...figure.querySelectorAll(".player-control")].map((part) => [...part.querySelectorAll("input")]);
+  const said = figure.querySelector(".player-said");
+  const slider = (inputs) => inputs[0].type === "range";
+  const size = (inputs) => (slider(inputs) ? Number(inputs[0].max) + 1 : inputs.length);
+  const value = (inputs) => (slider(inputs) ? Number(inputs[0].value) : inputs.findIndex((input) => input.checked));
+  const folder = figure.dataset.folder;
+
+  const show = () => {
+    const index = controls.reduce((sum, inputs) => sum * size(inputs) + value(inputs), 0);
+    for (const inputs of controls.filter(slider)) {
+      const position = JSON.parse(inputs[0].dataset.positions)[value(inputs)];
+      inputs[0].setAttribute("aria-valuetext", position);
+      inputs[0].parentElement.querySelector("output").textContent = position;
+    }
+    figure.querySelectorAll(".player-frame").forEach((frame, i) => {
+      const { sheets, frames } = panels[i];
+      const [sheet, column] = frames[index];
+      const { file, count } = sheets[sheet];
+      frame.style.backgroundImage = `url(${folder}${file})`;
+      frame.style.backgroundSize = `${100 * count}% 100%`;
+      frame.style.backgroundPosition = `${(100 * column) / Math.max(1, count - 1)}% 0`;
+    });
+    figure.querySelectorAll(".player-mark").forEach((mark, i) => {
+      [mark.style.left, mark.style.top] = marks[index][i].map((share) => `${share}%`);
+    });
+    said.textContent = readouts[index];
+  };
+  const fetchSheets = () => {
+    for (const { sheets } of panels) for (const { file } of sheets) new Image().src = folder + file;
+  };
+
+  for (const input of controls.flat()) input.addEventListener("input", show);
+  for (const start of ["pointerenter", "focusin"]) figure.addEventListener(start, fetchSheets, { once: true });
+  show();
+});
