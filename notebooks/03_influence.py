@@ -279,6 +279,98 @@ chapter.means(pd.DataFrame(rows), ["l2"], columns)
 # Divided by one minus the leverage, a single promise comes true whatever the penalty; plain influence is off by a factor of 1.76 where the penalty is weak and single
 # images have leverages up to .82. Koh and Liang report a correlation of .86 for a convolutional network trained as a whole. The last layer alone is a convex
 # problem, and the agreement here is a statement about that problem only.
+
+# %% [markdown]
+# ## Several images at once
+#
+# What would the loss be without *ten* training images? Influence of a set is the sum over its images. [Rubinstein and Hopkins (2025)](../book/bibliography.md) sum corrected
+# influences instead, one Newton step of the problem without image $i$ for each $i$ of the set $S$, and call it *rescaled* influence:
+#
+# $$\mathrm{rescaled}(S, t) = \tfrac1n \sum_{i \in S} g_t^\top (H - H_i)^{-1} g_i = \sum_{i \in S} \frac{\mathrm{infl}(i, t)}{1 - h_i}, \qquad H_i = \tfrac1n \nabla^2_\theta\, \ell_i .$$
+#
+# The second form is that of two classes. A sum knows nothing of what the images have in common. The whole Newton step does: $(H - H_S)^{-1} g_S / n$ with $H_S$ and $g_S$ the sums over the set, at the price of a solve for each set.
+# Here are fifty sets drawn at random, and fifty of images that are alike, one and its nine nearest in features.
+
+
+# %%
+def newton_step(left_out):
+    """Parameters after one Newton step of the problem without a set."""
+    z, n = inputs[left_out], len(labels)
+    p = (z @ layer.theta.T).softmax(1)
+    bend = p.diag_embed() - p[:, :, None] * p[:, None]
+    of_set = torch.einsum("nab,np,nq->apbq", bend, z, z) / n
+    slope = g_train[left_out].sum(0) / n
+    return theta + torch.linalg.solve(H - of_set.view_as(H), slope)
+
+
+draws = torch.Generator().manual_seed(seed)
+drawn = torch.stack(
+    [
+        torch.randperm(len(labels), generator=draws)[:10]
+        for _ in range(50)
+    ]
+).to(device)
+apart = torch.cdist(features[drawn[:, 0]], features)
+kinds = {
+    "drawn at random": drawn,
+    "alike": apart.topk(10, largest=False).indices,
+}
+asked_for = phi[asked], y[asked]
+z = pad(phi[asked].double(), (0, 1), value=1.0)
+single, corrected = (
+    layer.influence(*asked_for, corrected=c) for c in (False, True)
+)
+outcomes = {}
+for kind, sets in kinds.items():
+    stepped = [losses(newton_step(s), z, y[asked]) for s in sets]
+    start = losses(theta, z, y[asked])
+    outcomes[kind] = (
+        layer.leave_one_out(*asked_for, sets),
+        {
+            "influence": single[:, sets].sum(2),
+            "rescaled": corrected[:, sets].sum(2),
+            "Newton step": torch.stack(stepped, 1) - start[:, None],
+        },
+    )
+
+# %% [markdown]
+# **Predict.** The correction fits single images. Will it also fit sets drawn at random? And sets of images that are alike?
+
+# %% mystnb={"code_prompt_show": "Look: sets left out", "code_prompt_hide": "Fold", "figure": {"caption": "Change of a test loss when ten training images are left out together, over what was promised: a point for each of fifty sets and ten test images, in units of the root mean square of the true changes of that test image. Dashed: a promise that comes true.", "name": "sets-left-out"}, "image": {"alt": "Two panels of three clouds around a dashed diagonal. For random sets the cloud of influence is steeper than the diagonal, the others lie along it; for sets that are alike the cloud of rescaled influence is steeper too, that of the Newton step flatter."}} tags=["hide-output", "nbval-check-output"]
+figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.8), sharey=True)
+for axes, (kind, (true, promises)) in zip(
+    panels, outcomes.items(), strict=True
+):
+    unit = true.square().mean(1, keepdim=True).sqrt()
+    for name, promised in promises.items():
+        x, changed = (
+            (part / unit)[:10].flatten().cpu()
+            for part in (promised, true)
+        )
+        axes.plot(x, changed, ".", markersize=3, label=name)
+        slope = line(promised, true)[1]
+        print(f"{kind}, {name}: slope {slope.mean():.2f}", end=", ")
+        print(f"from {slope.min():.2f} to {slope.max():.2f}")
+    axes.axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1)
+    axes.set(title=kind, xlabel="promised change")
+panels[0].set_ylabel("true change")
+panels[0].legend()
+plt.show()
+
+# %% [markdown] tags=["answer", "solution"]
+# <details><summary><b>Answer</b></summary>
+#
+# Nearly, at random: a slope of 1.05 on average, where summed influence has 1.38. Of images that are alike it promises too little, 1.20: each of them holds the fit in place for the other nine, and a sum of single corrections does not see it. The Newton step of the whole set does, and overshoots a little, .97 and .91.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+left_out = stored("leave_sets_out-laptop")
+columns = ["r", "slope", "r_rescaled", "slope_rescaled"]
+chapter.means(left_out, ["chosen"], columns)
+
+# %% [markdown]
+# On the stored flowers, fifty sets of each kind, the test images' slopes are 3.83 on average for influence and 1.04 for rescaled influence on random sets. The rule of claim I7 asks that the *interval* lies between .9 and 1.1; it ends at 1.12, so the claim is not reproduced, by a little. Of images that are alike rescaled influence promises too little there as well, 1.53.
 #
 # ## Finding wrong labels
 #
@@ -736,6 +828,163 @@ print(f"{among} of the flips are among the 17 least certain tests")
 # %% [markdown]
 # So one training image, which the layer finds hard, carries most of these attacks, and what flips are predictions that stood on the edge. An attack with the published number of
 # steps is not stored; until it is, our share says little against the 57 %.
+
+# %% [markdown]
+# ## Who gains by it: the trainer and the contributor
+#
+# If influence decides what a training image is worth, people have a reason to move it. Two of them can without touching a test image.
+#
+# **Whoever trains the model** may publish parameters that are not quite the minimum. No user sees the difference if the accuracy is the same. [Yadav et al. (2024)](../book/bibliography.md) look, within half the norm of the parameters, for a point where influence names
+# a training image of the trainer's choice. Influence at $w$, the difference of the layer's two rows, takes six lines, and its gradient comes from automatic differentiation. He raises the chosen image's share of the norm of all influences:
+
+# %% tags=["nbval-check-output"]
+from torch.nn.functional import softplus
+
+sign = 2.0 * labels.double() - 1
+
+
+def influence_at(w, t):
+    """Of all training images on test image t, at any parameters."""
+    z, asking = inputs @ w, pad(phi[t].double(), (0, 1), value=1.0)
+    curved = (z.sigmoid() * (-z).sigmoid())[:, None] * inputs
+    hessian = inputs.T @ curved / len(z) + l2 / 2 * torch.eye(
+        len(w)
+    ).to(w)
+    s = 2.0 * y[t] - 1
+    towards = s * (-s * (asking @ w)).sigmoid() * asking
+    along = inputs @ torch.linalg.solve(hessian, towards)
+    return sign * (-sign * z).sigmoid() * along / len(z)
+
+
+def publish(t, chosen, steps=60):
+    """A layer as accurate at which `chosen` is among the top 3."""
+    start = layer.theta[1] - layer.theta[0]
+    w, size = start.clone().requires_grad_(), start.norm()
+    adam = torch.optim.Adam([w], lr=0.02 * size.item() / len(w) ** 0.5)
+    limit = ((inputs @ start) * sign > 0).double().mean() - 0.01
+    for _ in range(steps):
+        z, found = inputs @ w, influence_at(w, t)
+        there = (found > found[chosen]).sum() < 3
+        if there and (z * sign > 0).double().mean() > limit:
+            return w.detach()
+        fit_well = softplus(-sign * z).mean()
+        adam.zero_grad()
+        (fit_well - found[chosen] / found.norm()).backward()
+        adam.step()
+        with torch.no_grad():
+            moved = w - start
+            w.copy_(
+                start + moved * (size / 2 / moved.norm()).clamp(max=1)
+            )
+    return None
+
+
+at_minimum = layer.theta[1] - layer.theta[0]
+published = {}
+for t in range(8):
+    before = influence_at(at_minimum, t)
+    chosen = before.argsort(descending=True)[19].item()
+    w = publish(t, chosen)
+    if w is None:
+        print(f"test {t}: the image of rank 20 does not get there")
+        continue
+    published[t, chosen] = w
+    found = influence_at(w, t)
+    rank = int((found > found[chosen]).sum()) + 1
+    right = ((inputs @ w) * sign > 0).double().mean()
+    far = (w - at_minimum).norm() / at_minimum.norm()
+    print(f"test {t}: from rank 20 to {rank}, moved by {far:.2f},")
+    print(f"    {right:.1%} of the training images predicted right")
+
+# %% mystnb={"figure": {"caption": "What influence names for one test image at the minimum, and at the layer that the trainer published. Framed by the number below it: the training image of his choice.", "name": "trainer"}, "image": {"alt": "Two rows, each the same test digit with three training digits; the digits of the second row are others, and the chosen one, of the other class or badly written, is among them."}}
+(t, i), w = next(iter(published.items()))
+columns, notes = {"test": tests[[t, t]]}, {}
+both = [influence_at(at, t) for at in (at_minimum, w)]
+for place in range(3):
+    shown = [
+        found.argsort(descending=True)[place].item() for found in both
+    ]
+    columns[f"helps {place + 1}"] = training[shown]
+    notes[f"helps {place + 1}"] = [
+        "chosen" if at == i else "" for at in shown
+    ]
+plot.grid(columns, rows=["at the minimum", "as published"], notes=notes)
+plt.show()
+
+# %% [markdown]
+# The image that was twentieth is among the first three of six test images, at a layer that predicts 98.8 % of the training images or more. Not every image gets there: what the trainer moves is the curvature and the residuals, not the features. On the stored flowers the image is drawn at random. And whoever may train the published layer on to its
+# minimum finds him out: the problem is convex, so the old ranks come back.
+#
+# **Whoever contributes training images** may be paid by their influence. [Wang et al. (2025)](../book/bibliography.md) let a contributor change them first. What is hard to learn is influential (the residual is the first factor), so he raises the loss of his images, with their labels,
+# at a layer that he trained on images of his own; the backbone is public. The pay: how many of the ten most helpful images of a test image are his, on average.
+#
+# **Predict.** He has 20 of the 800 images, a fortieth, and may change a pixel by 32/255. What is his share before? And after?
+
+# %% mystnb={"code_prompt_show": "Look: a contributor", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
+half = len(tests) // 2  # his own images; the rest of the tests pays
+options = {"l2": l2, "num_classes": 2}
+stand_in = LastLayerInfluence(
+    phi[:half], truth[:half].to(device), **options
+)
+
+
+def pay(fitted):
+    """Share of the top ten that is his, over test images."""
+    asking = phi[half:], truth[half:].to(device)
+    top = fitted.influence(*asking).topk(10).indices
+    return torch.isin(top, own).double().mean().item()
+
+
+shares = []
+for draw in range(5):
+    draws = torch.Generator().manual_seed(1000 * seed + draw)
+    own = torch.randperm(len(labels), generator=draws)[:20]
+    honest, size = training[own].to(device), 32 / 255
+    own, changed = own.to(device), honest
+    for _ in range(8):
+        x = changed.clone().requires_grad_()
+        logits = stand_in.logits(backbone(x))
+        loss_of_his = cross_entropy(
+            logits, labels[own], reduction="sum"
+        )
+        (slope,) = torch.autograd.grad(loss_of_his, x)
+        changed = changed + size / 4 * slope.sign()
+        changed = honest + (changed - honest).clamp(-size, size)
+        changed = changed.clamp(0, 1)
+    noisy = random_sign(honest.cpu(), size, generator=draws).to(device)
+    paid = {"honest": pay(layer)}
+    for name, images_of_his in (("noise", noisy), ("changed", changed)):
+        new = features.index_copy(0, own, see(images_of_his))
+        paid[name] = pay(LastLayerInfluence(new, labels, **options))
+    shares.append(paid)
+for name, share in pd.DataFrame(shares).mean().items():
+    print(f"{name}: {share:.1%} of the pay")
+
+# %% [markdown] tags=["answer", "solution"]
+# <details><summary><b>Answer</b></summary>
+#
+# Hardly anything before, .6 % (his images are ordinary ones); after, 18.7 %. Random signs of the same size bring 2.3 %. All are means of five draws of his images.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+moves = stored("manipulated_influence-laptop")
+trainer = moves[moves.who == "trainer"]
+top = trainer[trainer.after <= 3]
+there = top[top.accuracy_lost <= 0.01]
+print(f"trainer: {len(there)} of {len(trainer)} images in the top 3,")
+print(f"    median rank before {there.before.median():g};")
+print(f"{len(top)} if any loss of test accuracy is allowed")
+undone = (trainer.undone == trainer.before).sum()
+print(f"trained on to the minimum: {undone} of {len(trainer)} undone")
+for who in ("noise", "contributor"):
+    part = moves[moves.who == who]
+    print(f"{who}: share of the pay {part.before.mean():.1%}", end=" ")
+    print(f"to {part.after.mean():.1%}")
+
+# %% [markdown]
+# On the flowers the trainer succeeds with 21 of 50 images at a point of test accuracy at most (the rule of claim I9), and training on undoes all of it. The contributor fails: with 8/255 he *loses* most of his share, from 2.7 % to .5 %, where noise costs hardly anything. In the draws that we looked into, the layer with half as many features as images learns his
+# changed images by heart: almost nothing is left of their residuals after training, and their leverages are several times the others'. Wang and colleagues succeed on networks with ten times as many training images; claim I10 is not reproduced here, and one attack that fails refutes nothing.
 #
 # ## Deeper than a last layer
 #
@@ -819,6 +1068,57 @@ chapter.means(depth.assign(hidden=hidden), ["hidden", "decay"], ["r"])
 # %% [markdown]
 # Both trends of Basu et al. are there: the correlation falls from 1.00 without a hidden layer at the strongest decay to .76 with two at the weakest. And the noise of
 # retraining is not the reason: the lowest ceiling is 1.0000. Networks of this size can be trained to their minimum again; for larger ones the objection may still hold.
+
+# %% [markdown]
+# ## A question that influence answers exactly
+#
+# If influence is not retraining, what is it? [Bae et al. (2022)](../book/bibliography.md) name an objective whose minimum it approximates wherever training stopped, at $\theta_s$: stay close to the trained network's logits $h$, in the loss's own distance, and to its parameters, while image $m$ is taken away,
+#
+# $$\theta_m = \arg\min_\theta\; \frac1n \sum_i D\bigl(h_\theta(x_i), h_{\theta_s}(x_i)\bigr) - \frac1n \ell_m(\theta) + \frac{\lambda}{2} \|\theta - \theta_s\|^2,$$
+#
+# with the *Bregman divergence* $D(h, h_s) = \ell(h) - \ell(h_s) - \nabla_h \ell(h_s)^\top (h - h_s)$. They call it the proximal Bregman response. On our layer, whose training did reach its minimum:
+
+
+# %% tags=["nbval-check-output"]
+from torch.nn.functional import one_hot
+
+
+def response(m, strength):
+    """Minimise the proximal Bregman objective without image m."""
+    old = inputs @ layer.theta.T
+    slopes = old.softmax(1) - one_hot(labels, 2)
+    then = cross_entropy(old, labels, reduction="none")
+    point = layer.theta.clone().requires_grad_()
+    solver = torch.optim.LBFGS(
+        [point], max_iter=500, tolerance_grad=1e-12,
+        tolerance_change=1e-16, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def objective():
+        now = inputs @ point.T
+        ell = cross_entropy(now, labels, reduction="none")
+        D = ell - then - (slopes * (now - old)).sum(1)
+        moved = (point - layer.theta).square().sum()
+        value = D.mean() - ell[m] / len(labels) + strength / 2 * moved
+        solver.zero_grad()
+        value.backward()
+        return value
+
+    solver.step(objective)
+    return point.detach()
+
+
+m = int(layer.self_influence().argmax())
+without = layer.retrained(m) - layer.theta
+for factor in (1, 10):
+    moved = response(m, factor * l2) - layer.theta
+    off = (moved - without).norm() / without.norm()
+    close = "less than 1e-4" if off < 1e-4 else f"{off:.2f}"
+    print(f"lambda {factor} times the penalty: off by {close}")
+
+# %% [markdown]
+# With the penalty of the training the response *is* retraining without the image, not an approximation of it (an exercise proves it); with another $\lambda$ it is something else. So on this layer the two questions are one. In a network that stopped elsewhere they are two, and a disagreement
+# with retraining does not show that influence answers its own question badly.
 #
 # ## What a solve costs
 #
@@ -921,14 +1221,16 @@ chapter.means(retrainings, ["network"], columns)
 # [ledger](../book/claims.md) has every condition.
 
 # %%
-chapter.ledger("I1", "I2", "I3", "I3b", "I4", "I5", "I6")
+chapter.ledger(
+    "I1", "I2", "I3", "I3b", "I4", "I5", "I6", "I7", "I8", "I9", "I10"
+)
 
 # %% [markdown]
 # ## Strengths, limitations, software
 #
 # **Strengths**: one solve for all training images; a quantity with a meaning that an experiment can check.
 #
-# **Limitations**: one image at a time, not groups; features are frozen, so that what the images did to the features is not counted; beyond convex
+# **Limitations**: sums over a set ignore what its images share; features are frozen, so that what the images did to the features is not counted; beyond convex
 # problems accuracy is an empirical question.
 #
 # **Software**: Captum ([Kokhlikyan et al. 2020](../book/bibliography.md)), dattri ([Deng et al. 2024](../book/bibliography.md)) and Kronfluence ([Grosse et al. 2023](../book/bibliography.md)) compute influence for whole
@@ -985,6 +1287,17 @@ sums = other.sum(1).abs() / other.abs().sum(1)
 print("the influences now sum to zero:", bool(sums.max() < 1e-6))
 # g_i + l2 theta sums to zero over the training set, because theta is
 # the minimum: what helps is balanced by what harms.
+
+# %% [markdown]
+# Show that the proximal Bregman response is leave-one-out retraining if $\theta_s$ is the minimum of the penalised loss and $\lambda$ its penalty. Where is linearity of the logits in $\theta$ needed?
+
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solution</b></summary>
+#
+# Sum the divergences. The last term is $\frac1n \sum_i \nabla_h \ell_i(h_s)^\top (h_\theta - h_{\theta_s})$; as $h$ is linear in $\theta$, it is the gradient of the mean loss at $\theta_s$ times $\theta - \theta_s$, and at a minimum that gradient is $-\lambda \theta_s$. So the objective is
+# $\frac1n \sum_{i} \ell_i(\theta) - \frac1n \ell_m(\theta) + \lambda\, \theta_s^\top (\theta - \theta_s) + \frac\lambda2 \|\theta - \theta_s\|^2$ and a constant, and the last two terms are $\frac\lambda2 \|\theta\|^2 - \frac\lambda2 \|\theta_s\|^2$. What is left is the penalised loss without image $m$. Without linearity the step from logits to parameters fails.
+#
+# </details>
 
 # %% [markdown]
 # ### Open

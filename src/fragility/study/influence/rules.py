@@ -199,20 +199,18 @@ def proximal_bregman(tables: Tables) -> Finding:
 def trainers(tables: Tables) -> Finding:
     """I9: some training images can be brought into the top 3 of a test image, at a point of accuracy at most."""
     rows = tables["manipulated_influence"].query("who == 'trainer'")
-    moved = (rows.after <= 3) & (rows.before > 3)
-    measures = [
-        positive("share of chosen images in the top 3, accuracy -1 at most", moved & (rows.accuracy_lost <= 0.01))
-    ]
-    notes = ["the attack was chosen on digits and on a table, not on these images"]
-    if moved.any():
-        undone, there = (rows.undone == rows.before).sum(), rows[moved]
-        notes.append(
-            f"where it succeeds: median rank {there.before.median():g} before, {there.after.median():g} after;"
-        )
-        notes.append(f"the parameters move by {there.change.mean():.2f} of their norm")
-        notes.append(f"trained on to its minimum, the layer gives {undone} of {len(rows)} images their old rank")
-    facts = {"moved": moved.sum(), "tried": len(moved), "lost": 100 * rows[moved].accuracy_lost.mean()}
-    return Finding(measures, notes=notes, facts=facts if moved.any() else None, setting=_setting(rows))
+    moved = (rows.after <= 3) & (rows.before > 3) & (rows.accuracy_lost <= 0.01)
+    measures = [positive("share of chosen images in the top 3, accuracy -1 at most", moved)]
+    notes, there = ["the attack was chosen on digits and on a table, not on these images"], rows[moved]
+    if len(there):
+        undone, top = (rows.undone == rows.before).sum(), (rows.after <= 3).sum()
+        notes += [
+            f"{top} of {len(rows)} whatever accuracy is lost",
+            f"median rank {there.before.median():g} before, {there.after.median():g} after",
+            f"the parameters move by {there.change.mean():.2f} of their norm",
+            f"trained on to its minimum, the layer gives {undone} of {len(rows)} images their old rank",
+        ]
+    return Finding(measures, notes=notes, facts={"moved": len(there), "tried": len(rows)}, setting=_setting(rows))
 
 
 def contributors(tables: Tables) -> Finding:
