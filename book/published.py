@@ -37,10 +37,28 @@ def _configure(app: Any, config: Any) -> None:
     config.ogp_site_name, config.ogp_image = config.html_title, CARD
 
 
+def forward(page: str, title: str) -> str:
+    """Write what the bare address of the site shows: a page that leads on to another."""
+    # The empty icon keeps a browser from asking the host for /favicon.ico, which is not the site's to give.
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+  <meta charset="utf-8" />
+  <meta http-equiv="Refresh" content="0; url={page}" />
+  <link rel="icon" href="data:," />
+  <title>{title}</title>
+</head>
+<body><a href="{page}">{title}</a></body>
+</html>
+"""
+
+
 def _finish(app: Any, error: Exception | None) -> None:
     if not error and app.builder.name == "html":
         out, subtitle = Path(app.outdir), "Same picture, same prediction,\nanother explanation"
         draw_card(out / CARD, out / PICTURE, app.config.html_title, subtitle)
+        first = f"{app.config.root_doc}.html"
+        (out / "index.html").write_text(forward(first, app.config.html_title), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

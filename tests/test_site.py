@@ -26,7 +26,7 @@ from address import current, site_address
 from axe_playwright_python.sync_playwright import Axe
 from browser import WIDTHS, chromium, page_names, serve, settle
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 from torchvision.transforms.functional import gaussian_blur
 
 from fragility.page import blink
@@ -104,6 +104,11 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+def said(message: ConsoleMessage) -> str:
+    """Give a message of the console with the address it speaks of, which Chromium leaves out of its text."""
+    return f"{message.text} {message.location['url']}"
+
+
 def watch(page: Page, address: str, visit: Visit) -> None:
     def on_request(url: str) -> None:
         if not url.startswith((address, "data:", "blob:")):
@@ -114,7 +119,7 @@ def watch(page: Page, address: str, visit: Visit) -> None:
     page.on("request", lambda request: on_request(request.url))
     page.on("requestfailed", lambda request: visit.failed.append(request.url))
     page.on("response", lambda r: visit.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.on("console", lambda m: visit.console.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("console", lambda m: visit.console.append(said(m)) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: visit.console.append(str(error)))
 
 
