@@ -173,7 +173,8 @@ def _parts(
 ) -> tuple[Any, ...] | None:
     """Sort the arguments of a concatenation; return None if it is better left to PyTorch."""
     tensors, dim = tuple(tensors), dim if axis is None else axis
-    plain = out is None and isinstance(dim, int) and all(part.ndim == tensors[0].ndim for part in tensors)
+    wrapped = any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+    plain = not wrapped and out is None and isinstance(dim, int) and len({part.ndim for part in tensors}) == 1
     alike = plain and len({part.dtype for part in tensors}) == 1 and any(part.requires_grad for part in tensors)
     return (dim, *tensors) if alike else None
 
