@@ -93,7 +93,7 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
         )
 
     def prepare_features(which: Any, device: str) -> tuple[Features, dict[str, Any]]:
-        source = getattr(which, "source", which)
+        source = which["source"]
         predicted = {
             split: torch.tensor([[2.0 * int(digit) - 1] for digit in recorded(f"flowers/{split}")["predicted"]])
             for split in ("test", "validation")

@@ -44,7 +44,7 @@ class Study:
 
     Attributes:
         columns: of the table.
-        profiles: name -> what is computed: a dict or a dataclass of plain data.
+        profiles: name -> what is computed: plain data and dataclasses of these, by name or as a dataclass.
         prepare: (profile, device) -> what the pieces need, and where data and weights come from, with checksums.
         pieces: (profile, what is prepared) -> the pieces, in the table's order.
         rows: (piece, what is prepared) -> its rows, which must not depend on the order in which pieces are computed;
@@ -68,8 +68,12 @@ class Study:
         """Load what a profile needs and list its pieces; ValueError or OSError if something is missing."""
         ready, inputs = self.prepare(profile, device)
         pieces = [{"version": self.version, "first": 0, **piece} for piece in self.pieces(profile, ready)]
-        parameters = asdict(profile) if is_dataclass(profile) and not isinstance(profile, type) else dict(profile)
+        parameters = {name: _plain(value) for name, value in _plain(profile).items()}
         return Plan(self, parameters, inputs, pieces, ready)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def declared(
