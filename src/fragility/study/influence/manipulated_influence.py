@@ -117,7 +117,7 @@ def _train(piece: Piece, features: Features, name: str) -> Row:
 def _contribute(piece: Piece, features: Features, name: str) -> Row:
     layer, draws = last_layer(features, piece["l2"]), generator(piece["seed"], name)
     own = torch.randperm(len(features.labels), generator=draws)[: piece["contributed"]]
-    x, epsilon = training_images(TwoClasses(**piece["source"]))[own], piece["epsilon"] / 255
+    x, epsilon = training_images(features, TwoClasses(**piece["source"]))[own], piece["epsilon"] / 255
     own, x, labels = own.to(features.labels.device), x.to(features.test.device), features.labels[own]
     if piece["who"] == "noise":
         changed = random_sign(x, epsilon, generator=draws)
@@ -153,8 +153,8 @@ def harder(
 
 
 @lru_cache(maxsize=1)
-def training_images(source: TwoClasses) -> Tensor:
-    """Load the training images once for all draws: half a gigabyte of flowers."""
+def training_images(features: Features, source: TwoClasses) -> Tensor:
+    """Load the training images of some features once for all draws: half a gigabyte of flowers."""
     return load(source, "train").images
 
 
