@@ -83,7 +83,6 @@ REACHED = {
     "smooth function of one's own": network(Swish.apply),
     "exponential": network(F.elu),
     "max-pool": network(lambda z: F.max_pool2d(F.relu(z), 3, 1, 1)),
-    "max-pool of one image": network(lambda z: torch.stack([F.max_pool2d(each, 3, 1, 1) for each in F.relu(z)])),
     "max-pool with indices": network(lambda z: F.max_pool2d(F.relu(z), 3, 1, 1, return_indices=True)[0]),
     "max-pool with indices, by position": network(lambda z: F.max_pool2d(F.relu(z), 3, 1, 1, 1, False, True)[0]),
     "adaptive max-pool": network(lambda z: F.relu(F.adaptive_max_pool2d(z, 6))),

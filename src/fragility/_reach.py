@@ -229,7 +229,7 @@ class _Probe(TorchFunctionMode):
         kwargs = kwargs or {}
         name = short_name(func)
         pool = name.removesuffix("_with_indices")
-        if pool in _POOLS and args:
+        if pool in _POOLS and args and args[0].ndim == int(pool[-2]) + 2:  # else it may be maxout
             asked = kwargs.pop("return_indices", len(args) > _POOLS[pool] and args[-1]) or pool != name
             pooled, indices = self._pool(pool, args[: _POOLS[pool]], kwargs)
             return (pooled, indices) if asked else pooled
@@ -242,13 +242,12 @@ class _Probe(TorchFunctionMode):
 
     def _pool(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Choose the largest values, or those that were chosen at first."""
-        z, dimensions = args[0], int(name[-2])
         if self.replay is None:
             pooled, indices = getattr(functional, name)(*args, **kwargs, return_indices=True)
             self.chosen.append(indices)
             return pooled, indices
         indices = next(self.replay)
-        return z.flatten(-dimensions).gather(-1, indices.flatten(-dimensions)).view(indices.shape), indices
+        return args[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape), indices
 
 
 # How many arguments come before the one that asks for indices.
