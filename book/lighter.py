@@ -53,7 +53,7 @@ def packed(text: str) -> str:
         smaller = b64encode(file.getvalue()).decode()
         return f"data:image/{kind};base64,{smaller}" if len(smaller) < len(match[2]) else match[0]
 
-    return re.sub(r'data:image/(png|webp);base64,\s*([^"]+)', pack, text)
+    return re.sub(r"data:image/(png|webp);base64,([A-Za-z0-9+/=\s]+)", pack, text)
 
 
 def tidy(svg: str) -> str:

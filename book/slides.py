@@ -3,7 +3,8 @@
     python book/slides.py build/executed build/slides.html
 
 A chapter gives its title with the learning goals, a slide for every figure under the heading it stands below, and the
-sections that sum it up. Arrow keys or swiping turn the pages, printing gives a page per slide.
+sections that sum it up. Arrow keys or swiping turn the pages, "n" shows the notes where there are any, printing
+gives a page per slide.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ figure.blink { flex: none; align-items: stretch; margin: auto 0; }
 figure.blink img { padding: 0; }
 .blink-side { max-width: none !important; }
 figcaption { flex: none; color: var(--dim); font-size: 0.8em; max-width: 60em; margin-top: 0.5em; }
+.notes { display: none; border-top: 1px solid var(--dim); margin-top: 0.6em; padding-top: 0.4em; font-size: 0.8em; }
+.speaking .notes { display: block; }
+button[aria-pressed="true"] { outline: 2px solid var(--mark); }
 .scroll { overflow-x: auto; }
 .scroll:focus-visible { outline: 3px solid var(--mark); }
 table { border-collapse: collapse; font-size: 0.72em; }
@@ -100,6 +104,15 @@ document.querySelectorAll('main a[href^="#"]').forEach(link => {
     history.replaceState(null, '', link.hash);
   };
 });
+const speak = document.querySelector('#notes');
+if (speak) {
+  speak.onclick = () => {
+    const index = here();
+    speak.setAttribute('aria-pressed', document.body.classList.toggle('speaking'));
+    go(index);
+  };
+  document.addEventListener('keydown', event => { if (event.key === 'n') speak.click(); });
+}
 deck.addEventListener('scroll', show);
 addEventListener('resize', show);
 if (location.hash) go(slides.indexOf(document.querySelector(location.hash)));
@@ -115,6 +128,7 @@ class Slide:
     body: str
     kind: str = ""
     name: str = ""
+    notes: str = ""  # what the speaker has in mind, in HTML
 
 
 def _mathematics(text: str, options: dict[str, bool]) -> str:
@@ -238,15 +252,18 @@ def deck(slides: list[Slide]) -> str:
         level = "h1" if slide.kind == "title" else "h2"
         name = slide.name or f"slide-{index}"
         heading = render(slide.heading).removeprefix("<p>").strip().removesuffix("</p>")
-        inner = f"<{level}>{heading}</{level}>\n{slide.body}"
+        notes = f'\n<aside class="notes" aria-label="Notes">{slide.notes}</aside>' if slide.notes else ""
+        inner = f"<{level}>{heading}</{level}>\n{slide.body}{notes}"
         sections.append(f'<section id="{name}" class="{slide.kind}" tabindex="-1">{inner}</section>')
     title = html.escape(slides[0].heading)
+    noted = any(slide.notes for slide in slides)
+    switch = '<button id="notes" aria-pressed="false">Notes</button>' if noted else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}: slides</title>\n<style>{STYLE}</style></head>\n<body>\n"
         f'<main tabindex="0" aria-label="Slides">\n{"".join(sections)}\n</main>\n'
-        '<nav aria-label="Slides" hidden><output></output>'
+        f'<nav aria-label="Slides" hidden>{switch}<output></output>'
         '<button id="back" aria-label="Previous slide">&#8592;</button>'
         f'<button id="on" aria-label="Next slide">&#8594;</button></nav>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
     )

@@ -169,6 +169,11 @@ for name, change, error in zip(names, gap, missed, strict=True):
 # %% [markdown]
 # **Predict.** With $M = 8$ points the sums miss the true change of the score by the last numbers above. Take twice as many points: is the
 # error half of it, a quarter, or gone?
+#
+# - half of it
+# - a quarter of it
+# - nothing
+# - it depends on the photograph: for some the error grows
 
 # %% mystnb={"code_prompt_show": "Look: what twice as many points do", "code_prompt_hide": "Fold", "figure": {"caption": "Left: the completeness error of integrated gradients, as a share of the change of the score, against the number of points M; the dashed line falls as 1/M. Right, in the same colours: the slope of the score along the path from the baseline (at 0) to the photograph (at 1).", "name": "completeness"}, "image": {"alt": "Left: four uneven lines, two of which rise between four and sixteen points; all fall in the end, later than the dashed line. Right: four curves that change steeply within the first tenth of the path and are nearly flat from there on."}} tags=["hide-output", "nbval-check-output"]
 counts = [2**power for power in range(7)]  # 1 to 64
@@ -193,7 +198,7 @@ for i, name in enumerate(names):
     print(f"    {counts[-1]} points still miss {last:.1%}")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="4"><summary><b>Answer</b></summary>
 #
 # It halves only for the cat: 16 points leave .50 of its error, 1.00 of the bow tie's, and 1.59 and 1.61 of the other two, which is twice the work for a
 # larger error. A right Riemann sum halves its error with twice the points as soon as the slope hardly changes within one step. The right panel shows where
@@ -321,6 +326,10 @@ print("share missed, below 1e-5:", bool(missed.max() < 1e-5))
 # ## Three answers to one question
 #
 # **Predict.** The same network, the same photographs, three methods. Which two of the three will agree best, and why?
+#
+# - the gradient and integrated gradients
+# - the gradient and DeepLIFT
+# - integrated gradients and DeepLIFT
 
 # %% mystnb={"code_prompt_show": "Look: the three maps, and how alike they are", "code_prompt_hide": "Fold", "figure": {"caption": "Importance maps of the predicted class by the three methods. Dark is unimportant. The baseline of integrated gradients and DeepLIFT is the mean colour of ImageNet.", "name": "three-methods"}, "image": {"alt": "A cat and a stupa with three heat maps each. All are speckled; those of integrated gradients and DeepLIFT are much alike and trace outlines, such as the cat's eyes and chest, that the gradient's does not."}} tags=["hide-output", "nbval-check-output"]
 from fragility.similarity import center_shift
@@ -346,7 +355,7 @@ for title, (a, b) in {
     print(f"centres {shift.mean():.0f} pixels apart")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # Integrated gradients and DeepLIFT, with a rank correlation of .93; either one and the gradient have .80. Both ask for the difference from the same
 # baseline and multiply by $x - x^0$; one averages slopes on the way, the other takes secants, which are averages too.
@@ -545,6 +554,10 @@ for part in (gradient, integrate(points), attributions):
 #
 # **Predict.** Which metrics will notice that a map was moved by one pixel? Which does not see at all that the
 # unimportant pixels were shuffled? Which does not see a square root?
+#
+# - moved by one pixel: all of them notice
+# - only the rank correlation and the intersection notice
+# - only the shift of the centre notices
 
 # %%
 from fragility.similarity import kendall, neighborhood_recall
@@ -598,7 +611,7 @@ for pair, (title, changed) in zip(pairs, changes.items(), strict=True):
 plt.show()
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # One pixel takes the rank correlation to .52 and the intersection to .28, because neither knows that neighbouring pixels are neighbours; with 2 pixels allowed
 # the loss is gone, and the centre moves by less than a pixel. The intersection is blind to everything below its leaders: all others may be shuffled, at a rank correlation of .06. The

@@ -59,7 +59,7 @@ moved = iterative(
     **annealed(8 / 255, beta=1.0, iterations=steps),
 )
 
-# %% mystnb={"figure": {"caption": "A photograph before and after a change of at most 8 of 255 levels in any pixel. The answer stays; its explanation, the gradient's map (dark: little importance, yellow: most), moves. White dots: the centre of importance.", "name": "cat-before-after"}, "image": {"alt": "Two photographs of a cat that look the same, with the network's answer below each, and beside them two maps: the bright area and the dot have moved from one to the other."}, "code_prompt_show": "How this picture was made", "code_prompt_hide": "Fold"} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "A photograph before and after a change of at most 8 of 255 levels in any pixel. The answer stays; its explanation, the gradient's map (dark: little importance, yellow: most), moves. Dots: the centre of importance.", "name": "cat-before-after"}, "image": {"alt": "Two photographs of a cat that look the same, with the network's answer below each, and beside them two maps: the bright area and the dot have moved from one to the other."}, "code_prompt_show": "How this picture was made", "code_prompt_hide": "Fold"} tags=["hide-input"]
 from fragility.similarity import center_of_mass
 
 both = torch.cat([images, moved.images])
@@ -159,6 +159,10 @@ def compare(**changed):
 #
 # **Predict.** Every pixel is moved by $8/255$, up or down by the toss of a coin. What share of the $k$ leading pixels is still among the $k$
 # leading ones? And which does more, one draw or the best of a whole walk?
+#
+# - nearly all of them
+# - about half
+# - about one in eight
 
 # %% mystnb={"code_prompt_show": "Look: what noise does to the maps", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 from fragility.attack import iterative, random_sign, random_walk
@@ -181,7 +185,7 @@ walk = random_walk(
 compare(one_draw=draw, random_walk=walk.images)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # One draw leaves 13 of 100 leading pixels in place, the walk 27. The draw sits on the corners of the ball and the walk inside of it, which twenty tries do
 # not make up for. But a draw cannot choose: it lost the label of the cat, which is no attack by the rules above.
@@ -198,6 +202,10 @@ compare(one_draw=draw, random_walk=walk.images)
 # (\nabla_x S)$, the direction is a Hessian-vector product $\nabla_x D = \nabla_x^2 S\, u$.
 #
 # **Predict.** The network consists of convolutions, ReLUs, max-pools and linear layers. How large is the largest entry of $\nabla_x D$?
+#
+# - about as large as an entry of the map
+# - small, but not zero
+# - zero
 
 # %% mystnb={"code_prompt_show": "Look: the largest entry", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 x = images.clone().requires_grad_()
@@ -207,7 +215,7 @@ D = top_k(k)(maps, before).sum()
 print("largest entry:", direction.abs().max().item())
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # Exactly zero. A ReLU network is linear in pieces: inside a piece the gradient of the score does not change with $x$, so that the map's derivative is
 # zero almost everywhere. The map moves all the same, by jumps from piece to piece, and no derivative sees those.
@@ -506,6 +514,10 @@ plt.show()
 #
 # **Predict.** Both choices come from the same 300 iterates. The paper's figure was presumably made with the released code. Will the printed algorithm look stronger or
 # weaker than the published numbers?
+#
+# - stronger
+# - weaker
+# - the same: the iterates are the same
 
 # %% mystnb={"code_prompt_show": "Look: both choices beside the published means", "code_prompt_hide": "Fold"} tags=["hide-output"]
 at_paper = published.query(
@@ -524,7 +536,7 @@ chapter.means(
 chosen = by_choice(full.query("attack == 'top_k'")).groupby("choice")
 chosen = chosen.mean(numeric_only=True)
 d, release = chosen.loc["the largest D"], chosen.loc["the release's"]
-Markdown(f"""<details><summary><b>Answer</b></summary>
+Markdown(f"""<details data-option="1"><summary><b>Answer</b></summary>
 
 Stronger. The top-k attack's best iterate by $D$ comes late, number
 {d.iteration:.0f} on average, and leaves a rank correlation of
@@ -621,6 +633,12 @@ Markdown(
 #
 # **Predict.** Twice the steps; half and double the surrogate's $\beta$; a square cut out of the photograph instead of the whole one squashed;
 # the best iterate chosen by the metric; the other rounding of the pooling windows. Which of them moves the rank correlation most?
+#
+# - the steps
+# - the surrogate's $\beta$
+# - the square cut out
+# - the choice of the best iterate
+# - the rounding of the pooling windows
 
 # %% mystnb={"code_prompt_show": "Look: what each change does", "code_prompt_hide": "Fold", "figure": {"caption": "What one change does to the attacks on the simple gradient: mean difference of the metrics, image by image, with 95 % intervals. ImageNet and SqueezeNet; at the bottom CIFAR-10.", "name": "sensitivity"}, "image": {"alt": "Three panels, a line for each change of the set-up: dots with bars for the top-k and the mass-centre attack beside a vertical line at zero."}} tags=["hide-output"]
 from fragility.study.attacks.evidence import differences
@@ -640,7 +658,7 @@ plt.show()
 # %% tags=["answer", "solution", "hide-input"]
 rank = changes.groupby(["setup", "attack"]).spearman.mean().unstack()
 ceil = rank.loc["squeezenet-ceil"]
-Markdown(f"""<details><summary><b>Answer</b></summary>
+Markdown(f"""<details data-option="5"><summary><b>Answer</b></summary>
 
 The rounding of the pooling windows, which is no choice of the attack at
 all: {ceil.top_k:+.2f} under the top-k attack, {ceil.mass_center:+.2f}
@@ -789,6 +807,10 @@ Markdown(
 # factor is what holds still. Take the product apart under the attack.
 #
 # **Predict.** Of the two factors, which one has the attack changed?
+#
+# - the input
+# - the averaged gradient
+# - both alike
 
 
 # %% mystnb={"code_prompt_show": "Look: the factors under noise and attack", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
@@ -817,7 +839,7 @@ rows = [
 chapter.Table(["rank correlation", "noise", "attack"], rows)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # The averaged gradient, which is the network's part: it correlates .38 with what it was, the input .99. Noise disturbs it as well, to .41, but it cannot aim.
 #

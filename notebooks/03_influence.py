@@ -220,6 +220,10 @@ per_image = lines(promised, true)
 # %% [markdown]
 # **Predict.** Plain influence uses a Hessian that still contains the image whose absence it should predict. Will it promise too large a change or too small a
 # one? Will the correlation between promise and truth notice?
+#
+# - too large
+# - too small
+# - right on average
 
 # %% mystnb={"code_prompt_show": "Look: promise and truth", "code_prompt_hide": "Fold", "figure": {"caption": "Change of a test loss when one training image is left out and the layer trained again, over the change that influence promised, against the leverage of that image; for ten test images. Left: influence, and 1 / (1 - leverage) dashed. Right: divided by one minus the leverage.", "name": "leave-one-out"}, "image": {"alt": "Two clouds of dots against the leverage on a logarithmic axis. On the left they rise from one along a dashed curve, on the right they stay around one; both spread as the leverage grows."}} tags=["hide-output", "nbval-check-output"]
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
@@ -246,7 +250,7 @@ share = squares.max() / squares.sum()
 print(f"one test image has {share:.0%} of all squares")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # Too small, by a factor of 1.22 on average: an image in the training set holds the fit in place, and the Hessian still counts that grip. Divided by one minus the leverage the
 # promise is right to 1.01. The correlation hardly notices, .996 before and .999 after, because it is the same for a promise and for half of it: that is why the slope stands
@@ -573,6 +577,10 @@ chapter.means(
 #
 # **Predict.** Raise the network's confidence and do nothing else. What becomes of the influence of every training image? Can the first factor, by
 # itself, change their ranking? And which of the two does eq. 2 do?
+#
+# - it shrinks; by itself, the first factor cannot change a rank
+# - it shrinks; by itself, the first factor changes ranks
+# - it grows
 
 # %%
 conditions = ("random", "eq2", "confidence", "frozen_residual")
@@ -621,7 +629,7 @@ for condition in conditions:
     )
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="1"><summary><b>Answer</b></summary>
 #
 # Both eq. 2 and raising the confidence leave a six-hundredth of the helpfulness of the top three, and in both panels their marks coincide: as $p \\to y$ the first factor takes
 # *every* influence with it. It is the same factor for all training images, so it cannot change a rank; what moves the ranks is that the features move along. So eq. 2 is mostly a
@@ -1166,6 +1174,9 @@ chapter.Table(["8 test images", "relative error", "products"], rows)
 # of random attacks is small".
 #
 # **Predict.** On which side of .95 is the rank correlation after random signs of $8/255$? And does eq. 2 do more than raising the confidence?
+#
+# - above it
+# - below it
 
 # %% mystnb={"code_prompt_show": "Look: four ways to change a photograph", "code_prompt_hide": "Fold", "figure": {"caption": "Stored results on roses and sunflowers against epsilon: means over the test images that keep their label, with 95 % intervals.", "name": "stored"}, "image": {"alt": "Two panels against epsilon. The line of random signs falls from near one to three quarters; eq. 2 and raising the confidence coincide far below it; with the residual frozen the overlap is lowest."}} tags=["hide-output"]
 flowers = stored("influence_attack-laptop")
@@ -1174,7 +1185,7 @@ plot.curves(stay, "epsilon", values=alike, hue="condition")
 plt.show()
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # Below: .74 at 8/255, but .99 and .97 at 1/255 and 2/255. Noise has a small effect where it is small itself, and the paper does not name a size. Eq. 2 and raising the
 # confidence both leave a rank correlation of .51, and .40 and .42 of the top five: beyond raising the confidence, eq. 2 does almost nothing.

@@ -81,6 +81,11 @@ plt.show()
 # For $S = w^\top x$ the gradient is $w$ everywhere. That is claim H1, and it is exact.
 #
 # **Predict.** So the [simple gradient](../book/glossary.md#simple-gradient)'s map of a linear model cannot be moved. Can the map of [integrated gradients](../book/glossary.md#integrated-gradients), or that of [DeepLIFT](../book/glossary.md#deeplift)?
+#
+# - neither
+# - that of integrated gradients
+# - that of DeepLIFT
+# - both
 
 # %% mystnb={"code_prompt_show": "Look: how far each map moves", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 from torch import nn
@@ -107,7 +112,7 @@ for method in (simple_gradient, integrated_gradients, deeplift):
     print(f"{method.__name__}: {change:.0%} of the map has moved")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="4"><summary><b>Answer</b></summary>
 #
 # Both can, by 19 % here, and without any curvature: for a linear score both are $w \odot (x - x^0)$, which moves with $x$. "A linear model cannot be attacked" is a
 # statement about gradients.
@@ -174,6 +179,10 @@ print("the map changes by less than 1e-14:", bool(of_map < 1e-14))
 #
 # **Predict.** How does the relative change of the gradient grow with $d$ in each arm? And by how much does the *normalised* map change, from ten inputs to a hundred
 # thousand?
+#
+# - the map changes altogether
+# - the map changes about as much as the gradient
+# - the map does not change
 
 # %% mystnb={"code_prompt_show": "Look: gradient and map over dimension", "code_prompt_hide": "Fold", "figure": {"caption": "One softplus neuron, stored, means of 20 draws for each d: relative change of the raw gradient with the same epsilon for all d and with the same relative size; lines are eq. 3. Triangles: the largest change of a normalised map among all draws, rounding error.", "name": "dimension"}, "image": {"alt": "On logarithmic axes, dots rise along a line of slope one half from 0.001 to 0.1, squares stay on a flat line near 0.003, and triangles lie thirteen orders of magnitude below both."}} tags=["hide-output", "nbval-check-output"]
 import numpy as np
@@ -214,7 +223,7 @@ for arm, title in arms.items():
 print(f"maps change by at most {neurons.map_change.max():.0e}")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # With the same $\epsilon$ the slope is .491, the square root of eq. 3; with the same relative size it is -.003, flat. The map does not change at all, at any
 # dimension, beyond rounding: $w_i$ cancels in eq. 3, so the relative change is *the same for every feature*.
@@ -417,6 +426,10 @@ with softplus(1.0):
 # %% [markdown]
 # **Predict.** Take random signs times $1/255$, and a step a hundred times smaller. By the formula the gradient then turns a hundred times less. On the
 # softplus copy of SqueezeNet, which is smooth but for its three max-pools: what do you expect?
+#
+# - a hundredth as far
+# - a tenth as far
+# - just as far
 
 # %% mystnb={"code_prompt_show": "Look: steps from 0.01 to 4 of 255", "code_prompt_hide": "Fold", "figure": {"caption": "How far the gradient turns, relative to its length, when random signs of growing size are added: by the formula, on the softplus copy with the pools' winners held, on the softplus copy, and on the ReLU network. Means over four photographs.", "name": "reach"}, "image": {"alt": "On logarithmic axes, the line of the formula rises with slope one; the copy with held winners lies on it at the left and bends away below it before 1. The softplus copy and the ReLU network lie ten times higher at the left, rise with slope one half and level off near 1."}} tags=["hide-output", "nbval-check-output"]
 sizes = [0.01, 0.1, 1, 4]  # of 255
@@ -448,7 +461,7 @@ axes.legend()
 plt.show()
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # The small step turns the gradient a tenth as far, not a hundredth: .076 against .769. The formula is right about the copy whose winners are held (.006 both). What it does not see are the windows that
 # get a new winner, where the gradient jumps. Their number is proportional to the step, .2 % of all windows at 0.01/255 and 14.0 % at 1/255; and jumps in random directions add up like the square root of their

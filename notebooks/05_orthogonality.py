@@ -133,6 +133,11 @@ print(f"median gap to the second eigenvalue: {gap:.0%}")
 #
 # **Predict.** Which angle do two random directions make in 784 dimensions? And is the angle of a matched pair larger than that of a mismatched one, smaller, or
 # the same?
+#
+# - near 45 degrees; matched pairs make the smaller angle
+# - near 90 degrees; matched pairs make the larger one
+# - near 90 degrees; matched pairs make the smaller one
+# - near 90 degrees; the two are the same
 
 # %% mystnb={"code_prompt_show": "Look: three histograms", "code_prompt_hide": "Fold", "figure": {"caption": "Angles between the score's gradient and the most fragile direction for digits: of the same image, of another image of the same class, and of a random direction.", "name": "angles"}, "image": {"alt": "Three overlaid histograms of angles from 0 to 90 degrees; the random one is a spike near 90, the matched and mismatched ones are wide, the matched one further left."}} tags=["hide-output", "nbval-check-output"]
 from torch.nn import functional as F
@@ -170,7 +175,7 @@ axes.legend(loc="upper left")
 plt.show()
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # Two random directions make 88.7 degrees in the median: for a fixed unit vector $g$ and a uniformly random direction $v$ in $d$ dimensions, $\mathbb E\cos^2 = 1/d$ exactly, because the squares of $d$
 # coordinates share a sum of 1. Matched pairs make a *smaller* angle than mismatched ones, 74.2 against 76.0 degrees, and both a far smaller one than chance: images of a class share directions, and an image's own
@@ -453,6 +458,10 @@ plt.show()
 #
 # **Predict.** Of the leading pixels that the attack drives out, how many come back without the score's gradient: all, half, next to none? And which costs the attacker more, one direction of
 # the score or the five most fragile ones of the map?
+#
+# - nearly all
+# - about half
+# - less than a quarter
 
 # %% mystnb={"code_prompt_show": "Look: eight attacks", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 from fragility.interval import mean_interval
@@ -498,7 +507,7 @@ header = ["taken out", "top 100", "regained", "rank corr."]
 chapter.Table([*header, "cos(step, g)", "logit moves"], table)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # Few: .832 stay in place under the attack, and .028 [.021, .036] more without the image's own gradient: a sixth of those driven out; and as many, .027, without a stranger's. The five most fragile directions cost the attacker
 # .103, a single one .055, five random ones .011: it is the map's directions that an attack on the map needs.

@@ -441,6 +441,10 @@ live = pd.concat(live)
 # %% [markdown]
 # **Predict.** How much of what happens to a map is the attack, and how much would noise of the same size have done? For which networks will the two lie closest together, the
 # defended ones or the natural one?
+#
+# - for the defended ones
+# - for the natural one
+# - the same for all
 
 # %% mystnb={"code_prompt_show": "Look: accuracy against stability", "code_prompt_hide": "Fold", "figure": {"caption": "Seven networks: Kendall's tau of the maps before and after the adaptive attack (dots) against accuracy. The tail of each dot ends at what noise of the same size leaves.", "name": "attack-noise"}, "image": {"alt": "Dots with tails upwards. Adversarial training and IG-NORM lie highest and have short tails; the natural network lies lowest with a long tail."}} tags=["hide-output"]
 names = ["IG-SUM-NORM", "spectral"]  # come with the stored results
@@ -471,7 +475,7 @@ table = live.assign(difference=live.noise - live.attack)
 chapter.means(table, ["defense"], taus)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="1"><summary><b>Answer</b></summary>
 #
 # Noise alone does a good part: of the order of the natural network's maps it leaves a tau of .44, the attack .29. The two lie closest together for the robust networks. Against the natural network the attacker gains .15 on noise, after adversarial training .07 [.06, .08] and
 # after IG-NORM .08 [.07, .10]. These are ten digits, six steps for each of the two aims, and one network of each kind.
@@ -491,6 +495,10 @@ chapter.means(table, ["defense"], taus)
 #
 # **Predict.** Two levels, four, sixteen, 256 (no rounding at all): against which of them does the blind attack, which believes in the gradient zero, succeed? And the one that knows
 # better?
+#
+# - against all but two levels
+# - against 256 levels only
+# - against none
 
 
 # %% mystnb={"code_prompt_show": "Look: the blind attack and the other", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
@@ -561,7 +569,7 @@ header = ["levels", "accuracy", "blind attack", "tau, noise", "attack"]
 chapter.Table([*header, "kept"], rows)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # The blind attack cannot start against any of them, not even against 256 levels, where nothing was defended: its failure is a fact about the attack. The other one leaves a tau of .27 at 256 levels, .26 at sixteen and .34 [.21, .47] at four, less than noise does each time. Only two levels hold, .70, where noise leaves .77.
 #
@@ -634,6 +642,10 @@ chapter.Table([*header, "kept"], rows)
 # robust training must look elsewhere. A bright bar is out of the adversary's reach. Here $\epsilon = 0.25$, and the bars have the grey levels $0.4$ and 1. Each training is done with three seeds, on 250 digits and a smaller network: a small experiment.
 #
 # **Predict.** With the bright bar, which of the three trainings follows the bar most often: natural, adversarial or IG-NORM?
+#
+# - natural
+# - adversarial
+# - IG-NORM
 
 # %% mystnb={"code_prompt_show": "Look: eighteen networks", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 from copy import deepcopy
@@ -687,7 +699,7 @@ values = list(found[0])[1:]
 chapter.means(pd.DataFrame(found), ["bar"], values)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # IG-NORM, and after it adversarial training. Where bar and digit disagree, .33 of IG-NORM's answers and .26 of the adversarial network's are the class of the bright bar, against .09 of the natural one's: .24 [.10, .39] and .18 [-.00, .36] more in networks of one seed, the second an interval that touches zero. An adversary who may touch every stroke but cannot move the bar makes the bar the surest sign there is.
 #

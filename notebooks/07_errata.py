@@ -95,6 +95,10 @@ plt.show()
 #
 # **Predict.** A hundred thousand inputs, $\epsilon = 10^{-3}$. By how much does the gradient change: by a hundredth, a tenth, or all of it? By how much
 # does its map, the absolute values divided by their sum? And the map of integrated gradients?
+#
+# - the gradient by a hundredth
+# - the gradient by a tenth
+# - by all of it
 
 # %% mystnb={"code_prompt_show": "Look: what the gradient and the maps do", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 from torch.func import grad, vmap
@@ -132,7 +136,7 @@ print(f"epsilon times |w|_1 is {1e-3 * w.abs().sum():.2f};", end=" ")
 print(f"epsilon over the mean |x_i| is {1e-3 / x.abs().mean():.2f}")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # The gradient changes by 12 %, as the paper says, because $\epsilon\|w\|_1$ is .25 at this dimension. Its map does not move: $g'$ is one number, the same for all
 # features, and dividing by the sum takes it out. IG's map moves by 35 % of its mass, and not because of $g$: its entries are $|x_i w_i|$ up to such a common number, and $\epsilon$ is .40 of the mean $|x_i|$
@@ -363,6 +367,10 @@ chapter.Table(
 # **Predict.** With all norms 1 and $\mathcal L(g') = 1/4$ the printed bound falls fourfold with every layer. The page's first figure shows that the curvature does not. By how much does a bound that holds grow
 # with the layers: not at all, by a quarter each, or fourfold?
 #
+# - not at all
+# - by a quarter each
+# - fourfold
+#
 # **Check.** The smallest possible network: scalar layers, all weights 1, softplus. The true constant is the largest $|S''|$ on a fine grid.
 
 # %% mystnb={"code_prompt_show": "Look: curvature and both bounds", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
@@ -392,7 +400,7 @@ chapter.Table(
 )
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # By a quarter each: .25, .50, .75, 1.00. By the product rule every layer adds a term of its own, here with the bound 1/4, however many layers there are. The curvature stays at .25
 # for every depth, since $K$ nested softplus are $\log(K + e^x)$, whose second derivative $K e^x/(K+e^x)^2$ reaches $1/4$ for every $K$. From two layers on the printed product lies below it.

@@ -133,6 +133,10 @@ print(f"the library's: {found.objective:.5f}, gap {found.gap:g}")
 # for that as well.
 #
 # **Predict.** That bound makes the search look at fewer prefixes. A tenth of them, half, or nearly all?
+#
+# - nearly all of them
+# - half of them
+# - a tenth of them, or fewer
 
 # %% mystnb={"code_prompt_show": "Look: the search narrows", "code_prompt_hide": "Fold", "figure": {"caption": "The search for the list above: the best list so far, and what no list can beat, against the number of prefixes looked at; without and with the bound for people who cannot be told apart.", "name": "narrowing"}, "image": {"alt": "Two panels. In each a falling upper line and a rising lower line meet; with the bound for equivalent people they start closer and meet after fewer prefixes."}} tags=["hide-output", "nbval-check-output"]
 figure, panels = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True)
@@ -149,7 +153,7 @@ panels[0].legend()
 plt.show()
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # A small part: 1,574 prefixes instead of 55,779. Nearly a third of the people have the rarer outcome of their kind, so every prefix has to pay for many errors from the start.
 #
@@ -171,6 +175,10 @@ print(f"{published.prefixes:,} prefixes")
 # Some people have equal features and different outcomes. Whatever the model, it errs about the fewer of them, so the bins set a ceiling.
 #
 # **Predict.** How many points of accuracy lie between the list of two rules and the most accurate model that these features allow?
+#
+# - less than one
+# - about three
+# - about ten
 
 # %% mystnb={"code_prompt_show": "Look: the ceiling", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 cells = table.groupby(list(FEATURES)).again.agg(["sum", "size"])
@@ -231,7 +239,7 @@ axes.set(xlabel="rules", ylabel="accuracy", xticks=range(1, 6))
 plt.show()
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # About three: the list of two rules is right about 65.5 % of the people, the ceiling is 68.5 %, and COMPAS's own division into low against medium and high 65.4 %. The smallest penalty's list brings 67.1 %.
 #
@@ -326,6 +334,10 @@ print(f"the same card in {count} of {len(folds)} folds")
 # has no [map](../book/glossary.md#importance-map) that could be attacked; but whom does it decide differently?
 #
 # **Predict.** Two such lists have nearly the same accuracy. About what share of the people do they disagree?
+#
+# - fewer than one in a hundred
+# - about one in thirteen
+# - about one in three
 
 # %% mystnb={"code_prompt_show": "Look: other people, other lists", "code_prompt_hide": "Fold", "figure": {"caption": "Draws of people with replacement: the optimal list of each, and the share of all people about whom it says something else than the list of everyone. Penalty .005.", "name": "bootstrap-lists"}, "image": {"alt": "Points, one for each draw: accuracy on the horizontal axis within two points of one another, disagreement on the vertical axis up to more than ten percent."}} tags=["hide-output", "nbval-check-output"]
 draws = {"fast": 20, "laptop": 100, "paper": 400}[profile]
@@ -354,7 +366,7 @@ print(f"decided differently {differs.mean():.1%} on average,", end=" ")
 print(f"at most {differs.max():.1%}")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # About 7.6 % of them on average, and up to 15.1 %, at accuracies from 65.4 % to 67.1 %. The 20 draws have 12 different optimal lists.
 #
@@ -405,6 +417,10 @@ print(f"against the best alone at most {apart:.1%}")
 # Is that so here, for the network and the [simple gradient](../book/glossary.md#simple-gradient) of [chapter 1](01_methods.ipynb)? As a measure of "alike" take the map of the same class for *another* photograph, which has nothing to do with this one.
 #
 # **Predict.** The [rank correlation](../book/glossary.md#rank-correlation) of the map for *Egyptian cat* with that for *flute*, on a photograph of a cat: near 0, near a half, or near 1?
+#
+# - near 0
+# - near a half
+# - near 1
 
 # %% mystnb={"code_prompt_show": "Look: what makes this cat a flute", "code_prompt_hide": "Fold", "figure": {"caption": "Photographs, and for each the importance of every pixel for the predicted class and for the class flute. Below the maps: rank correlation with the map for the predicted class.", "name": "flute"}, "image": {"alt": "A cat and a cup of espresso with two maps each. The map for the predicted class and the one for a flute show the same speckled shapes."}} tags=["hide-output", "nbval-check-output"]
 from fragility import network, plot
@@ -446,7 +462,7 @@ for i, name in enumerate(names):
 print(f"same class, another photograph: {elsewhere.mean():.2f}")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # A half: .55 for the cat, and .55 to .68 for the four photographs. The maps of *one* class for two photographs correlate .24. So the photograph counts for more than the class that is to be explained, but the class does count: of the 1000 most important pixels the cat and its flute share 25 %, not all.
 #
@@ -461,6 +477,10 @@ print(f"same class, another photograph: {elsewhere.mean():.2f}")
 # [chapter 2](02_attacks.ipynb) takes rows of a table as it takes pictures: every measurement may move by a twentieth of its range, and the diagnosis has to stay.
 #
 # **Predict.** How many of the three most important measurements, by [integrated gradients](../book/glossary.md#integrated-gradients) from the average patient, are the same after the attack? And after moving every measurement by as much at random?
+#
+# - after the attack one, on average
+# - two
+# - all three
 
 # %% mystnb={"code_prompt_show": "Look: noise and attack", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 from fragility.attack import annealed, iterative, random_sign
@@ -512,7 +532,7 @@ for title, method in methods.items():
         print(f"another first reason for {other:.0%}")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="1"><summary><b>Answer</b></summary>
 #
 # By integrated gradients about two after noise (67 %) and one after the attack (38 %): for 52 % of the patients the first reason is now another, and every diagnosis is the same. Noise of that size keeps 91 % of the diagnoses. The simple gradient keeps 84 % of its top three even under attack: what a *change* would do hardly depends on the patient here, what the *difference* did depends on every measurement.
 #

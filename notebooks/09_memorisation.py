@@ -102,6 +102,10 @@ print(f"new digits read: {accuracy(model, new, truth):.1%}")
 # or into an order of its own for each image; noise with the mean and the variance of the pixels.
 #
 # **Predict.** For which of the five does the network still read new digits (which were treated alike), and how well? What does one shuffle of the pixels cost?
+#
+# - a shuffle costs next to nothing
+# - a shuffle costs half of the accuracy
+# - after a shuffle it only guesses
 
 
 # %% mystnb={"code_prompt_show": "Look: six kinds of data", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
@@ -141,7 +145,7 @@ for name, (images, labels, others) in arms.items():
 chapter.Table(["trained on", "training digits", "new digits"], rows)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="1"><summary><b>Answer</b></summary>
 #
 # Training is perfect in every row. One shuffle costs next to nothing: a dense layer does not know which pixels are neighbours, so the shuffled task is the same task with the weights in another order. With half of the labels random, the network fits them all and still reads more new digits than chance, and fewer than before.
 # The other three are at chance, a tenth.
@@ -156,6 +160,11 @@ chapter.Table(["trained on", "training digits", "new digits"], rows)
 # Perhaps a [regulariser](../book/glossary.md#regulariser) makes the difference: weight decay (here $5 \cdot 10^{-4}$, as published), augmentation (shifts by up to two pixels), batch norm.
 #
 # **Predict.** With true labels, how many points of test accuracy does each add? With random labels, which of them keeps the network from fitting?
+#
+# - weight decay
+# - batch norm
+# - shifts
+# - none of them
 
 # %% mystnb={"code_prompt_show": "Look: regularisers", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 ways = {
@@ -183,7 +192,7 @@ header = [
 chapter.Table(header, rows)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # Weight decay adds nothing to speak of, batch norm two points, and both leave the random labels fitted: here they are neither needed nor enough. Shifts add six points here, from 85.2 % to 91.4 %, and with them only 57.3 % of the random labels are fitted: every image now stands in 25 places, and so small a network does not learn all of them by heart in 60 epochs. Zhang's Inception did, nearly; AlexNet with weight decay did not converge. So "not enough" is a statement about what a network can do with its time, and regularisers were used at their usual strength: one that gives every image the same answer memorises nothing.
 #
@@ -236,6 +245,10 @@ plt.show()
 # This is memorising in its purest form. Nothing in the weights knows what a digit is.
 #
 # **Predict.** How fragile is its explanation by the [simple gradient](../book/glossary.md#simple-gradient)? Move every pixel by a fifth of the scale, at random, and compare the maps: what is their cosine?
+#
+# - near 0
+# - near a half
+# - 1
 
 
 # %% mystnb={"code_prompt_show": "Look: the map of the theorem", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
@@ -254,7 +267,7 @@ print(
 )
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # One, up to rounding. The gradient is $a \sum_j w_j$ over the kinks that lie behind the image: a multiple of $a$, everywhere. The [importance map](../book/glossary.md#importance-map), which is divided by its sum, cannot be moved at all. It is also the same for all images, and useless.
 #
@@ -335,6 +348,10 @@ networks = {
 
 # %% [markdown]
 # **Predict.** Which of the two networks' maps keeps more of its 100 most important pixels, at 8/255? And at 51/255, the size of [chapter 6](06_defenses.ipynb)?
+#
+# - the network with true labels
+# - the network with permuted labels
+# - neither, to speak of
 
 
 # %% mystnb={"code_prompt_show": "Look: two networks attacked", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
@@ -365,7 +382,7 @@ header = ["labels", "median distance", "kept at 8/255", "at 51/255"]
 chapter.Table(header, rows)
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # Neither, to speak of: both keep .92 at 8/255, and .79 and .77 at 51/255, although the images with permuted labels are less than half as far from the boundary. One network of each kind and 60 images show nothing yet.
 #

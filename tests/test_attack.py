@@ -32,6 +32,18 @@ METHODS = {
     "integrated gradients": partial(integrated_gradients, steps=4, baseline=0.2),
     "DeepLIFT": partial(deeplift, baseline=REFERENCE),
 }
+
+
+def _per_image(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+    return model(image.unsqueeze(0)).squeeze(0).gather(0, label.view(1)).squeeze()
+
+
+# The simple gradient as users of torch.func write it.
+FUNCTIONAL = {
+    "grad": lambda model, x, y: torch.func.grad(lambda z: model(z).gather(1, y.view(-1, 1)).sum())(x),
+    "jacrev": lambda model, x, y: torch.func.jacrev(lambda z: model(z).gather(1, y.view(-1, 1)).sum())(x),
+    "vmap": lambda model, x, y: torch.func.vmap(torch.func.grad(partial(_per_image, model)))(x, y),
+}
 OBJECTIVES = {"top-k": top_k(6), "mass centre": mass_center(), "targeted": targeted(opposite_quadrant)}
 STEPS = {"epsilon": 0.1, "step_size": 0.03, "iterations": 5}
 
@@ -191,6 +203,17 @@ class TestGradient:
             method = METHODS["integrated gradients"]
             slope, _ = gradient(every_relu, images, labels, method, OBJECTIVES[objective], reference)
         torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-13)
+
+    @pytest.mark.parametrize("attribution", FUNCTIONAL.values(), ids=FUNCTIONAL)
+    def test_attributions_made_by_torch_func(self, attack, images, attribution):
+        layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)]
+        model, x = randomise(nn.Sequential(*layers)).double(), images.double()
+        results = [
+            attack(model=model, images=x, labels=model(x).argmax(1), attribution=each)
+            for each in (simple_gradient, attribution)
+        ]
+        assert results[0].labels_kept.all()
+        assert same(*results)
 
     def test_relu_networks_give_exact_zeros_and_are_told_to_take_a_surrogate(self, attack, every_relu, images, labels):
         reference = importance(simple_gradient(every_relu, images, labels))

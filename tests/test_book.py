@@ -5,14 +5,21 @@ from __future__ import annotations
 import base64
 import os
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
+import instructor
+import lesson
+import matplotlib.pyplot as plt
 import nbformat
 import pages
 import papermill
 import pytest
 import slides
 import status
+import torch
+import yaml
 
 DECK = [
     slides.chapter(nbformat.read(path, as_version=4), path.stem) for path in sorted(pages.NOTEBOOKS.glob("*.ipynb"))
@@ -87,3 +94,42 @@ def test_a_page_that_closes_with_a_claim_names_the_tables_of_its_rule(tmp_path: 
     source.write_text('# %%\nchapter.ledger("A6")\n', encoding="utf-8")
     named = {path.stem for path in pages.results_named(source)}
     assert named == {"attack_sweep-laptop", "cifar_sweep-laptop"}
+
+
+def test_students_of_the_class_write_four_functions_and_the_solutions_pass_its_tests() -> None:
+    open_, solved = lesson.notebook(solved=False), lesson.notebook(solved=True)
+    gaps = [cell.source for cell in open_.cells if lesson.PLACE in cell.source]
+    assert [re.findall(r"def (\w+)", gap)[-1] for gap in gaps] == ["gradient", "step", "clip", "judge"]
+    assert "# solution" not in "".join(cell.source for cell in [*open_.cells, *solved.cells])
+    first = next(cell.source for cell in open_.cells if cell.cell_type == "code")
+    assert "plot.grid" in first
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a backend that shows nothing
+        for cell in solved.cells:
+            if cell.cell_type == "code":
+                exec(cell.source, names)  # noqa: S102 - the class's own notebook
+    assert names["kept"](names["best"]) < names["kept"](names["noisy"]) < 500
+    assert (names["model"](names["best"]).argmax(1) == names["label"]).all()
+    assert (names["best"] - names["image"]).abs().max() <= 8 / 255 + 1e-6
+    plt.close("all")
+
+
+def test_the_classs_tests_refuse_what_students_often_write() -> None:
+    cells = [cell.source for cell in lesson.notebook(solved=False).cells if cell.cell_type == "code"]
+    (check,) = [cell for cell in cells if cell.startswith("moved = step(")]
+    with pytest.raises(AssertionError):
+        exec(check, {"torch": torch, "step": lambda x, g, alpha: x + alpha * g})  # noqa: S102
+    (check,) = [cell for cell in cells if cell.startswith("original = ")]
+    with pytest.raises(AssertionError):
+        exec(check, {"torch": torch, "clip": lambda x, original, epsilon: x.clamp(0, 1)})  # noqa: S102
+
+
+def test_a_chapters_page_for_teachers_has_every_prediction_with_the_answer_marked() -> None:
+    notes = yaml.safe_load(instructor.NOTES.read_text(encoding="utf-8"))
+    for path in sorted(pages.NOTEBOOKS.glob("*.ipynb")):
+        chapter = nbformat.read(path, as_version=4)
+        text = instructor.write(chapter, path.stem, notes[path.stem])
+        asked = sum(cell.source.count("**Predict.**") for cell in chapter.cells)
+        assert text.count("### Prediction") == text.count("(so it was)") == text.count("*Expect:*") == asked, path.name
+        assert "data-option" not in text, path.name

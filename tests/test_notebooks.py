@@ -280,7 +280,10 @@ def test_readers_predict_before_they_run_and_find_a_folded_answer_after() -> Non
             assert question < answer < later, (name, cells[question].source)
             between = cells[question + 1 : answer]
             assert any(cell.cell_type == "code" for cell in between), (name, cells[question].source)
-            assert "<details><summary><b>Answer</b></summary>" in cells[answer].source, name
+            options = re.findall(r"(?m)^- .+", cells[question].source.partition("**Predict.**")[2])
+            right = re.findall(r'<details data-option="(\d)"><summary><b>Answer</b></summary>', cells[answer].source)
+            assert len(right) == 1, name
+            assert 1 <= int(right[0]) <= len(options) >= 2, (name, cells[question].source)
 
 
 def test_no_output_between_a_prediction_and_its_answer_stands_open() -> None:

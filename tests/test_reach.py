@@ -83,6 +83,8 @@ REACHED = {
     "smooth function of one's own": network(Swish.apply),
     "exponential": network(F.elu),
     "max-pool": network(lambda z: F.max_pool2d(F.relu(z), 3, 1, 1)),
+    "max-pool with indices": network(lambda z: F.max_pool2d(F.relu(z), 3, 1, 1, return_indices=True)[0]),
+    "max-pool with indices, by position": network(lambda z: F.max_pool2d(F.relu(z), 3, 1, 1, 1, False, True)[0]),
     "adaptive max-pool": network(lambda z: F.relu(F.adaptive_max_pool2d(z, 6))),
     "guards": network(lambda z: F.relu(z) / F.relu(z).sum(1, keepdim=True).clamp(min=1e-6), lambda x: x.clamp(0, 1)),
     "softplus network": SoftplusNetwork(network(F.relu), 3.0),

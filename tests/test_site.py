@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import cards
 import figures
+import lesson
 import lighter
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +28,8 @@ from address import current, site_address
 from axe_playwright_python.sync_playwright import Axe
 from browser import WIDTHS, chromium, page_names, serve, settle
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+from pypdf import PdfReader
 from torchvision.transforms.functional import gaussian_blur
 
 from fragility.page import blink
@@ -104,6 +107,11 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+def said(message: ConsoleMessage) -> str:
+    """Give a message of the console with the address it speaks of, which Chromium leaves out of its text."""
+    return f"{message.text} {message.location['url']}"
+
+
 def watch(page: Page, address: str, visit: Visit) -> None:
     def on_request(url: str) -> None:
         if not url.startswith((address, "data:", "blob:")):
@@ -114,7 +122,7 @@ def watch(page: Page, address: str, visit: Visit) -> None:
     page.on("request", lambda request: on_request(request.url))
     page.on("requestfailed", lambda request: visit.failed.append(request.url))
     page.on("response", lambda r: visit.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.on("console", lambda m: visit.console.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("console", lambda m: visit.console.append(said(m)) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: visit.console.append(str(error)))
 
 
@@ -311,6 +319,83 @@ def test_pieces_are_pictures_without_javascript(address: str, browser: Browser) 
     context.close()
 
 
+def test_a_guess_unfolds_what_the_page_found_and_is_marked(address: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/notebooks/02_attacks.html")
+    settle(page)
+    gate, answers = page.locator("ul.options").first, page.locator("details[data-option]")
+    output = page.locator("details.hide.below-input").first
+    right = int(answers.first.get_attribute("data-option")) - 1
+    wrong = (right + 1) % gate.get_by_role("button").count()
+    assert answers.first.get_attribute("open") is None
+    gate.get_by_role("button").nth(wrong).focus()
+    page.keyboard.press("Enter")
+    assert answers.first.get_attribute("open") is not None
+    assert output.get_attribute("open") is not None
+    assert answers.nth(1).get_attribute("open") is None
+    assert "your guess" in gate.get_by_role("button").nth(wrong).inner_text()
+    assert gate.get_by_role("button").nth(wrong).get_attribute("aria-pressed") == "true"
+    assert "what this page found" in gate.get_by_role("button").nth(right).inner_text()
+    gate.get_by_role("button").nth(right).dispatch_event("click")  # the first guess counts
+    assert gate.locator(".mine").count() == 1
+    assert "otherwise" in page.locator(".guessed").first.inner_text()
+    page.close()
+
+
+def test_predictions_are_lists_and_answers_unfold_without_javascript(address: str, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/notebooks/02_attacks.html")
+    assert page.locator("ul.options").first.get_by_role("listitem").count() == 3
+    assert page.locator("ul.options button").count() == 0
+    page.locator("details[data-option] summary").first.click()
+    assert page.locator("details[data-option]").first.get_attribute("open") is not None
+    context.close()
+
+
+@pytest.mark.parametrize("opened", ["from a server", "from a folder"])
+def test_a_card_opens_on_hover_on_focus_and_on_a_tap_and_escape_closes_it(
+    site: Path, address: str, browser: Browser, opened: str
+) -> None:
+    name = "notebooks/02_attacks.html"
+    start = f"{address}/{name}" if opened == "from a server" else (site.absolute() / name).as_uri()
+    context = browser.new_context(has_touch=True)
+    page = context.new_page()
+    page.goto(start)
+    settle(page)
+    card, link = (
+        page.locator(".term-card"),
+        page.locator('.bd-article a[href$="glossary.html#softplus-surrogate"]').first,
+    )
+    link.hover()
+    card.wait_for(state="visible")
+    assert "piecewise linear" in " ".join(card.inner_text().split())
+    assert card.locator("math").count() == 1
+    page.keyboard.press("Escape")
+    assert not card.is_visible()
+    page.mouse.move(0, 0)
+    link.focus()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    card.wait_for(state="visible")
+    page.keyboard.press("Escape")
+    for kind, words in (("claims.html#", "noise"), ("bibliography.html#", "Ghorbani")):
+        page.locator(f'.bd-article a[href*="{kind}"]').first.tap()
+        card.wait_for(state="visible")
+        assert words in card.inner_text()
+        assert page.url.partition("#")[0] == start
+    card.get_by_role("link", name="Open the page").tap()
+    page.wait_for_url("**/bibliography.html#*")
+    context.close()
+
+
+def test_a_named_work_links_to_its_entry_and_an_unknown_one_to_the_list() -> None:
+    body = '<a class="reference internal" href="../book/bibliography.html">{}</a>'
+    entries = {"Hohne2020": "id7"}
+    assert 'html#id7">' in cards.name_entries(body.format("<span>H\u00f6hne et al. (2020)</span>"), entries)
+    assert cards.name_entries(body.format("Koh and Liang (2017)"), entries) == body.format("Koh and Liang (2017)")
+
+
 COMPARATOR = blink(torch.zeros(3, 9, 9), torch.ones(3, 9, 9), alt=("black", "white"))
 BARE = """<!doctype html><html lang=en><link rel=stylesheet href=/_static/custom.css>
 <script src=/_static/pieces.js></script><main class=bd-article>{}</main>"""
@@ -493,6 +578,24 @@ def test_no_slide_is_cut_off_and_the_keyboard_turns_them(browser: Browser, tmp_p
     page.wait_for_function("document.querySelector('nav output').textContent.startsWith('2 / ')")
     page.keyboard.press("End")
     page.wait_for_function(f"document.querySelector('nav output').textContent === '{count} / {count}'")
+    page.close()
+
+
+def test_the_worksheet_is_one_sheet_and_the_class_has_twelve_slides_with_notes(
+    browser: Browser, tmp_path: Path
+) -> None:
+    lesson.main(pages.NOTEBOOKS, tmp_path)
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.goto((tmp_path / "worksheet.html").as_uri())
+    sheets = PdfReader(BytesIO(page.pdf(prefer_css_page_size=True))).pages
+    assert len(sheets) == 1
+    assert "What do you ask to be written under it?" in sheets[0].extract_text()
+    page.goto((tmp_path / "sixty-minutes-slides.html").as_uri())
+    assert page.locator("section").count() == page.locator(".notes").count() == 12
+    assert page.locator("section").evaluate_all(CUT) == []
+    assert not page.locator(".notes").first.is_visible()
+    page.keyboard.press("n")
+    assert page.locator(".notes").first.is_visible()
     page.close()
 
 

@@ -40,12 +40,17 @@ def smooth_relu(beta: float) -> Callable[[Tensor], Tensor]:
     """Softplus of sharpness beta, in the place of relu."""
 
     def compute(z: Tensor) -> Tensor:
-        if torch._C._functorch.is_batchedtensor(z):  # whose backward pass must not leave out a gradient
+        if _inside_vmap():  # where a backward pass must not leave out a gradient
             return functional.softplus(z, beta, 40.0)
         value: Tensor = _Softplus.apply(z, beta)[0]  # type: ignore[no-untyped-call]
         return value
 
     return compute
+
+
+def _inside_vmap() -> bool:
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
 
 
 class _Softplus(torch.autograd.Function):

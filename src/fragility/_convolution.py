@@ -26,6 +26,8 @@ def differentiate(
     mode: TorchFunctionMode, outputs: Any, inputs: Any, grad_outputs: Any = None, **options: Any
 ) -> tuple[Tensor, ...]:
     """Call `torch.autograd.grad` with a mode kept on, which a checkpoint needs to recompute its part identically."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # edges would leave out its levels
+        return torch.autograd.grad(outputs, inputs, grad_outputs, **options)
     # PyTorch takes a mode off the stack for a call with tensors. Edges of the graph are none.
     outputs, inputs = ([part] if isinstance(part, Tensor) else list(part) for part in (outputs, inputs))
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
@@ -101,7 +103,8 @@ def _call(
 ) -> tuple[Tensor, Tensor, Tensor | None, _Geometry] | None:
     """Sort a convolution's arguments; return None if it is better left to PyTorch."""
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if trained or isinstance(padding, str) or input.ndim != dimensions + 2 or not input.requires_grad:
+    plain = input.ndim == dimensions + 2 and not torch._C._functorch.is_functorch_wrapped_tensor(input)
+    if trained or isinstance(padding, str) or not plain or not input.requires_grad:
         return None
     device = input.device.type
     if torch.is_autocast_enabled(device):
@@ -173,7 +176,8 @@ def _parts(
 ) -> tuple[Any, ...] | None:
     """Sort the arguments of a concatenation; return None if it is better left to PyTorch."""
     tensors, dim = tuple(tensors), dim if axis is None else axis
-    plain = out is None and isinstance(dim, int) and all(part.ndim == tensors[0].ndim for part in tensors)
+    wrapped = any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+    plain = not wrapped and out is None and isinstance(dim, int) and len({part.ndim for part in tensors}) == 1
     alike = plain and len({part.dtype for part in tensors}) == 1 and any(part.requires_grad for part in tensors)
     return (dim, *tensors) if alike else None
 

@@ -228,14 +228,11 @@ class _Probe(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = short_name(func)
-        if name in _POOLS and args and args[0].ndim == int(name[-2]) + 2:
-            options = {key: value for key, value in kwargs.items() if key != "return_indices"}
-            if self.replay is None:
-                pooled, indices = getattr(functional, name)(*args, **options, return_indices=True)
-                self.chosen.append(indices)
-                return pooled
-            indices = next(self.replay)
-            return args[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape)
+        pool = name.removesuffix("_with_indices")
+        if pool in _POOLS and args and args[0].ndim == int(pool[-2]) + 2:  # else it may be maxout
+            asked = kwargs.pop("return_indices", len(args) > _POOLS[pool] and args[-1]) or pool != name
+            pooled, indices = self._pool(pool, args[: _POOLS[pool]], kwargs)
+            return (pooled, indices) if asked else pooled
         if name in ("elu", "celu", "selu"):  # their second derivative jumps; any smooth function of this width does
             return functional.silu(args[0] if args else kwargs["input"])
         result = func(*args, **kwargs)
@@ -243,8 +240,18 @@ class _Probe(TorchFunctionMode):
             self.outputs.append(result.detach())
         return result
 
+    def _pool(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Choose the largest values, or those that were chosen at first."""
+        if self.replay is None:
+            pooled, indices = getattr(functional, name)(*args, **kwargs, return_indices=True)
+            self.chosen.append(indices)
+            return pooled, indices
+        indices = next(self.replay)
+        return args[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape), indices
 
-_POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
+
+# How many arguments come before the one that asks for indices.
+_POOLS = {f"{kind}max_pool{d}d": count for kind, count in (("", 6), ("adaptive_", 2)) for d in (1, 2, 3)}
 
 
 def _inside(node: Any) -> Tensor:

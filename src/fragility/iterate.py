@@ -183,7 +183,8 @@ def _last_call(model: nn.Module) -> Iterator[list[tuple[object, object]]]:
     seen: list[tuple[object, object]] = []
 
     def keep(_: nn.Module, arguments: tuple[object, ...], output: object) -> None:
-        seen[:] = [(arguments[0] if len(arguments) == 1 else None, output)]
+        if torch._C._functorch.peek_interpreter_stack() is None:  # a level's tensors are not to be looked at outside it
+            seen[:] = [(arguments[0] if len(arguments) == 1 else None, output)]
 
     handle = model.register_forward_hook(keep)
     try:

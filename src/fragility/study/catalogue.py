@@ -1,44 +1,23 @@
-"""All studies by name; the other modules of the machinery know none."""
+"""All studies by name, as their declarations lie in the chapters; the other modules of the machinery know none."""
+
+import tomllib
+from importlib import import_module
+from pathlib import Path
 
 from fragility._checks import check_choice
-from fragility.study.attacks import attack_sweep, paper_sweep, surrogate_fidelity
-from fragility.study.curvature import angles, dimension, influence_angles
-from fragility.study.defenses import defense_table
-from fragility.study.influence import (
-    depth,
-    influence_attack,
-    leave_one_out,
-    leave_sets_out,
-    manipulated_influence,
-    mislabel,
-    poisoning,
-)
-from fragility.study.interpretable import (
-    accuracy,
-    card,
-    compas,
-    counterfactuals,
-    disagreement,
-    race,
-    rule_lists,
-)
-from fragility.study.memorisation import memorised_maps, minimum_norm, randomisation
-from fragility.study.piece import Study
+from fragility.study.piece import Study, alike
 
-STUDIES: dict[str, Study] = {
-    module.__name__.rpartition(".")[2]: module.STUDY
-    for module in (
-        attack_sweep, paper_sweep, surrogate_fidelity,
-        angles, dimension, influence_angles,
-        influence_attack, leave_one_out, leave_sets_out, manipulated_influence, mislabel, poisoning, depth,
-        defense_table,
-        accuracy, card, compas, counterfactuals, disagreement, race, rule_lists,
-        memorised_maps, minimum_norm, randomisation,
-    )
-} | {
-    "cifar_sweep": attack_sweep.CIFAR, "sensitivity": attack_sweep.SENSITIVITY, "few_steps": paper_sweep.FEW_STEPS,
-    "fashion_table": defense_table.FASHION,
-}  # fmt: skip
+
+def _study(path: Path) -> Study:
+    """Import the study of a declaration; one without a module of its own runs as the study that it is like."""
+    if path.with_suffix(".py").exists():
+        study: Study = import_module(f"fragility.study.{path.parent.name}.{path.stem}").STUDY
+        return study
+    like = tomllib.loads(path.read_text(encoding="utf-8"))["like"]
+    return alike(_study(path.with_name(f"{like}.toml")), str(path))
+
+
+STUDIES = {path.stem: _study(path) for path in sorted(Path(__file__).parent.glob("*/*.toml"))}
 
 
 def find(study: str, profile: str | None = None) -> Study:

@@ -44,7 +44,7 @@ class Study:
 
     Attributes:
         columns: of the table.
-        profiles: name -> what is computed: a dict or a dataclass of plain data.
+        profiles: name -> what is computed: plain data and dataclasses of these, by name or as a dataclass.
         prepare: (profile, device) -> what the pieces need, and where data and weights come from, with checksums.
         pieces: (profile, what is prepared) -> the pieces, in the table's order.
         rows: (piece, what is prepared) -> its rows, which must not depend on the order in which pieces are computed;
@@ -52,6 +52,7 @@ class Study:
         cost: piece -> its work in any unit, to estimate the time left.
         tolerance: for rows that are computed again.
         version: raised whenever the meaning of a row changes, so old rows never mix with new ones.
+        profile: makes a profile of the entries of a declaration, see `declared`.
     """
 
     columns: Columns
@@ -63,13 +64,18 @@ class Study:
     cost: Callable[[Piece], float] = lambda piece: float(len(piece["images"]))
     tolerance: Tolerance = Tolerance()
     version: int = 1
+    profile: Callable[..., Any] = dict
 
     def plan(self, profile: Any, device: str = "cpu") -> "Plan":
         """Load what a profile needs and list its pieces; ValueError or OSError if something is missing."""
         ready, inputs = self.prepare(profile, device)
         pieces = [{"version": self.version, "first": 0, **piece} for piece in self.pieces(profile, ready)]
-        parameters = asdict(profile) if is_dataclass(profile) and not isinstance(profile, type) else dict(profile)
+        parameters = {name: _plain(value) for name, value in _plain(profile).items()}
         return Plan(self, parameters, inputs, pieces, ready)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def declared(
@@ -78,7 +84,6 @@ def declared(
     pieces: Callable[[Any, Any], Iterable[Piece]],
     rows: Callable[[Piece, Any], list[Row]],
     *,
-    name: str = "",
     profile: Callable[..., Any] = dict,
     **options: Any,
 ) -> Study:
@@ -89,27 +94,31 @@ def declared(
     declaration of the folder to which it adds, and whose profiles of the same name it changes.
 
     Args:
-        module: the file of the study's module, beside which the declaration lies.
+        module: the file of the study's module; the declaration has its name and the suffix `.toml`.
         prepare: as for `Study`, as are the next two.
         pieces: as said.
         rows: as said.
-        name: of the declaration, if it is not that of the module.
-        profile: makes a profile of its entries.
-        **options: further attributes of a `Study`, which count in place of the file's.
+        profile: as for `Study`.
+        **options: `cost` and `version`, as for `Study`.
 
     Returns:
         The study.
     """
-    path = Path(module)
-    data = _declaration(path.with_name(f"{name or path.stem}.toml"))
+    data = _declaration(Path(module).with_suffix(".toml"))
     tables = data["profiles"]
     entries = {key: tables[table] if isinstance(table, str) else table for key, table in tables.items()}
-    found = {
+    found: dict[str, Any] = {
         "columns": {column: (_TYPES[kind], text) for column, (kind, text) in data["columns"].items()},
         "profiles": {key: profile(**{**data["profile"], **entry}) for key, entry in entries.items()},
         "tolerance": Tolerance(within=data["within"], means=data["means"]),
     }
-    return Study(prepare=prepare, pieces=pieces, rows=rows, **{**found, **options})
+    return Study(prepare=prepare, pieces=pieces, rows=rows, profile=profile, **found, **options)
+
+
+def alike(study: Study, module: str) -> Study:
+    """Make a study that runs as another one does and is declared by itself; it needs no module of its own."""
+    same = {name: getattr(study, name) for name in ("prepare", "pieces", "rows", "profile", "cost", "version")}
+    return declared(module, **same)
 
 
 def _declaration(path: Path) -> dict[str, Any]:

@@ -52,7 +52,4 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
     )
 
 
-STUDY, CIFAR, SENSITIVITY = (
-    declared(__file__, prepare_sweeps, pieces, rows, name=name, profile=declared_sweeps, cost=cost)
-    for name in ("attack_sweep", "cifar_sweep", "sensitivity")
-)
+STUDY = declared(__file__, prepare_sweeps, pieces, rows, profile=declared_sweeps, cost=cost)

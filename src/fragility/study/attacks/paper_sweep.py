@@ -148,7 +148,4 @@ def _zeros(maps: Tensor) -> Tensor:
     return (maps == 0).flatten(1).double().mean(1)
 
 
-STUDY, FEW_STEPS = (
-    declared(__file__, prepare_sweeps, pieces, rows, name=name, profile=declared_sweeps, cost=cost)
-    for name in ("paper_sweep", "few_steps")
-)
+STUDY = declared(__file__, prepare_sweeps, pieces, rows, profile=declared_sweeps, cost=cost)

@@ -5,6 +5,7 @@ null is that of `fragility.study.curvature.null`.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,13 @@ from fragility import train
 from fragility.curvature import angle
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.study.curvature import null
-from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, prepare
+from fragility.study.influence.setup import L2, Features, last_layer, prepare, sourced
 from fragility.study.piece import Piece, Row, declared, positions, row_per_image
 
 BLOCK = 20  # about how many test images of one class make a piece
 
 
-def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], features: Features) -> Iterator[Piece]:
     """Cut the test images of each predicted class into blocks."""
     layer = last_layer(features, L2)
     labels = layer.logits(features.test).argmax(1).cpu()
@@ -30,7 +31,7 @@ def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
         for chosen in rows.tensor_split(max(1, round(len(rows) / BLOCK))):
             images = {"first": int(chosen[0]), "images": [features.images.files[row] for row in chosen]}
             checksums = features.checksums | {"pixels": train.fingerprint(features.images.images[chosen])}
-            yield {**images, **checksums, "network": source.network, "label": label, "l2": L2}
+            yield {**images, **checksums, "network": profile["source"].network, "label": label, "l2": L2}
 
 
 def rows(piece: Piece, features: Features) -> list[Row]:
@@ -76,4 +77,4 @@ def _gradients(
         ]
 
 
-STUDY = declared(__file__, prepare, pieces, rows, profiles=SOURCES)
+STUDY = declared(__file__, prepare, pieces, rows, profile=sourced)

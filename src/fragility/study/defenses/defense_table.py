@@ -156,7 +156,4 @@ def cost(piece: Piece) -> float:
     return float(training + piece["count"] * steps * (4 * piece["attack_steps"] + 6))
 
 
-STUDY, FASHION = (
-    declared(__file__, prepare, pieces, rows, name=name, profile=defended, cost=cost)
-    for name in ("defense_table", "fashion_table")
-)
+STUDY = declared(__file__, prepare, pieces, rows, profile=defended, cost=cost)

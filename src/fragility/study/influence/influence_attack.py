@@ -5,7 +5,6 @@ its label counts as unchanged (1, 1, 1): the means are intention-to-treat.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -17,49 +16,18 @@ from fragility.influence.attack import judge, lower_influence, raise_confidence,
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.iterate import Perturbation
 from fragility.similarity import spearman, top_k_intersection
-from fragility.study.influence.setup import SOURCES, Features, TwoClasses, last_layer, prepare
+from fragility.study.influence.setup import Features, last_layer, prepare, sourced
 from fragility.study.piece import Piece, Row, batches, declared, noise, positions, row_per_image
 
 TOP = 3  # whose summed influence eq. 2 lowers
 CONDITIONS = ("random", "eq2", "confidence", "frozen_residual")
 
 
-@dataclass(frozen=True, kw_only=True)
-class InfluenceAttackProfile:
-    """What is computed.
-
-    Attributes:
-        source: the images and their features.
-        epsilons: l2 of the last layer -> the sizes tried with it, of 255.
-        batch: how many images make a piece.
-        seed: of the random signs.
-    """
-
-    source: TwoClasses
-    epsilons: dict[float, tuple[float, ...]]
-    batch: int
-    seed: int = 0
-
-
-EPSILONS: tuple[float, ...] = (8.0, 2.0, 4.0, 1.0)  # the most telling first
-_PAPER = dict.fromkeys((1e-2, 1e-3, 1e-1), EPSILONS)
-PROFILES = {
-    "fast": InfluenceAttackProfile(source=SOURCES["fast"], epsilons={1e-2: (26.0, 51.0), 1e-1: (51.0,)}, batch=12),
-    "laptop": InfluenceAttackProfile(source=SOURCES["laptop"], epsilons={1e-2: EPSILONS, 1e-1: (8.0,)}, batch=20),
-    "paper": InfluenceAttackProfile(source=SOURCES["paper"], epsilons=_PAPER, batch=50),
-}
-
-
-def prepare_images(profile: InfluenceAttackProfile, device: str) -> tuple[Features, dict[str, Any]]:
-    """Compute the features."""
-    return prepare(profile.source, device)
-
-
-def pieces(profile: InfluenceAttackProfile, features: Features) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], features: Features) -> Iterator[Piece]:
     """Cut every condition into batches of test images."""
-    listed = list(batches(features.images, profile.batch))
-    shared = {**features.checksums, "network": profile.source.network, "seed": profile.seed}
-    for l2, epsilons in profile.epsilons.items():
+    listed = list(batches(features.images, profile["batch"]))
+    shared = {**features.checksums, "network": profile["source"].network, "seed": profile["seed"]}
+    for l2, epsilons in profile["epsilons"]:
         for epsilon, condition, images in product(epsilons, CONDITIONS, listed):
             yield {**images, **shared, "condition": condition, "epsilon": epsilon, "l2": l2}
 
@@ -127,4 +95,4 @@ def rows(piece: Piece, features: Features) -> list[Row]:
     )
 
 
-STUDY = declared(__file__, prepare_images, pieces, rows, profiles=PROFILES)
+STUDY = declared(__file__, prepare, pieces, rows, profile=sourced)

@@ -4,23 +4,19 @@ One row per test image: the agreement between predicted and true changes of its 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, prepare
+from fragility.study.influence.setup import L2, Features, last_layer, prepare, sourced
 from fragility.study.piece import Piece, Row, declared, positions, row_per_image
 
-TESTS = {"fast": 12, "laptop": 30, "paper": 30}
-PROFILES = {name: replace(SOURCES[name], tests=tests) for name, tests in TESTS.items()}
 
-
-def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], features: Features) -> Iterator[Piece]:
     """List the one piece: a retrained layer serves all test images."""
     checksums = {name: features.inputs[name] for name in ("weights", "training_sha256", "test_sha256")}
-    yield {**checksums, "images": list(features.images.files), "network": source.network, "l2": L2}
+    yield {**checksums, "images": list(features.images.files), "network": profile["source"].network, "l2": L2}
 
 
 def rows(piece: Piece, features: Features) -> list[Row]:
@@ -51,4 +47,4 @@ def agreement(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1)), (x * y).sum(1) / x.square().sum(1)
 
 
-STUDY = declared(__file__, prepare, pieces, rows, profiles=PROFILES)
+STUDY = declared(__file__, prepare, pieces, rows, profile=sourced)

@@ -8,7 +8,7 @@ he knows the backbone, and images of his own for a layer that stands in for the 
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -20,76 +20,25 @@ from fragility.attack import random_sign
 from fragility.influence import logistic
 from fragility.influence.last_layer import LastLayerInfluence
 from fragility.step import ball, frozen, sign_step
-from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, load
-from fragility.study.influence.setup import prepare as prepare_features
-from fragility.study.piece import Columns, Piece, Row, Study, Tolerance, generator, positions
+from fragility.study.influence.setup import L2, Features, TwoClasses, last_layer, load, prepare, sourced
+from fragility.study.piece import Piece, Row, declared, generator, positions
 
-COLUMNS: Columns = {
-    "image": (str, "the test image of a trainer; which draw of images of a contributor"),
-    "who": (str, "trainer; contributor; or noise, where a contributor's images move by random signs instead"),
-    "network": (str, "whose features, frozen"),
-    "l2": (float, "penalty of the last layer"),
-    "training_images": (int, "how many there are"),
-    "before": (float, "trainer: rank by influence of a training image drawn at random; contributor: share of the pay"),
-    "after": (float, "the same under attack; of a trainer who fails as before"),
-    "undone": (float, "trainer: the rank after the published layer is trained to its minimum"),
-    "change": (float, "trainer: of the parameters, relative; contributor: largest of a pixel, of 255"),
-    "accuracy_lost": (float, "on the test images, by the attack"),
-}
 TOP = 3  # the ranks that a trainer aims at
 PAID = 10  # of each prediction, the images that share the pay
 
 
-@dataclass(frozen=True, kw_only=True)
-class ManipulationProfile:
-    """What is computed.
-
-    Attributes:
-        source: the images and their features; all test images count for the pay.
-        pairs: of a test and a training image, for the trainer.
-        draws: of a contributor's images.
-        contributed: how many these are.
-        epsilon: radius of the L-inf ball around each, of 255.
-        steps: of the contributor, each a quarter of that.
-        reach: how far the trainer goes, in norms of the parameters.
-        most: steps of the trainer.
-    """
-
-    source: TwoClasses
-    pairs: int = 50
-    draws: int = 20
-    contributed: int = 20
-    epsilon: float = 8.0
-    steps: int = 8
-    reach: float = 0.5
-    most: int = 100
-
-
-FAST = ManipulationProfile(source=SOURCES["fast"], pairs=12, draws=2, contributed=6, epsilon=51.0)
-PROFILES = {
-    "fast": FAST,
-    "laptop": ManipulationProfile(source=SOURCES["laptop"]),
-    "paper": ManipulationProfile(source=SOURCES["paper"]),
-}
-
-
-def prepare(profile: ManipulationProfile, device: str) -> tuple[Features, dict[str, Any]]:
-    """Compute features."""
-    return prepare_features(profile.source, device)
-
-
-def pieces(profile: ManipulationProfile, features: Features) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], features: Features) -> Iterator[Piece]:
     """List the trainer's test images by tens, then the draws of a contributor's images, attacked and with noise."""
     checksums = {name: features.inputs[name] for name in ("weights", "training_sha256", "test_sha256")}
-    shared = {**checksums, "network": profile.source.network, "l2": L2, "seed": 0}
-    for first in range(0, profile.pairs, 10):
-        names = list(features.images.files[first : min(first + 10, profile.pairs)])
-        goal = {"reach": profile.reach, "most": profile.most}
+    shared = {**checksums, "network": profile["source"].network, "l2": L2, "seed": 0}
+    for first in range(0, profile["pairs"], 10):
+        names = list(features.images.files[first : min(first + 10, profile["pairs"])])
+        goal = {name: profile[name] for name in ("reach", "most")}
         yield {**shared, **goal, "first": first, "images": names, "who": "trainer"}
-    goal = {"contributed": profile.contributed, "epsilon": profile.epsilon, "steps": profile.steps}
-    for draw in range(profile.draws):
+    goal = {name: profile[name] for name in ("contributed", "epsilon", "steps")}
+    for draw in range(profile["draws"]):
         for who in ("contributor", "noise"):
-            where = {"first": draw, "images": [f"draw {draw}"], "source": asdict(profile.source)}
+            where = {"first": draw, "images": [f"draw {draw}"], "source": asdict(profile["source"])}
             yield {**shared, **goal, **where, "who": who}
 
 
@@ -168,7 +117,7 @@ def _train(piece: Piece, features: Features, name: str) -> Row:
 def _contribute(piece: Piece, features: Features, name: str) -> Row:
     layer, draws = last_layer(features, piece["l2"]), generator(piece["seed"], name)
     own = torch.randperm(len(features.labels), generator=draws)[: piece["contributed"]]
-    x, epsilon = training_images(TwoClasses(**piece["source"]))[own], piece["epsilon"] / 255
+    x, epsilon = training_images(features, TwoClasses(**piece["source"]))[own], piece["epsilon"] / 255
     own, x, labels = own.to(features.labels.device), x.to(features.test.device), features.labels[own]
     if piece["who"] == "noise":
         changed = random_sign(x, epsilon, generator=draws)
@@ -204,11 +153,9 @@ def harder(
 
 
 @lru_cache(maxsize=1)
-def training_images(source: TwoClasses) -> Tensor:
-    """Load the training images once for all draws: half a gigabyte of flowers."""
+def training_images(features: Features, source: TwoClasses) -> Tensor:
+    """Load the training images of some features once for all draws: half a gigabyte of flowers."""
     return load(source, "train").images
 
 
-# Rounding flips signs of near-zero gradients on another machine, and Adam's path with them.
-_MEANS = {"after": 0.5, "change": 1.0, "accuracy_lost": 0.05}
-STUDY = Study(COLUMNS, PROFILES, prepare, pieces, rows, tolerance=Tolerance(means=_MEANS))
+STUDY = declared(__file__, prepare, pieces, rows, profile=sourced)

@@ -6,13 +6,14 @@ largest first. A row is one draw of flips in one order.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from fragility.influence.last_layer import LastLayerInfluence
-from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, prepare
+from fragility.study.influence.setup import L2, Features, TwoClasses, prepare, sourced
 from fragility.study.piece import Piece, Row, declared, generator
 
 FLIPPED = 0.1  # share of the training labels
@@ -26,8 +27,9 @@ ORDERS: dict[str, Callable[[LastLayerInfluence, torch.Generator], Tensor]] = {
 }
 
 
-def pieces(source: TwoClasses, features: Features) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], features: Features) -> Iterator[Piece]:
     """List a piece per order."""
+    source: TwoClasses = profile["source"]
     checksums = {name: features.inputs[name] for name in ("weights", "training_sha256")}
     shared = {**checksums, "images": [f"{draw}" for draw in range(DRAWS)], "network": source.network, "l2": L2}
     return ({**shared, "order": order, "seed": source.seed} for order in ORDERS)
@@ -75,4 +77,4 @@ def found(score: Tensor, flipped: Tensor) -> Tensor:
     return pad(wrong[score.cpu().argsort(descending=True, stable=True)].cumsum(0), (1, 0)) / len(flipped)
 
 
-STUDY = declared(__file__, prepare, pieces, rows, profiles=SOURCES)
+STUDY = declared(__file__, prepare, pieces, rows, profile=sourced)

@@ -7,7 +7,6 @@ counts as flipped or not. Two steps instead of the released code's 100 keep `lap
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -17,31 +16,11 @@ from torch import Tensor
 from fragility import train
 from fragility.influence.attack import lower_influence, training_attack
 from fragility.influence.last_layer import LastLayerInfluence
-from fragility.study.influence.setup import L2, SOURCES, Features, TwoClasses, last_layer, load, prepare
+from fragility.study.influence.setup import L2, Features, TwoClasses, last_layer, load, prepare, sourced
 from fragility.study.piece import Piece, Row, declared
 
 ITERATIONS = 2
 BATCH = 10  # images of a piece
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoisoningProfile:
-    """What is computed.
-
-    Attributes:
-        source: the images and their features; as many test images as it has are attacked.
-        epsilons: radii of the ball, of 255: what an 8-bit file does not see, and what the attacks of test images have.
-    """
-
-    source: TwoClasses
-    epsilons: tuple[float, float] = (0.5, 8.0)
-
-
-PROFILES = {
-    "fast": PoisoningProfile(source=replace(SOURCES["fast"], tests=20), epsilons=(0.5, 51.0)),
-    "laptop": PoisoningProfile(source=SOURCES["laptop"]),
-    "paper": PoisoningProfile(source=SOURCES["paper"]),
-}
 
 
 class Target(NamedTuple):
@@ -63,10 +42,10 @@ class Targets(NamedTuple):
     targets: dict[str, Target]
 
 
-def prepare_targets(profile: PoisoningProfile, device: str) -> tuple[Targets, dict[str, Any]]:
+def prepare_targets(profile: dict[str, Any], device: str) -> tuple[Targets, dict[str, Any]]:
     """Compute features and choose images; ValueError if too few are correctly classified."""
-    source = profile.source
-    features, inputs = prepare(source, device)
+    source: TwoClasses = profile["source"]
+    features, inputs = prepare(profile, device)
     validation, training = load(source, "validation"), load(source, "train")
     names = [*features.images.files, *validation.files]
     phi = torch.cat([features.test, features.validation])
@@ -105,11 +84,11 @@ def strongest(layer: LastLayerInfluence, test_features: Tensor, test_labels: Ten
     return int(slope.norm(dim=1).argmax())
 
 
-def pieces(profile: PoisoningProfile, ready: Targets) -> Iterator[Piece]:
+def pieces(profile: dict[str, Any], ready: Targets) -> Iterator[Piece]:
     """Cut the test images into batches, for every radius."""
     names = list(ready.targets)
-    shared = {**ready.checksums, "network": profile.source.network, "l2": L2, "iterations": ITERATIONS}
-    for epsilon, first in product(profile.epsilons, range(0, len(names), BATCH)):
+    shared = {**ready.checksums, "network": profile["source"].network, "l2": L2, "iterations": ITERATIONS}
+    for epsilon, first in product(profile["epsilons"], range(0, len(names), BATCH)):
         yield {**shared, "first": first, "images": names[first : first + BATCH], "epsilon": epsilon}
 
 
@@ -142,4 +121,4 @@ def _row(piece: Piece, features: Features, target: Target) -> Row:
     }
 
 
-STUDY = declared(__file__, prepare_targets, pieces, rows, profiles=PROFILES)
+STUDY = declared(__file__, prepare_targets, pieces, rows, profile=sourced)

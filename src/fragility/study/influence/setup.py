@@ -43,6 +43,12 @@ SOURCES = {
 }
 
 
+def sourced(*, source: str, tests: int | None = None, **entries: Any) -> dict[str, Any]:
+    """Make a profile with its images: one of `SOURCES`, with another number of test images where that is given."""
+    images = SOURCES[source]
+    return {**entries, "source": images if tests is None else replace(images, tests=tests)}
+
+
 def _digits_features() -> nn.Module:
     """The features of the small network trained on all ten digits."""
     training, model = datasets.digits("train"), network.digits_cnn()
@@ -98,8 +104,9 @@ def last_layer(features: Features, l2: float, dtype: torch.dtype = torch.float64
     return LastLayerInfluence(features.training, features.labels, l2=l2, num_classes=2, dtype=dtype)
 
 
-def prepare(source: TwoClasses, device: str = "cpu") -> tuple[Features, dict[str, Any]]:
-    """Load the images and compute their features; return them, and where they come from."""
+def prepare(profile: dict[str, Any], device: str = "cpu") -> tuple[Features, dict[str, Any]]:
+    """Load the images of a profile and compute their features; return them, and where they come from."""
+    source: TwoClasses = profile["source"]
     backbone = NETWORKS[source.network]()
     weights = train.fingerprint(backbone)
     backbone = backbone.to(device)
