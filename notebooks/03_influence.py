@@ -338,7 +338,11 @@ for kind, sets in kinds.items():
     )
 
 # %% [markdown]
-# **Predict.** The correction fits single images. Will it also fit sets drawn at random? And sets of images that are alike?
+# **Predict.** The correction fits single images. For which sets does the sum of corrected influences come true?
+#
+# - for both kinds
+# - for sets drawn at random, nearly; for images that are alike it promises too little
+# - for sets drawn at random, nearly; for images that are alike it promises too much
 
 # %% mystnb={"code_prompt_show": "Look: sets left out", "code_prompt_hide": "Fold", "figure": {"caption": "Change of a test loss when ten training images are left out together, over what was promised: a point for each of fifty sets and ten test images, in units of the root mean square of the true changes of that test image. Dashed: a promise that comes true.", "name": "sets-left-out"}, "image": {"alt": "Two panels of three clouds around a dashed diagonal. For random sets the cloud of influence is steeper than the diagonal, the others lie along it; for sets that are alike the cloud of rescaled influence is steeper too, that of the Newton step flatter."}} tags=["hide-output", "nbval-check-output"]
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.8), sharey=True)
@@ -362,7 +366,7 @@ panels[0].legend()
 plt.show()
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
 # Nearly, at random: a slope of 1.05 on average, where summed influence has 1.38. Of images that are alike it promises too little, 1.20: each of them holds the fit in place for the other nine, and a sum of single corrections does not see it. The Newton step of the whole set does, and overshoots a little, .97 and .91.
 #
@@ -926,7 +930,11 @@ plt.show()
 # **Whoever contributes training images** may be paid by their influence. [Wang et al. (2025)](../book/bibliography.md) let a contributor change them first. What is hard to learn is influential (the residual is the first factor), so he raises the loss of his images, with their labels,
 # at a layer that he trained on images of his own; the backbone is public. The pay: how many of the ten most helpful images of a test image are his, on average.
 #
-# **Predict.** He has 20 of the 800 images, a fortieth, and may change a pixel by 32/255. What is his share before? And after?
+# **Predict.** He has 20 of the 800 images, a fortieth, and may change a pixel by 32/255. What becomes of his share?
+#
+# - it falls: the layer learns to distrust his images
+# - it stays near a fortieth
+# - it grows to several times a fortieth
 
 # %% mystnb={"code_prompt_show": "Look: a contributor", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 half = len(tests) // 2  # his own images; the rest of the tests pays
@@ -969,7 +977,7 @@ for name, share in pd.DataFrame(shares).mean().items():
     print(f"{name}: {share:.1%} of the pay")
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="3"><summary><b>Answer</b></summary>
 #
 # Hardly anything before, .6 % (his images are ordinary ones); after, 18.7 %. Random signs of the same size bring 2.3 %. All are means of five draws of his images.
 #

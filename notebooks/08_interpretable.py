@@ -70,7 +70,7 @@ print(f"COMPAS, medium or high against low: {compas:.1%}")
 #
 # $$R = \frac{\text{errors}}{n} + \lambda K ,$$
 #
-# over *all* lists. With 156 rules there are more than half a billion lists of four. The search keeps beginnings of lists, *prefixes*, ordered by the least that any list with this beginning can cost, and throws
+# with $K$ the number of rules and $\lambda$ the price of one, over *all* lists. With 156 rules there are more than half a billion lists of four. The search keeps beginnings of lists, *prefixes*, ordered by the least that any list with this beginning can cost, and throws
 # away all those that cannot win. Sets of people are integers with a bit for each, so "decided by this rule" is one `&`, and counting is `bit_count`.
 
 
@@ -564,6 +564,10 @@ plt.show()
 # The lender's table is of another kind: few columns, most of them yes or no. Nobody's credit is in this book, so the table of counts stands in for it, and a network that reads seven columns from 0 to 1, as somebody builds who wants a score and no rules. No person has an age between two bins; a form that takes numbers would not notice.
 #
 # **Predict.** With seven columns and a twentieth of the range, for what share of people can the first reason be changed, and the prediction kept?
+#
+# - for hardly anybody: there is too little to move
+# - for about a third
+# - for nearly everybody
 
 # %% mystnb={"code_prompt_show": "Look: the lender", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
 from torch.nn import Linear, ReLU, Sequential
@@ -631,9 +635,9 @@ pairs = [
 print("most often:", max(set(pairs), key=pairs.count))
 
 # %% [markdown] tags=["answer", "solution"]
-# <details><summary><b>Answer</b></summary>
+# <details data-option="2"><summary><b>Answer</b></summary>
 #
-# For 36 % of the people, at predictions that all stay; noise of the same size does it to 14 %, and changes 4 % of the predictions. A person who was refused for earlier offences is then refused for age: what could be argued with has become what cannot be changed. (Of the thousand held-out people it is right about 70.3 %, with a standard error of a point and a half: the ceiling above holds for everyone.)
+# For 36 % of the people, at predictions that all stay; noise of the same size does it to 14 %, and keeps 96 % of the predictions. A person who was refused for earlier offences is then refused for age: what could be argued with has become what cannot be changed. (Of the thousand held-out people it is right about 70.3 %, with a standard error of a point and a half: the ceiling above holds for everyone.)
 #
 # </details>
 
@@ -726,7 +730,7 @@ chapter.Table(
 # ## Race in an explanation that is not the model
 #
 # ProPublica explained the score by a regression on race, sex, age, earlier offences and more, and found a term for race. Rudin objects that an explanation is another model: if it gets COMPAS's dependence on age wrong, race
-# can stand in for the rest. [Rudin, Wang and Coker (2020)](../book/bibliography.md) make the argument with care: they rebuild how the score depends on age, which is no straight line, take that part away, and find what is left not necessarily dependent on race. Ours is a much simpler stand-in, least squares on the decile. The stored regressions ask how much of the term goes away if age and offences get a bin for every value, among the people recorded as African-American or Caucasian:
+# can stand in for the rest. [Rudin et al. 2020](../book/bibliography.md) make the argument with care: they rebuild how the score depends on age, which is no straight line, take that part away, and find what is left not necessarily dependent on race. Ours is a much simpler stand-in, least squares on the decile. The stored regressions ask how much of the term goes away if age and offences get a bin for every value, among the people recorded as African-American or Caucasian:
 
 # %% tags=["nbval-check-output"]
 race = stored("race-laptop")

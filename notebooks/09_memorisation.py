@@ -199,6 +199,23 @@ chapter.Table(header, rows)
 # </details>
 
 # %% [markdown]
+# That was one seed and a few hundred digits. The stored study has five, on 500 digits; here with intervals between seeds:
+
+
+# %% tags=["nbval-check-output"]
+def between_seeds(numbers):
+    return chapter.interval(*mean_interval(np.array(numbers)))
+
+
+trials = stored("randomisation-laptop")
+rows = []
+for way, part in trials.groupby("regulariser", sort=False):
+    read = part[part.arm == "true"].test_accuracy
+    fitted = part[part.arm == "random labels"].train_accuracy
+    rows.append([way, between_seeds(read), between_seeds(fitted)])
+chapter.Table(header, rows)
+
+# %% [markdown]
 # ## Any labels, with 2n + d weights
 #
 # How large must a network be to fit $n$ images of $d$ pixels, whatever their labels? Two layers with $2n + d$ weights do. Draw a direction $a$; it puts the images in an order, $z_i = a \cdot x_i$. Set one kink before each, $b_1 < z_1 < b_2 < z_2 < \dots$:
@@ -402,10 +419,6 @@ networks_of = [seed_rows for _, seed_rows in table.groupby("seed")]
 pairs = [against_true(rows, columns) for rows in networks_of]
 
 
-def between_seeds(numbers):
-    return chapter.interval(*mean_interval(np.array(numbers)))
-
-
 rows = []
 for share, part in table.groupby("share"):
     images = part.groupby("seed")[["top_k_intersection", "distance"]]
@@ -474,7 +487,7 @@ for name, found in slopes.items():
 #
 # ## Claimed, published, measured
 #
-# Z1 to Z3 were published for CIFAR-10, the first two for ImageNet too, and Z5 for MNIST; ours is a small part of MNIST, and Z1 to Z3 do not have the seeds yet that their rules ask for. Z6's rule was committed before the study's first row. The [ledger](../book/claims.md) has every condition and [verdict](../book/glossary.md#verdict).
+# Z1 to Z3 were published for CIFAR-10, the first two for ImageNet too, and Z5 for MNIST; ours is a small part of MNIST, and Z1 to Z3 have the five seeds that their rules ask for. Z1 misses because 500 digits leave the test accuracy of a network that learned chance too uncertain for two points, Z2 because of the shifts: there a regulariser does help, and does keep the network from fitting. Z6's rule was committed before the study's first row. The [ledger](../book/claims.md) has every condition and [verdict](../book/glossary.md#verdict).
 
 # %%
 chapter.ledger("Z1", "Z2", "Z3", "Z4", "Z5", "Z6")
