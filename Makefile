@@ -10,7 +10,7 @@ PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test test-slow check-machines check-notebooks check-site check-again check-student check-colab check-all screenshots slides pdf student notebooks play bench lint types lock serve clean force
+.PHONY: help book test test-slow check-machines check-notebooks check-site check-again check-student check-colab check-binder rehearsal sphinx check-all screenshots slides pdf student notebooks play bench lint types lock serve clean force
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,20 @@ check-student: $(READY)  ## execute the students' notebooks: they have to run pa
 
 check-colab: $(READY)  ## execute the last commit's notebooks in an environment like Colab's
 	$(BIN)/python book/colab.py build/colab
+
+check-binder: $(READY)  ## install the last commit as Binder does, in a folder of its own, and execute a chapter there
+	@rm -rf build/binder && mkdir -p build/binder
+	git clone --quiet . build/binder/repository
+	$(PYTHON) -m venv build/binder/environment
+	cd build/binder/repository && ../environment/bin/python -m pip install --quiet -r .binder/requirements.txt nbclient
+	cd build/binder/repository/notebooks && ../../environment/bin/python -m nbclient.cli 07_errata.ipynb
+
+rehearsal: build/executed/.done  ## build the last commit's site for another address and follow all of its links
+	$(BIN)/python book/rehearsal.py build/rehearsal
+
+sphinx: $(SITE)/index.html  ## the way out of Jupyter Book: the site by plain Sphinx, from a generated conf.py, into build/sphinx
+	@cd build/book && ../../$(BIN)/jupyter-book config sphinx . --toc book/_toc.yml > /dev/null
+	$(BIN)/python -m sphinx -q --keep-going -b html build/book build/sphinx
 
 check-all: $(SITE)/index.html check-again check-notebooks check-student check-colab check-machines  ## everything that takes long: the three above, nbval, other processors, axe-core on every page
 	SITE=$(SITE) $(BIN)/pytest -m site

@@ -129,6 +129,8 @@ def page(executed: Path) -> str:
         "## The notebooks",
         table(["notebook", "seconds"], [[name, f"{value:.0f}"] for name, value in seconds["notebooks"].items()]),
         f"Executed at the profile `{seconds['profile']}`, side by side, one thread each.",
+        "## What the site weighs",
+        'Texts are counted as servers pack them.\n\n<div id="weight"></div>',
         "## Stored results",
         table(["table", "rows", "pieces done", "device", "computed in", "at commit"], stored_results()),
         f"Beside them, `published.csv` holds {len(stored('published'))} means read off the paper's figure.",

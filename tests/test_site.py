@@ -225,6 +225,16 @@ def test_a_page_weighs_little_without_its_pictures_and_with_them(
     assert {key: size for key, size in weights.items() if not 1e5 < size < limit} == {}
 
 
+def test_the_status_page_says_what_the_site_weighs_and_every_footer_what_it_is(site: Path) -> None:
+    status = (site / "book" / "status.html").read_text(encoding="utf-8")
+    table = status.partition('aria-label="What this site weighs"')[2].partition("</table>")[0]
+    counts = dict(re.findall(r'class="stub">([a-z ]+)</th><td>(\d+)</td>', table))
+    assert int(counts["pages"]) == len(list(site.rglob("*.html"))) - len(list(site.glob("_static/downloads/*.html")))
+    for name in page_names(site):
+        page = (site / f"{name}.html").read_text(encoding="utf-8")
+        assert re.search(r"Version [\d.]+\w*, commit <a href=\"[^\"]+/commit/[0-9a-f]{40}\">", page), name
+
+
 def test_every_page_has_one_title_and_a_language(visits: Visits) -> None:
     bare = {key for key, visit in visits.items() if (visit.look["headings"], visit.look["language"]) != (1, "en")}
     assert bare == set()
