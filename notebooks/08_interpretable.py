@@ -597,8 +597,8 @@ for _ in range(200):
     cross_entropy(net(counts[fitted]), target[fitted]).backward()
     adam.step()
 net.eval().requires_grad_(False)
-right = (net(counts[new]).argmax(1) == target[new]).double().mean()
-print(f"right about {right:.1%} of people it has not seen")
+share = (net(counts[new]).argmax(1) == target[new]).double().mean()
+print(f"right about {share:.1%} of people it has not seen")
 
 
 def from_average(model, images, labels):
