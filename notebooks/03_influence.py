@@ -911,7 +911,7 @@ for t in range(8):
     print(f"test {t}: from rank 20 to {rank}, moved by {far:.2f},")
     print(f"    {right:.1%} of the training images predicted right")
 
-# %% mystnb={"figure": {"caption": "What influence names for one test image at the minimum, and at the layer that the trainer published. Framed by the number below it: the training image of his choice.", "name": "trainer"}, "image": {"alt": "Two rows, each the same test digit with three training digits; the digits of the second row are others, and the chosen one, of the other class or badly written, is among them."}}
+# %% mystnb={"figure": {"caption": "What influence names for one test image at the minimum, and at the layer that the trainer published. The word below a training image marks the one of his choice.", "name": "trainer"}, "image": {"alt": "Two rows, each the same test digit, a three, with three training digits. The first of them is the same in both rows; the second row goes on with a thin eight and with a three below which stands chosen."}}
 (t, i), w = next(iter(published.items()))
 columns, notes = {"test": tests[[t, t]]}, {}
 both = [influence_at(at, t) for at in (at_minimum, w)]
