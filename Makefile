@@ -67,14 +67,14 @@ check-binder: $(READY)  ## install the last commit as Binder does, in a folder o
 	git clone --quiet . build/binder/repository
 	$(PYTHON) -m venv build/binder/environment
 	cd build/binder/repository && ../environment/bin/python -m pip install --quiet -r .binder/requirements.txt nbclient
-	cd build/binder/repository/notebooks && ../../environment/bin/python -m nbclient.cli 07_errata.ipynb
+	cd build/binder/repository/notebooks && ../../environment/bin/jupyter-execute 07_errata.ipynb
 
 rehearsal: build/executed/.done  ## build the last commit's site for another address and follow all of its links
 	$(BIN)/python book/rehearsal.py build/rehearsal
 
 sphinx: $(SITE)/index.html  ## the way out of Jupyter Book: the site by plain Sphinx, from a generated conf.py, into build/sphinx
-	@cd build/book && ../../$(BIN)/jupyter-book config sphinx . --toc book/_toc.yml > /dev/null
-	$(BIN)/python -m sphinx -q --keep-going -b html build/book build/sphinx
+	@$(BIN)/jupyter-book config sphinx $(CURDIR)/build/book --config $(CURDIR)/build/book/_config.yml --toc $(CURDIR)/build/book/book/_toc.yml
+	PYTHONPATH=build/book/book:build/book/book/extension $(BIN)/python -m sphinx -q --keep-going -b html build/book build/sphinx
 
 check-all: $(SITE)/index.html check-again check-notebooks check-student check-colab check-machines  ## everything that takes long: the three above, nbval, other processors, axe-core on every page
 	SITE=$(SITE) $(BIN)/pytest -m site

@@ -83,7 +83,7 @@ def write(page: NotebookNode, name: str, notes: dict[str, list[str]]) -> str:
             f"- **{option}** (so it was)" if at == question.right else f"- {option}"
             for at, option in enumerate(question.options)
         )
-        answer = f"```{{dropdown}} The answer\n{question.answer}\n```"
+        answer = f"```{{dropdown}} The answer to prediction {number}\n{question.answer}\n```"
         parts += [f"### Prediction {number}", question.words, options, f"*Expect:* {wrong}", answer]
     text = "\n\n".join(parts)
     return re.sub(r"\]\((?:\.\./book/)", "](../", re.sub(r"\]\((0\d_\w+\.ipynb)", r"](../../notebooks/\1", text)) + "\n"

@@ -21,6 +21,7 @@ import lighter
 import matplotlib.pyplot as plt
 import numpy as np
 import pages
+import pdf
 import pytest
 import slides
 import torch
@@ -571,6 +572,19 @@ def test_what_is_opened_for_paper_is_there_at_once(address: str, browser: Browse
     assert len(opened) > 4
     assert [html for name, html in opened if name != "none"] == []
     page.close()
+
+
+def test_code_on_paper_keeps_its_indentation(address: str, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 1400})
+    page.goto(f"{address}/notebooks/02_attacks.html")
+    page.emulate_media(media="print")
+    settle(page)
+    listing = page.locator("pre", has_text="def attack_by_hand").first.inner_text()
+    printed = "\n".join(sheet.extract_text() for sheet in pdf.print_page(page).pages).splitlines()
+    page.close()
+    code = [line.rstrip() for line in listing.splitlines() if line.strip()]
+    assert sum(line.startswith("        ") for line in code) > 5
+    assert [line for line in code if line not in printed] == []
 
 
 CUT = "slides => slides.filter(s => s.scrollHeight > s.clientHeight).map(s => [s.id, s.innerText])"
