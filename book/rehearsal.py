@@ -79,7 +79,8 @@ def follow(start: str, home: str) -> tuple[list[str], set[str]]:
         try:
             with urlopen(page) as answer:  # noqa: S310 - of the server above
                 kind = answer.headers.get_content_type()
-                texts[page] = answer.read().decode() if kind == "text/html" else ""
+                body = answer.read()
+                texts[page] = body.decode() if kind == "text/html" else ""
         except HTTPError:
             texts[page] = None
         for link in map(unescape, _LINK.findall(texts[page] or "")):

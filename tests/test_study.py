@@ -12,7 +12,7 @@ import torch
 
 from fragility.cli import main
 from fragility.study.catalogue import STUDIES
-from fragility.study.piece import Piece, Plan, Row, Study, row_per_image
+from fragility.study.piece import Piece, Plan, Row, Study, alike, declared, row_per_image
 from fragility.study.run import run
 from fragility.study.store import provenance, read
 from fragility.study.verify import differences
@@ -69,6 +69,42 @@ def test_tolerances_are_of_columns(name: str) -> None:
     columns, tolerance = STUDIES[name].columns, STUDIES[name].tolerance
     assert tolerance.within.keys() | tolerance.means.keys() <= columns.keys()
     assert not tolerance.within.keys() & tolerance.means.keys()
+
+
+def test_a_declaration_adds_to_the_one_that_it_is_like(tmp_path: Path) -> None:
+    first = """
+        [columns]
+        image = ["str", "which"]
+        share = ["float", "of all"]
+        [within]
+        share = 0.1
+        [profile]
+        seed = 1
+        draws = 2
+        [profiles]
+        paper = "laptop"
+        [profiles.fast]
+        draws = 3
+        [profiles.laptop]
+        images = 4
+    """
+    second = """
+        like = "first"
+        [columns]
+        count = ["int", "how many"]
+        [profiles.laptop]
+        seed = 5
+    """
+    for name, text in (("first", first), ("second", second)):
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    study = declared(str(tmp_path / "first.py"), lambda *_: (None, {}), lambda *_: [], lambda *_: [], version=7)
+    other = alike(study, str(tmp_path / "second.py"))
+    assert study.columns == {"image": (str, "which"), "share": (float, "of all")}
+    laptop = {"seed": 1, "draws": 2, "images": 4}
+    assert study.profiles == {"paper": laptop, "fast": {"seed": 1, "draws": 3}, "laptop": laptop}
+    assert other.columns == {**study.columns, "count": (int, "how many")}
+    assert other.profiles == {"laptop": laptop | {"seed": 5}}
+    assert (other.tolerance.within, other.version, other.rows) == ({"share": 0.1}, 7, study.rows)
 
 
 def test_columns_become_rows() -> None:

@@ -65,7 +65,7 @@ for (const link of document.querySelectorAll(LINKS)) {
   });
   link.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());
   link.addEventListener("focus", () => link.matches(":focus-visible") && !finger && show(link));
-  link.addEventListener("blur", leave);
+  link.addEventListener("blur", (event) => card.contains(event.relatedTarget) || leave());
   link.addEventListener("pointerdown", (event) => (finger = event.pointerType === "touch"));
   link.addEventListener("click", (event) => {
     if (!finger) return;
@@ -74,7 +74,8 @@ for (const link of document.querySelectorAll(LINKS)) {
     finger = false;
   });
 }
-card.addEventListener("pointerenter", () => clearTimeout(wait));
+for (const stay of ["pointerenter", "pointerdown", "focusin"]) card.addEventListener(stay, () => clearTimeout(wait));
+card.addEventListener("focusout", leave);
 card.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());
 addEventListener("keydown", (event) => event.key === "Escape" && hide());
 addEventListener("pointerdown", (event) => !card.contains(event.target) && !event.target.closest?.(LINKS) && hide());

@@ -1,12 +1,11 @@
 """The claims that are identities: computed on demand, in float64 on small random networks, in two different ways."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,9 +15,7 @@ from fragility.curvature import saliency_lipschitz_bound, top_direction
 from fragility.defense.loss_attribution import l1_norm, loss_attributions
 from fragility.defense.training import adversarial_loss, ig_norm_loss, input_gradient_loss, robust_attribution_loss
 from fragility.study.curvature.closed_form import draw_neuron
-from fragility.study.verdict import Finding, exact
-
-Tables = Mapping[str, pd.DataFrame]  # none is read
+from fragility.study.verdict import Finding, Tables, exact
 
 LIMIT = 1e-10
 CHAINS = 1000  # random networks for the Lipschitz bounds

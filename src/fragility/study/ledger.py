@@ -7,13 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from fragility.study.store import results_folder, stored
-from fragility.study.verdict import Finding, Measure, Setting, Verdict, verdict
+from fragility.study.verdict import Finding, Measure, Setting, Tables, Untested, Verdict, verdict
 
 PROFILES = ("paper", "laptop")  # the larger first; digits are no evidence for a claim about photographs
-Rule = Callable[[Mapping[str, pd.DataFrame]], Finding]  # from those of its tables that are stored, by study
+Rule = Callable[[Tables], Finding]  # from those of its tables that are stored, by study
 
 
 class Claim(NamedTuple):
@@ -64,9 +62,12 @@ def judge(claim: Claim, folder: Path | None = None) -> Judged:
     return Judged(claim, *decide(claim, tables), where, {name: attrs["commit"] for name, attrs in kept.items()})
 
 
-def decide(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> tuple[Finding, Verdict]:
+def decide(claim: Claim, tables: Tables) -> tuple[Finding, Verdict]:
     """Apply a claim's rule to those of its tables that there are; nothing is found without any."""
-    finding = claim.rule(tables) if tables.keys() - {"published"} or not claim.tables else Finding()
+    try:
+        finding = claim.rule(tables) if tables.keys() - {"published"} or not claim.tables else Finding()
+    except Untested:
+        finding = Finding()
     return finding, verdict(finding, needed=claim.needed, kind=claim.kind, setting=claim.setting)
 
 

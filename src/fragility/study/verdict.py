@@ -30,6 +30,18 @@ KINDS = ("identity", "exists", "resists", "match", "training")
 ELSEWHERE = "another network"
 EFFORT = ("P", "M", "steps", "training images", "epochs")  # what a setting may have less of
 Setting = Mapping[str, Any]  # text, or a number, or several of them
+Tables = Mapping[str, pd.DataFrame]  # the stored rows, by study
+
+
+class Untested(Exception):
+    """There are no rows that a rule could judge."""
+
+
+def present(rows: Any, least: int = 1) -> Any:
+    """Return rows, or a sample; `Untested` if there are fewer than `least`."""
+    if len(rows) < least:
+        raise Untested
+    return rows
 
 
 class Measure(NamedTuple):

@@ -1,13 +1,13 @@
 """From the stored attacks to the rows, means and settings that the rules of A1 to A8 and K1, K2 read."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fragility.study.verdict import KEPT, Equality, Setting, equivalent, paired
+from fragility.study.verdict import KEPT, Equality, Setting, Tables, equivalent, paired
 from fragility.titles import METRICS, TITLES
 
 N = 64  # images
@@ -27,7 +27,6 @@ SIDES = {IMAGENET: 227, CEIL: 227, CIFAR: 32, MATCHED: 32}
 KEY = ["method", "attack", "epsilon"]
 BUDGET = ["iterations", "own"]  # steps, and whether the rows are of the table with the paper's budget
 
-Tables = Mapping[str, pd.DataFrame]
 Condition = tuple[str, str, float]  # method, attack, epsilon
 
 

@@ -30,11 +30,21 @@ from fragility.study.attacks.evidence import (
     SMALL,
     Condition,
     N,
-    Tables,
     column,
     hundred,
 )
-from fragility.study.verdict import MARGIN, PIXELS, Finding, Measure, at_least, at_most, difference, positive
+from fragility.study.verdict import (
+    MARGIN,
+    PIXELS,
+    Finding,
+    Measure,
+    Tables,
+    at_least,
+    at_most,
+    difference,
+    positive,
+    present,
+)
 from fragility.titles import METRICS, TITLES
 
 Facts = dict[str, Any]
@@ -232,9 +242,7 @@ def cifar_is_sturdier(tables: Tables) -> Finding:
 def importance_can_be_moved(tables: Tables) -> Finding:
     """A7: on at least half of the images the region's importance doubles with the label kept."""
     used = [(METHODS[0], "targeted", LARGE)]
-    rows = evidence.select(tables, (IMAGENET,), used, KEY)
-    if rows.empty:
-        return Finding()
+    rows = present(evidence.select(tables, (IMAGENET,), used, KEY))
     rows = rows.dropna(subset=["target_before", "target_after"])
     done = (rows.target_after >= 2 * rows.target_before) & rows.labels_kept
     measures = [at_least("share of images whose region's importance doubled, 8/255", done.to_numpy(bool), 0.5)]
@@ -275,8 +283,6 @@ def surrogates_fool_the_network(tables: Tables) -> Finding:
 def noise_is_mild(tables: Tables) -> Finding:
     """K1: under noise of 2/255 the recall within one pixel, beyond chance, is at least .6."""
     rows = _neighbors(tables, [(METHODS[0], NOISES[0], SMALL)])
-    if rows.empty:
-        return Finding()
     measures = [at_least("recall within one pixel at 2/255, beyond chance", rows.beyond, 0.6)]
     facts = {"exact": hundred(rows.top_k_intersection.mean()), "near": hundred(rows.beyond.mean())}
     doubts = evidence.few_kept(rows, [(METHODS[0], NOISES[0], SMALL)])
@@ -287,8 +293,6 @@ def attacks_stay_strong(tables: Tables) -> Finding:
     """K2: the top-k attack takes at least .2 more of the recall within one pixel, beyond chance, than noise does."""
     names = (NOISES[0], ATTACKS[0])
     rows = _neighbors(tables, list(product(METHODS[:1], names, (SMALL, LARGE))))
-    if rows.empty:
-        return Finding()
     measures = []
     for epsilon in (SMALL, LARGE):
         noise, attacked = evidence.pairs(rows, "beyond", [(METHODS[0], name, epsilon) for name in names])
@@ -303,9 +307,7 @@ def attacks_stay_strong(tables: Tables) -> Finding:
 def _neighbors(tables: Tables, used: Sequence[Condition]) -> pd.DataFrame:
     """The rows of the table with the recall within one pixel, and what it is beyond that of another image's map."""
     own = {name: tables[name] for name in tables if name == "paper_sweep"}
-    rows = evidence.select(own, (IMAGENET,), used, KEY)
-    if rows.empty:
-        return rows
+    rows = present(evidence.select(own, (IMAGENET,), used, KEY))
     chance = rows.chance_recall_1
     return rows.assign(beyond=(rows.recall_1 - chance) / (1 - chance))
 
@@ -316,9 +318,7 @@ def _finding(
 ) -> Finding:  # fmt: skip
     """Judge photographs by `core`, and compare the means that were published."""
     used, means = list(used), list(means)
-    rows = evidence.select(tables, (IMAGENET,), used, together)
-    if rows.empty:
-        return Finding()
+    rows = present(evidence.select(tables, (IMAGENET,), used, together))
     measures, doubts = core(rows, IMAGENET), _doubts(tables, rows, core, used, together)
     tested = [TITLES[name] for name in METHODS if any(TITLES[name] in measure.name for measure in measures)]
     if per_method and len(tested) < len(METHODS):

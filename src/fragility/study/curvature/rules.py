@@ -1,15 +1,12 @@
 """The rules of the claims H2 and O1 to O3, about dimension, curvature and orthogonality."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fragility.study.curvature.null import Null, stored_null
-from fragility.study.verdict import MARGIN, Finding, Measure, at_least, at_most
-
-Tables = Mapping[str, pd.DataFrame]
+from fragility.study.verdict import MARGIN, Finding, Measure, Tables, at_least, at_most, present
 
 
 def dimension(tables: Tables) -> Finding:
@@ -32,14 +29,12 @@ def dimension(tables: Tables) -> Finding:
 
 def orthogonal(tables: Tables) -> Finding:
     """O1: the median angle of a score's gradient and its saliency's top direction is at least 80 degrees."""
-    return _orthogonal(tables["angles"].query("setup == 'cifar10'"))
+    return _orthogonal(present(tables["angles"].query("setup == 'cifar10'")))
 
 
 def more_than_chance(tables: Tables) -> Finding:
     """O1b: gradient and top direction of one image are less aligned than those of two images of a class."""
-    rows = tables["angles"].query("setup == 'cifar10'")
-    if rows.empty:
-        return Finding()
+    rows = present(tables["angles"].query("setup == 'cifar10'"))
     null = stored_null(rows, margin=MARGIN)
     value, low, high = (null.statistic - end for end in (null.mean, null.high, null.low))
     name = "mean squared cosine less that of permuted pairs"
@@ -50,7 +45,7 @@ def more_than_chance(tables: Tables) -> Finding:
 
 def orthogonal_for_influence(tables: Tables) -> Finding:
     """O2: the same for the gradients of the loss and of the most helpful training image's influence."""
-    return _orthogonal(tables["influence_angles"])
+    return _orthogonal(present(tables["influence_angles"]))
 
 
 def two_layers(tables: Tables) -> Finding:
@@ -70,8 +65,6 @@ def two_layers(tables: Tables) -> Finding:
 
 
 def _orthogonal(rows: pd.DataFrame) -> Finding:
-    if rows.empty:
-        return Finding()
     # The median is at least 80 degrees exactly if at least half of the angles are.
     measures = [at_least("share of angles of at least 80 degrees", (rows.angle >= 80).to_numpy(), 0.5)]
     facts = {"median": rows.angle.median()}

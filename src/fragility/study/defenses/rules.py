@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from fragility.study.verdict import Finding, Measure, at_least, at_most, paired, positive
+from fragility.study.verdict import Finding, Measure, Tables, at_least, at_most, paired, positive
 from fragility.titles import TITLES
 
 TABLES = {"defense_table": "MNIST", "fashion_table": "Fashion-MNIST"}
@@ -17,8 +17,6 @@ COSTS = {  # of accuracy, as published [Chen2019]
 }
 TRAININGS = {"ig_norm": "IG-NORM", "ig_sum_norm": "IG-SUM-NORM"}
 ENOUGH = 0.01  # by how much doubling an attack's budget may move a mean
-
-Tables = Mapping[str, pd.DataFrame]
 
 
 def robust_attributions(tables: Tables) -> Finding:

@@ -1,14 +1,11 @@
 """The rules of the claims R, about models that need no explanation and explanations of those that do."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 import scipy.stats
 
-from fragility.study.verdict import Finding, Measure, at_least, at_most, exact
+from fragility.study.verdict import Finding, Measure, Tables, at_least, at_most, exact, present
 
-Tables = Mapping[str, pd.DataFrame]
 PUBLISHED = (  # in the README of the authors' code
     "if age 23-25 and priors 2-3: yes; else if age 18-20: yes; else if sex Male and age 21-22: yes; "
     "else if priors >3: yes; else no"
@@ -63,11 +60,9 @@ def _folds(name: str, values: np.ndarray, share: float, limit: float, side: int,
 def disagreeing(tables: Tables) -> Finding:
     """R2: of the three features that LIME calls most important, integrated gradients share fewer than .7."""
     rows = tables["disagreement"]
-    same, seeds = rows[rows.networks == "one"], rows[rows.networks != "one"]
-    pair = same[(same.a == "integrated gradients") & (same.b == "LIME")]
+    same, seeds = rows[rows.networks == "one"], present(rows[rows.networks != "one"])
+    pair = present(same[(same.a == "integrated gradients") & (same.b == "LIME")])
     means = same.groupby(["a", "b"], sort=False).agreement.mean()
-    if pair.empty or seeds.empty:
-        return Finding()
     notes = [", ".join(f"{a} and {b} {share:.2f}" for (a, b), share in means.items())]
     again = seeds.groupby("a", sort=False).agreement.mean()
     notes.append(
@@ -98,10 +93,7 @@ def unstable(tables: Tables) -> Finding:
 
 def published_list(tables: Tables) -> Finding:
     """R5: the published list of CORELS is optimal, and comes out of an independent search."""
-    rows = tables["rule_lists"].query("image == 'everyone' and penalty == 0.01 and together == 2")
-    if rows.empty:
-        return Finding()
-    row = rows.iloc[0]
+    row = present(tables["rule_lists"].query("image == 'everyone' and penalty == 0.01 and together == 2")).iloc[0]
     measures = [
         exact("lists other than the published", float(row.list != PUBLISHED), 0),
         exact("gap", float(row.gap), 0),
@@ -114,10 +106,8 @@ def published_list(tables: Tables) -> Finding:
 def race_term(tables: Tables) -> Finding:
     """R6: bins for age and offences take half or more of the race term of a linear explanation away."""
     rows = tables["race"]
-    draws = rows.query("image != 'everyone'")
-    if draws.empty or len(draws) == len(rows):
-        return Finding()
-    whole = rows.query("image == 'everyone'").iloc[0]
+    draws = present(rows.query("image != 'everyone'"))
+    whole = present(rows.query("image == 'everyone'")).iloc[0]
     value, drops = float(1 - whole.binned / whole.linear), (1 - draws.binned / draws.linear).to_numpy()
     low, high = map(float, np.quantile(drops, [0.025, 0.975]))
     chance = float(1 + (drops >= 0.5 - 0.02).sum()) / (1 + len(drops))
@@ -148,9 +138,7 @@ def counterfactuals(tables: Tables) -> Finding:
 
 def integer_scores(tables: Tables) -> Finding:
     """R8: a card of at most five features with whole points loses at most .01 of AUC to logistic regression."""
-    rows = tables["card"].query("features == 5")
-    if len(rows) < 2:
-        return Finding()
+    rows = present(tables["card"].query("features == 5"), 2)
     loss, share = (rows.logistic_auc - rows.auc).to_numpy(), float((rows.test_people / rows.train_people).mean())
     card, facts = rows.card.mode()[0], dict(rows[["auc", "logistic_auc", "boosting_auc"]].mean())
     notes = [f"the most frequent card, {(rows.card == card).sum()} of {len(rows)} times: {card}"]

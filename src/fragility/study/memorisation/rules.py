@@ -6,7 +6,7 @@ differences of the top-k intersection are fitted by p, through the origin. The m
 at -.1 or below with a 95 % interval below 0, refuted at .1 or above with an interval above 0, not reproduced otherwise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,9 +14,8 @@ import pandas as pd
 
 from fragility.interval import chance_of, mean_interval
 from fragility.study.memorisation.matching import LEAST, against_true, differences, slope
-from fragility.study.verdict import Finding, Measure
+from fragility.study.verdict import Finding, Measure, Tables, present
 
-Tables = Mapping[str, pd.DataFrame]
 IMAGES, SIZE = 200, 0.1  # of a seed; the slope that matters
 MEDIATORS = ("bend", "radius")
 VALUES = ("top_k_intersection", "free_intersection", *MEDIATORS)
@@ -34,9 +33,7 @@ def fragile_maps(tables: Tables) -> Finding:
         "beside both": _slopes(compared, "top_k_intersection", MEDIATORS),
         "without matching": np.array([_unmatched(part) for part in whole]),
     }
-    slopes = found["the slope"]
-    if len(slopes) < 2:
-        return Finding()
+    slopes = present(found["the slope"], 2)
     mean, low, high = map(float, mean_interval(slopes))
     holds, opposite = mean <= -SIZE and high < 0, mean >= SIZE
     chance = chance_of(-slopes, 0.0) if opposite else 1.0

@@ -1,6 +1,5 @@
 """The rules of the claims Z1 to Z5, of [Zhang2017] about networks that memorise."""
 
-from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -10,9 +9,8 @@ import torch
 from fragility.data import datasets
 from fragility.study.memorisation.setup import corrupted
 from fragility.study.memorisation.theorem import lookup
-from fragility.study.verdict import Finding, at_least, at_most, exact, positive
+from fragility.study.verdict import Finding, Tables, at_least, at_most, exact, positive, present
 
-Tables = Mapping[str, pd.DataFrame]
 PILOT = "the threshold was chosen after a pilot"
 POINT = 0.01  # of accuracy, by which a condition may be missed
 
@@ -20,9 +18,7 @@ POINT = 0.01  # of accuracy, by which a condition may be missed
 def random_labels(tables: Tables) -> Finding:
     """Z1: random labels are fitted to 99 % or more, and the test is at chance, .1 +- .02."""
     rows = tables["randomisation"]
-    chosen = _arm(rows, "random labels")
-    if chosen.empty:
-        return Finding()
+    chosen = present(_arm(rows, "random labels"))
     fitted, tested = chosen.train_accuracy, chosen.test_accuracy
     measures = [
         at_least("share of random labels fitted", fitted, 0.99, margin=POINT),
@@ -38,9 +34,7 @@ def random_labels(tables: Tables) -> Finding:
 def regularisers(tables: Tables) -> Finding:
     """Z2: a regulariser adds 5 points of test accuracy at most, and random labels still fit to 95 % with it."""
     rows = tables["randomisation"]
-    measures, plain = [], _arm(rows, "true")
-    if len(plain) < 2:
-        return Finding()
+    measures, plain = [], present(_arm(rows, "true"), 2)
     for way in rows.regulariser[rows.regulariser != "none"].unique():
         gain = _by_seed(_arm(rows, "true", way).test_accuracy - plain.test_accuracy)
         measures.append(at_most(f"test accuracy gained by {way}", gain, 0.05, margin=POINT))
@@ -103,8 +97,7 @@ def least_norm(tables: Tables) -> Finding:
     """Z5: the best function of least norm errs on 5 % of the test at most, and norms do not rank the errors."""
     rows = tables["minimum_norm"]
     rows = rows[rows.train_error == 0].assign(name=rows.input + ", " + rows.kernel)
-    if rows.image.nunique() < 2:
-        return Finding()
+    present(rows.image.unique(), 2)
     means = rows.groupby("name")[["test_error", "norm"]].mean()
     best, least = means.test_error.idxmin(), means.norm.idxmin()
     errors = rows[rows.name == best].test_error
