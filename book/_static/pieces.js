@@ -180,5 +180,5 @@ const pieces = (() => {
   // A line below the piece that a screen reader reads out when it changes.
   const said = () => make("output", { className: "piece-said" });
 
-  return { add, load, make, stage, panel, button, slider, choice, canvas, picture, grey, heat, drag, arrows, state, run, said };
+  return { home, add, make, stage, panel, button, slider, choice, canvas, picture, grey, heat, drag, arrows, state, run, said };
 })();
