@@ -1,9 +1,10 @@
 """Compute the pieces that a reader can touch: their pictures, their numbers, and the HTML that shows them.
 
-    python book/play.py [digit] [aim] [budget] [path] [beta]        (none named: all; so does `make play`)
+    python book/play.py [digit] [wall] [film] [original] [aim] [budget] [path] [beta]
 
-Half an hour on two cores, most of it for `aim`. The pieces need no kernel and load nothing from outside; without
-JavaScript they are pictures. `_static/pieces.js` and the scripts in `_static/pieces` move them.
+None named: all; so does `make play`. Half an hour on two cores, most of it for `aim`. The pieces need no kernel and
+load nothing from outside; without JavaScript they are pictures. `_static/pieces.js` and the scripts in
+`_static/pieces` move them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import play_digit
+import play_film
+import play_original
+import play_still
 import torch
 from PIL import Image
 from torch import Tensor
@@ -365,7 +370,12 @@ def _control(name: str, number: int, control: Control) -> str:
 
 PIECES: dict[str, Callable[[], Piece]] = {"aim": aim, "budget": budget, "path": path, "beta": beta}
 
-MADE_ELSEWHERE: dict[str, Callable[[], None]] = {"digit": play_digit.main}
+MADE_ELSEWHERE: dict[str, Callable[[], None]] = {
+    "digit": play_digit.main,
+    "wall": partial(play_still.photograph, "wall"),
+    "film": play_film.main,
+    "original": play_original.main,
+}
 
 
 def main(names: Sequence[str]) -> None:

@@ -11,6 +11,8 @@ from browser import chromium
 from PIL import Image
 
 FOLDER = Path(__file__).parent / "_static" / "play"
+# The theme's, light.
+COLOURS = "--pst-color-text-base: #222832; --pst-color-surface: #f3f4f5; --pst-color-border: #d1d5da"
 
 
 def side_by_side(name: str, pictures: Sequence[Image.Image], gap: int = 12) -> None:
@@ -27,12 +29,15 @@ def side_by_side(name: str, pictures: Sequence[Image.Image], gap: int = 12) -> N
 def photograph(name: str) -> None:
     """Write the panels of a piece as its script draws them, as NAME.webp."""
     static = FOLDER.parent
-    head = f'<link rel="stylesheet" href="{(static / "custom.css").as_uri()}"><style>body {{ background: #fff }}</style>'
+    head = (
+        f'<link rel="stylesheet" href="{(static / "custom.css").as_uri()}"><style>body {{ background: #fff }}</style>'
+    )
+    style = f"<style>:root {{ {COLOURS} }} body {{ font-family: sans-serif }}</style>"
     script = f'<script src="{(static / "pieces.js").as_uri()}"></script>'
     body = f'<main class="bd-article"><figure class="piece" data-piece="{name}"></figure></main>'
     with TemporaryDirectory() as folder, chromium() as browser:
         file = Path(folder) / "piece.html"
-        file.write_text(f"<!doctype html>{head}{script}{body}", encoding="utf-8")
+        file.write_text(f"<!doctype html>{head}{style}{script}{body}", encoding="utf-8")
         shown = browser.new_page(viewport={"width": 700, "height": 900})
         shown.goto(file.as_uri())
         shown.wait_for_selector("figure.live")

@@ -223,6 +223,17 @@ print("largest entry:", direction.abs().max().item())
 # </details>
 
 # %% [markdown]
+# The same with an image of two pixels and eight neurons. The arrow is the gradient, its two parts are the explanation. Drag the point, or move it by the arrow keys: inside a tile nothing happens, and at
+# an edge the arrow jumps. Then take a softplus of falling $\beta$ instead, and watch the edges melt.
+#
+# <figure class="piece" data-piece="wall">
+#
+# ![A square of coloured tiles with straight edges, a point with an arrow in one of them, and beside it two bars, the importance of two pixels.](../book/_static/play/wall.webp)
+#
+# <figcaption>Two pixels, across and up, and the gradient of a score; a colour for each direction. What an attack can follow is the second derivative: zero in a tile, something where the edges are soft. Computed in the page; <a href="../book/play.html">more to touch</a>, an attack on a digit that you draw among it.</figcaption>
+# </figure>
+
+# %% [markdown]
 # Automatic differentiation gives no warning. `sign(0)` is 0, and an attack that trusts it reports a perfectly robust
 # method. The package refuses instead:
 
@@ -315,6 +326,15 @@ compare(noise=draw, by_hand=by_hand, fragility_attack=library.images)
 # Eight steps, and less than half of what noise left is left. The two runs are the same for some steps and part when a sign depends on the last
 # digit. The package's function does this for any attribution and objective, keeps the ball exact in floating-point arithmetic, and reports what one needs to know about each image: whether the label was kept, confidence before and after,
 # which iterate it is, how far it went.
+#
+# Line by line, with the [mass-centre](../book/glossary.md#mass-centre-attack) objective on the cat:
+#
+# <figure class="piece" data-piece="film">
+#
+# ![A cat, the change of its pixels magnified to noise, and its importance map, with the lines of Algorithm 1 below.](../book/_static/play/film.webp)
+#
+# <figcaption>Algorithm 1 at 8/255 with steps of 1/255: the photograph, its change with 8/255 as white, its map with the centre before (ring) and now (dot), and D, how far the centre went. The best step that keeps the answer counts. Computed beforehand.</figcaption>
+# </figure>
 
 # %% mystnb={"figure": {"caption": "The top-k attack by hand at 8/255. The change is shown as it is, around grey, and magnified until 8/255 is white and minus 8/255 black. The predictions are the same before and after.", "name": "top-k"}, "image": {"alt": "A cat and a cup of espresso with their maps, the changed pictures, which look the same, the change, an even grey, the same magnified, which is noise all over the picture, and maps after, whose bright points lie elsewhere."}}
 after = importance(simple_gradient(model, by_hand, labels))

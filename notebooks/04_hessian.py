@@ -257,6 +257,15 @@ print(
 # $H\delta$ can leave the line of $\nabla_x S$, and features gain or lose relative to each other. Split
 #
 # $$H\delta = \underbrace{a\,\nabla_x S}_{\text{hidden by normalising}} + \underbrace{r}_{\text{visible}},\qquad r \perp \nabla_x S.$$
+#
+# With an image of two pixels: drag the point with one neuron, and the arrow (the gradient) stretches but never turns. Then add a second neuron.
+#
+# <figure class="piece" data-piece="wall" data-neurons="1" data-beta="8">
+#
+# ![A square of coloured tiles with straight edges, a point with an arrow in one of them, and beside it two bars, the importance of two pixels.](../book/_static/play/wall.webp)
+#
+# <figcaption>Softplus neurons, computed in the page. The two bars are the normalised map of the two pixels, which one neuron keeps as it is, wherever the point goes.</figcaption>
+# </figure>
 
 # %% tags=["nbval-check-output"]
 table = []

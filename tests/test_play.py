@@ -4,15 +4,17 @@ the package's."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
 
 import play_digit
 import pytest
 import torch
-from browser import chromium
-from playwright.sync_api import Browser, Page
+from browser import WIDTHS, chromium, serve
+from playwright.sync_api import Browser, Locator, Page, expect
 from torch import Tensor, nn
 
 from fragility.attack import iterative
@@ -177,3 +179,187 @@ def test_the_network_reads_digits_and_weighs_little(digits: tuple[nn.Module, Ten
     assert model(images).argmax(1).tolist() == list(range(10))
     assert play_digit.FILE.stat().st_size < 300_000
     assert json.loads(play_digit.FILE.read_text(encoding="utf-8").partition("=")[2].rstrip(";\n"))["accuracy"] > 0.97
+
+
+@pytest.fixture(scope="module")
+def origins() -> Iterator[dict[str, str]]:
+    """The built site, from the file system and from a server."""
+    site = Path(os.environ.get("SITE", "build/book/_build/html")).resolve()
+    with serve(site) as address:
+        yield {"file": site.as_uri(), "server": address}
+
+
+@pytest.fixture(params=["file", "server"])
+def play(request: pytest.FixtureRequest, browser: Browser, origins: dict[str, str]) -> Iterator[Callable[..., Page]]:
+    """Open a page whose pieces are all alive, on a screen of that width; in the end nothing must have gone wrong."""
+    wrong: list[str] = []
+    contexts = []
+
+    def visit(device: str = "desktop", name: str = "book/play", **options: Any) -> Page:
+        size = {"width": WIDTHS[device], "height": 800}
+        context = browser.new_context(viewport=size, has_touch=device == "phone", **options)
+        contexts.append(context)
+        page = context.new_page()
+        home = origins[request.param]
+        page.on("request", lambda r: r.url.startswith((home, "data:", "blob:")) or wrong.append(r.url))
+        page.on("requestfailed", lambda r: wrong.append(r.url))
+        page.on("console", lambda m: m.type not in {"error", "warning"} or wrong.append(m.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{home}/{name}.html")
+        expect(page.locator("figure:is(.piece, .player, .blink):not(.live)")).to_have_count(0)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def piece(page: Page, name: str) -> Locator:
+    return page.locator(f"figure[data-piece={name}]")
+
+
+def trace(page: Page, element: Locator, points: Sequence[tuple[float, float]], *, finger: bool) -> None:
+    """Draw a line on an element through points in shares of its size, with the mouse or a finger."""
+    element.scroll_into_view_if_needed()
+    box = element.bounding_box()
+    assert box
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    if not finger:
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for x, y in places[1:]:
+            page.mouse.move(x, y, steps=3)
+        page.mouse.up()
+        return
+    session = page.context.new_cdp_session(page)
+    for number, (x, y) in enumerate(places):
+        kind = "touchStart" if number == 0 else "touchMove"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    session.detach()
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+def test_pieces_do_what_they_say_for_a_mouse_and_a_finger(play: Callable[..., Page], device: str) -> None:
+    page = play(device)
+    press = Locator.tap if device == "phone" else Locator.click
+    finger = device == "phone"
+
+    digit = piece(page, "digit")
+    said = digit.locator(".piece-said")
+    press(digit.locator(".piece-over label").nth(2))
+    press(digit.get_by_role("button", name="Attack"))
+    expect(said).to_contain_text("Still a 4", timeout=30_000)
+    expect(said).to_contain_text("top right")
+    expect(said).to_contain_text("more than any other ninth")
+    press(digit.get_by_text("on ReLU alone"))
+    press(digit.get_by_role("button", name="Attack"))
+    expect(said).to_contain_text("in 784 of 784 pixels")
+    press(digit.get_by_text("random noise"))
+    press(digit.get_by_role("button", name="Add noise"))
+    expect(said).to_contain_text("No pixel changed by more than 32 of 255")
+
+    wall = piece(page, "wall")
+    plane, said = wall.locator("canvas"), wall.locator(".piece-said")
+    trace(page, plane, [(0.45, 0.45), (0.8, 0.7)], finger=finger)
+    expect(said).to_contain_text("zero")
+    wall.get_by_label("Neurons").fill("0")
+    wall.get_by_label("Sharpness").fill("2")
+    for end in (0.3, 0.9):
+        trace(page, plane, [(0.5, 0.5), (end, 0.4)], finger=finger)
+        expect(said).to_contain_text("points to 25 degrees")
+
+    film = piece(page, "film")
+    for _ in range(4):
+        press(film.get_by_role("button", name="Next line"))
+    expect(film.locator(".piece-said")).to_contain_text("After step 1: D = ")
+    expect(film.locator(".running")).to_contain_text("judge")
+
+    original = piece(page, "original")
+    for _ in range(5):
+        press(original.get_by_role("button", name="The left one"))
+    expect(original.locator(".piece-said")).to_contain_text("You found")
+    expect(original.locator("li")).to_have_count(5)
+
+
+def test_the_keyboard_alone_makes_a_4_point_at_its_corner(play: Callable[..., Page]) -> None:
+    page = play(reduced_motion="reduce")  # the end of the attack, without its steps
+    digit = piece(page, "digit")
+    said = digit.locator(".piece-said")
+    expect(digit.get_by_label("bottom left")).to_be_checked()
+    slider, button = digit.get_by_label("Largest change"), digit.get_by_role("button", name="Attack")
+    for _ in range(9):
+        slider.press("ArrowLeft")
+    found = []
+    for _ in range(9):
+        button.press("Enter")
+        expect(said).to_contain_text("best of", timeout=30_000)
+        found.append("more than any other ninth" in said.inner_text() and "not yet" not in said.inner_text())
+        slider.press("ArrowRight")
+    assert not found[0]
+    assert found[-1]
+    assert digit.locator(".piece-log").inner_text().count("softplus at") == 9
+    digit.get_by_label("on softplus").press("ArrowRight")
+    button.press("Enter")
+    expect(said).to_contain_text("second derivative of its score is zero")
+
+    wall = piece(page, "wall")
+    before = wall.locator(".piece-said").inner_text()
+    for _ in range(20):
+        wall.locator("canvas").press("ArrowDown")
+    expect(wall.locator(".piece-said")).not_to_have_text(before)
+
+
+RING = [(0.5 + 0.2 * sin(i * pi / 8), 0.5 - 0.4 * cos(i * pi / 8)) for i in range(17)]
+DRAWN = {
+    0: [RING],
+    1: [[(0.5, 0.1), (0.5, 0.9)]],
+    4: [[(0.6, 0.1), (0.2, 0.6), (0.8, 0.6)], [(0.6, 0.1), (0.6, 0.95)]],
+    7: [[(0.2, 0.1), (0.8, 0.1), (0.45, 0.95)]],
+}
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+def test_digits_are_read_however_large_and_wherever_they_are_drawn(play: Callable[..., Page], device: str) -> None:
+    page = play(device)
+    digit = piece(page, "digit")
+    pad = digit.locator(".piece-pad")
+    for label, strokes in DRAWN.items():
+        for size, right, down in ((1, 0, 0), (0.5, 0.4, 0.1)):
+            digit.get_by_role("button", name="Clear").click()
+            for stroke in strokes:
+                points = [(right + size * x, down + size * y) for x, y in stroke]
+                trace(page, pad, points, finger=device == "phone")
+            expect(digit.locator(".piece-said")).to_contain_text(f"The network reads a {label}.")
+
+
+def test_pieces_are_pictures_without_javascript(browser: Browser, origins: dict[str, str]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{origins['file']}/book/play.html")
+    for figure in page.locator("figure.piece").all():
+        picture = figure.locator("img")
+        assert picture.is_visible()
+        assert len(picture.get_attribute("alt") or "") > 20
+        assert figure.locator("figcaption").is_visible()
+    assert page.locator(".piece-stage").count() == 0
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"), [("notebooks/02_attacks", ["wall", "film"]), ("notebooks/04_hessian", ["wall"])]
+)
+def test_chapters_hold_the_pieces_that_they_need(play: Callable[..., Page], name: str, pieces: list[str]) -> None:
+    page = play("phone", name)
+    assert [figure.get_attribute("data-piece") for figure in page.locator("figure.piece").all()] == pieces
+    assert all(page.locator(".piece-stage").nth(i).is_visible() for i in range(len(pieces)))
+
+
+def test_scripts_are_short_and_ask_for_nothing_from_outside() -> None:
+    for script in [STATIC / "pieces.js", *(STATIC / "pieces").glob("*.js")]:
+        text = script.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300, script
+        assert not any(word in text for word in ("http:", "https:", "fetch(", "import(")), script
+    for name in ("digit", "film", "original", "wall"):
+        assert sum(file.stat().st_size for file in (STATIC / "play").glob(f"{name}*")) < 300_000, name

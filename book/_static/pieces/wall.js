@@ -29,7 +29,7 @@ pieces.add("wall", ["pieces/network.js"], (figure) => {
     paint();
   };
   const neurons = pieces.slider("Neurons:", ["1", "2", "3", "4", "5", "6", "7", "8"], Number(figure.dataset.neurons ?? 8) - 1, changed);
-  const beta = pieces.slider("Sharpness beta:", BETAS, BETAS.length - 1, changed);
+  const beta = pieces.slider("Sharpness beta:", BETAS, BETAS.indexOf(figure.dataset.beta ?? "ReLU"), changed);
   const said = pieces.said();
   const now = pieces.state({ x: [-0.1, 0.1], trail: [] }, () => show());
 

@@ -1,0 +1,1 @@
+const originalData = [{"epsilon": 4, "name": "Egyptian cat", "shift": 43, "left": 0.06}, {"epsilon": 2, "name": "espresso", "shift": 35, "left": 0.16}, {"epsilon": 8, "name": "stupa", "shift": 45, "left": 0.08}, {"epsilon": 4, "name": "bow tie", "shift": 33, "left": 0.05}, {"epsilon": 8, "name": "Egyptian cat", "shift": 53, "left": 0.04}];
