@@ -237,7 +237,6 @@ def trace(page: Page, element: Locator, points: Sequence[tuple[float, float]], *
         kind = "touchStart" if number == 0 else "touchMove"
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    session.detach()
 
 
 @pytest.mark.parametrize("device", WIDTHS)
@@ -260,6 +259,18 @@ def test_pieces_do_what_they_say_for_a_mouse_and_a_finger(play: Callable[..., Pa
     press(digit.get_by_role("button", name="Add noise"))
     expect(said).to_contain_text("No pixel changed by more than 32 of 255")
 
+    film = piece(page, "film")
+    for number in range(4):
+        press(film.get_by_role("button", name="Next line"))
+        expect(film.locator("li").nth(number)).to_have_class("running")
+    expect(film.locator(".piece-said")).to_contain_text("After step 1: D = ")
+
+    original = piece(page, "original")
+    for _ in range(5):
+        press(original.get_by_role("button", name="The left one"))
+    expect(original.locator(".piece-said")).to_contain_text("You found")
+    expect(original.locator("li")).to_have_count(5)
+
     wall = piece(page, "wall")
     plane, said = wall.locator("canvas"), wall.locator(".piece-said")
     trace(page, plane, [(0.45, 0.45), (0.8, 0.7)], finger=finger)
@@ -270,19 +281,8 @@ def test_pieces_do_what_they_say_for_a_mouse_and_a_finger(play: Callable[..., Pa
         trace(page, plane, [(0.5, 0.5), (end, 0.4)], finger=finger)
         expect(said).to_contain_text("points to 25 degrees")
 
-    film = piece(page, "film")
-    for _ in range(4):
-        press(film.get_by_role("button", name="Next line"))
-    expect(film.locator(".piece-said")).to_contain_text("After step 1: D = ")
-    expect(film.locator(".running")).to_contain_text("judge")
 
-    original = piece(page, "original")
-    for _ in range(5):
-        press(original.get_by_role("button", name="The left one"))
-    expect(original.locator(".piece-said")).to_contain_text("You found")
-    expect(original.locator("li")).to_have_count(5)
-
-
+@pytest.mark.parametrize("play", ["file"], indirect=True)
 def test_the_keyboard_alone_makes_a_4_point_at_its_corner(play: Callable[..., Page]) -> None:
     page = play(reduced_motion="reduce")  # the end of the attack, without its steps
     digit = piece(page, "digit")
@@ -320,6 +320,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.parametrize("play", ["file"], indirect=True)
 @pytest.mark.parametrize("device", WIDTHS)
 def test_digits_are_read_however_large_and_wherever_they_are_drawn(play: Callable[..., Page], device: str) -> None:
     page = play(device)
