@@ -647,7 +647,7 @@ def test_the_tab_key_leads_through_the_page_and_shows_where_it_is(address: str, 
         settle(page)
         sliders = page.locator("input[type=range]").count()
         groups = page.locator("input[type=radio]").evaluate_all("all => new Set(all.map(e => e.name)).size")
-        found = stops(page, 60)
+        found = stops(page, 90)
     assert [stop["html"] for stop in found if not stop["ring"] and stop["tag"] != "BODY"] == []
     assert sum('type="range"' in stop["html"] for stop in found) == sliders > 4
     assert sum('type="radio"' in stop["html"] for stop in found) == groups > 3
