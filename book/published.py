@@ -5,6 +5,7 @@ The address follows from the repository's.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -81,9 +82,16 @@ def forward(page: str, title: str) -> str:
 """
 
 
+def without_edit(page: str) -> str:
+    """Take the button that edits a page's source off a page that has none, as the build wrote it."""
+    return re.sub(r'(?s)<li><a href="[^"]*/edit/main/[^"]*".*?</li>', "", page)
+
+
 def _finish(app: Any, error: Exception | None) -> None:
     if not error and app.builder.name == "html":
         out, subtitle = Path(app.outdir), "Same picture, same prediction,\nanother explanation"
+        for path in [out / "book" / "status.html", *out.glob("book/instructor/*.html")]:
+            path.write_text(without_edit(path.read_text(encoding="utf-8")), encoding="utf-8")
         draw_card(out / CARD, out / PICTURE, app.config.html_title, subtitle)
         first = f"{app.config.root_doc}.html"
         (out / "index.html").write_text(forward(first, app.config.html_title), encoding="utf-8")

@@ -131,3 +131,9 @@ def test_the_package_computes_where_memory_cannot_be_kept_and_git_is_not_there(p
     )
     assert done.stderr == ""
     assert done.stdout.split() == ["3.0", "None"]
+
+
+def test_a_page_that_the_build_wrote_offers_no_edit() -> None:
+    button = '<li><a href="https://github.com/a/b/{}/main/book/status.md" class="x">\n<span>Suggest</span>\n</li>'
+    page = f"<ul>{button.format('edit')}{button.format('blob')}</ul>"
+    assert published.without_edit(page) == f"<ul>{button.format('blob')}</ul>"
