@@ -1002,7 +1002,7 @@ for who in ("noise", "contributor"):
     print(f"to {part.after.mean():.1%}")
 
 # %% [markdown]
-# On the flowers the trainer succeeds with 21 of 50 images at a point of test accuracy at most (the rule of claim I9), and training on undoes all of it. The contributor fails: with 8/255 he *loses* most of his share, from 2.7 % to .5 %, where noise costs hardly anything. In the draws that we looked into, the layer with half as many features as images learns his
+# On the flowers the trainer succeeds with 21 of 50 images at a point of test accuracy at most (the rule of claim I9), and training on undoes all of it. The contributor fails: with 8/255 he *loses* most of his share, from 2.7 % to .5 %, where noise costs hardly anything. In the one draw that we looked into, the layer with half as many features as images learns his
 # changed images by heart: almost nothing is left of their residuals after training, and their leverages are several times the others'. Wang and colleagues succeed on networks with ten times as many training images; claim I10 is not reproduced here, and one attack that fails refutes nothing.
 #
 # ## Deeper than a last layer
