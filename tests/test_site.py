@@ -395,7 +395,7 @@ def test_a_card_opens_on_hover_on_focus_and_on_a_tap_and_escape_closes_it(
         card.wait_for(state="visible")
         assert words in card.inner_text()
         assert page.url.partition("#")[0] == start
-    card.get_by_role("link", name="Open the page").dispatch_event("click")
+    card.get_by_role("link", name="Open the page").tap()
     page.wait_for_url("**/bibliography.html#*")
     context.close()
 
