@@ -38,7 +38,7 @@ const ninth = (n) =>
 const EPSILONS = [1, 2, 4, 8, 16, 24, 32, 48, 64];
 const STEPS = [5, 10, 20, 40, 80, 160];
 const WAYS = ["the attack, on softplus", "the attack, on ReLU alone", "random noise"];
-const BETA = 24; // of the softplus: sharp enough to agree with the network, smooth enough to be climbed
+const BETA = 24; // of the softplus: of those tried, the one with which most of the ten digits can be attacked
 const per = (share) => `${Math.round(100 * share)} %`;
 
 pieces.add("digit", ["pieces/network.js", "play/digit-data.js"], (figure) => {
