@@ -34,7 +34,9 @@ def main() -> None:
             step_size=min(1.0, size / 4) / 255, iterations=STEPS, surrogate_beta=1.0,
         )  # fmt: skip
         if not found.labels_kept.all():
-            raise RuntimeError(f"photograph {row}: expected an attack that keeps the answer at {size}/255, as the page says")
+            raise RuntimeError(
+                f"photograph {row}: expected an attack that keeps the answer at {size}/255, as the page says"
+            )
         before, after = (importance(simple_gradient(model, x, label)) for x in (image, found.images))
         for below, picture in enumerate((image, found.images)):
             middle = picture[0, :, edge : edge + SIDE, edge : edge + SIDE]
