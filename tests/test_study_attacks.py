@@ -14,7 +14,7 @@ from fragility.attack import iterative, random_walk
 from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.data import datasets
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.study.attacks import paper_sweep, surrogate_fidelity
+from fragility.study.attacks import integrated_reasons, paper_sweep, surrogate_fidelity
 from fragility.study.attacks.attack_sweep import STUDY
 from fragility.study.attacks.evidence import differences
 from fragility.study.attacks.setup import NETWORKS, RECIPES, SETUPS, Setup, prepare
@@ -277,7 +277,7 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
 
 AT_SCALE = {
     f"{study}-{name}": profile
-    for study in ("attack_sweep", "cifar_sweep", "few_steps", "paper_sweep", "sensitivity")
+    for study in ("attack_sweep", "cifar_sweep", "few_steps", "integrated_reasons", "paper_sweep", "sensitivity")
     for name, profile in STUDIES[study].profiles.items()
     if name != "fast"
 }
@@ -295,6 +295,56 @@ def test_profiles_at_scale_name_what_there_is(profile: SweepProfile) -> None:
         assert set(case.attacks) <= set(ATTACKS)
         if case.iterations > 1:
             assert all(step * case.iterations >= epsilon for epsilon, step in case.sizes.items())
+
+
+def test_the_probability_can_be_explained_in_place_of_the_logit(model, sample) -> None:
+    images, labels, _ = sample
+    subject = prepare(DIGITS, 4, 0, "cpu")
+    base, total = subject.baseline, torch.zeros_like(images)
+    for step in (1, 2, 3):
+        x = torch.lerp(base.expand_as(images), images, step / 3).requires_grad_()
+        scores = model(x).exp()
+        share = scores[range(4), labels] / scores.sum(1)
+        total += torch.autograd.grad(share.sum(), x)[0] / 3
+    explain = subject.attribution("integrated_gradients", 3, "probability")
+    assert torch.allclose(explain(model, images, labels), (images - base) * total, rtol=1e-5, atol=1e-7)
+    profile = SweepProfile(setups={"digits": DIGITS}, sweeps=(sweep(methods=("integrated_gradients",), iterations=3),))
+    scores = [replace(profile.sweeps[0], attack_steps=3, evaluation_steps=3, score=s) for s in ("logit", "probability")]
+    made = integrated_reasons.STUDY.plan(replace(profile, sweeps=(scores[1],)))
+    found = iterative(
+        model, images, labels, attribution=explain, objective=objective.top_k(100), epsilon=51 / 255,
+        step_size=10 / 255, surrogate_beta=4.0, iterations=3,
+    )  # fmt: skip
+    before, after = (importance(explain(model, x, labels)) for x in (images, found.images))
+    rows = made.compute(made.pieces[0])
+    assert column(rows, "spearman") == pytest.approx(spearman(before, after).tolist())
+    assert column(rows, "confidence_after") == pytest.approx(found.confidence_after.tolist())
+    other = integrated_reasons.STUDY.plan(replace(profile, sweeps=(scores[0],)))
+    assert column(other.compute(other.pieces[0]), "spearman") != column(rows, "spearman")
+
+
+def test_a_change_explains_what_closes_half_of_the_gap() -> None:
+    def rows(setup: str, value: float, spread: float) -> list[Row]:
+        metrics = dict.fromkeys(METRICS, value)
+        course = {f"course_{name}": f"{value + 0.4} {value}" for name in ("intersection", "spearman", "shift")}
+        chosen = {f"release_{name}": value + 0.02 for name in METRICS} | course | {"course_steps": "3 20"}
+        return [
+            {"image": f"{i}", "setup": setup, "method": "integrated_gradients", "attack": "top_k", **chosen}
+            | {name: number + spread * (i % 2 - 0.5) for name, number in metrics.items()}
+            for i in range(16)
+        ]
+
+    table = [*rows("unchanged", 0.1, 0.0), *rows("much", 0.4, 0.1), *rows("little", 0.15, 0.1), *rows("open", 0.3, 0.4)]
+    published = pd.DataFrame([{"attack": "top_k", "metric": name, "value": 0.5} for name in METRICS])
+    found = integrated_reasons.explained(integrated_reasons.changes(pd.DataFrame(table)), published)
+    spearman = found[found.metric == "spearman"].set_index("change")
+    answers = {"much": "yes", "little": "no", "open": "undecided", "3 steps": "yes", "the release's iterate": "no"}
+    assert spearman.follows.dropna().to_dict() == answers
+    assert spearman.share.dropna().round(3).to_dict() == {
+        "much": 0.75, "little": 0.125, "open": 0.5, "3 steps": 1.0, "the release's iterate": 0.05,
+    }  # fmt: skip
+    assert spearman.loc["unchanged", "mean"] == pytest.approx(0.1)
+    assert set(spearman.n) == {16}
 
 
 def test_what_a_setup_leaves_open_is_found_on_the_training_images(model) -> None:

@@ -23,6 +23,7 @@ from fragility.study.attacks.sweep import (
     conditions,
     cost,
     declared_sweeps,
+    explained,
     metrics,
     prepare_sweeps,
 )
@@ -66,7 +67,7 @@ def by_choice(stored: pd.DataFrame) -> pd.DataFrame:
 def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
     """Attack once, choose twice, and measure."""
     trial = Trial(piece, subjects)
-    attribution = trial.subject.attribution(piece["method"], piece["attack_steps"])
+    attribution = explained(piece, trial.subject, "attack")
     judge = Judge(trial.subject.model, trial.images, trial.labels, attribution)
     release, course = BestIterate(trial.images, judge.confidence), _Course(trial.aim, judge.reference, piece["k"])
 

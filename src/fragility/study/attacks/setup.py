@@ -108,12 +108,18 @@ class Subject:
     surrogate_beta: float
     measured: dict[str, Any]
 
-    def attribution(self, method: str, steps: int) -> Attribution:
-        """Return one of `ATTRIBUTIONS` with this set-up's baseline, integrated gradients with M = `steps`."""
+    def attribution(self, method: str, steps: int, score: str = "logit") -> Attribution:
+        """Return one of `ATTRIBUTIONS` with this set-up's baseline, integrated gradients with M = `steps`.
+
+        The `score` explained is the logit, or the softmax probability.
+        """
         options: dict[str, Any] = {} if method == "simple_gradient" else {"baseline": self.baseline}
         if method == "integrated_gradients":
             options["steps"] = steps
-        return partial(ATTRIBUTIONS[method], **options)
+        explain: Attribution = partial(ATTRIBUTIONS[method], **options)
+        if score == "logit":
+            return explain
+        return lambda model, images, labels: explain(nn.Sequential(model, nn.Softmax(1)).eval(), images, labels)
 
     def batch(self, piece: Piece) -> tuple[Tensor, Tensor]:
         """Return the images of a piece and their labels, on the device."""

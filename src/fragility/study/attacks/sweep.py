@@ -12,7 +12,7 @@ from torch import Tensor
 from fragility import objective
 from fragility.attack import iterative, random_walk
 from fragility.attribution import importance, simple_gradient
-from fragility.iterate import BestIterate, Iterate, Judge, Perturbation
+from fragility.iterate import Attribution, BestIterate, Iterate, Judge, Perturbation
 from fragility.objective import Objective
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject, changed, prepare_all
@@ -42,6 +42,7 @@ class Sweep:
         evaluation_steps: M of integrated gradients in the metrics.
         by_metric: choose the best iterate by the top-k intersection, as the released code does, not by D.
         rounded: judge the perturbed image as a file of eight bits per channel holds it.
+        score: what is explained, the class's `"logit"` or its softmax `"probability"`.
     """
 
     setup: str
@@ -58,6 +59,7 @@ class Sweep:
     evaluation_steps: int = 100
     by_metric: bool = False
     rounded: bool = False
+    score: str = "logit"
 
     def __post_init__(self) -> None:
         count = self.images - self.start
@@ -158,9 +160,14 @@ def _climb(piece: Piece, subject: Subject, images: Tensor, labels: Tensor, **sea
 
 
 def _budget(piece: Piece, subject: Subject) -> dict[str, Any]:
-    attribution = subject.attribution(piece["method"], piece["attack_steps"])
+    attribution = explained(piece, subject, "attack")
     sizes = {name: piece[name] / 255 for name in ("epsilon", "step_size")}
     return {"attribution": attribution, "iterations": piece["iterations"], **sizes}
+
+
+def explained(piece: Piece, subject: Subject, purpose: str) -> Attribution:
+    """The attribution of a piece, for its `attack` or its `evaluation`."""
+    return subject.attribution(piece["method"], piece[f"{purpose}_steps"], piece.get("score", "logit"))
 
 
 def _only_iterate(judge: Judge, seen: Iterate) -> Perturbation:
@@ -200,7 +207,7 @@ class Trial:
 
     def maps(self, images: Tensor) -> Tensor:
         """Compute importance maps as the metrics see them."""
-        evaluation = self.subject.attribution(self.piece["method"], self.piece["evaluation_steps"])
+        evaluation = explained(self.piece, self.subject, "evaluation")
         return importance(evaluation(self.subject.model, images, self.labels))
 
     def rows(self, found: Perturbation, **columns: Any) -> list[Row]:
