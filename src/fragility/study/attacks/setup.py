@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from fragility import network, train
+from fragility._checks import trusting
 from fragility.attribution import ATTRIBUTIONS
 from fragility.data.datasets import ImageDataset, load, sample
 from fragility.iterate import Attribution
@@ -119,7 +120,13 @@ class Subject:
         explain: Attribution = partial(ATTRIBUTIONS[method], **options)
         if score == "logit":
             return explain
-        return lambda model, images, labels: explain(nn.Sequential(model, nn.Softmax(1)).eval(), images, labels)
+
+        def explain_probability(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            softmax = nn.Sequential(model, nn.Softmax(1)).eval()
+            with trusting(softmax):  # where it is sure, its score is too flat for the check by differences
+                return explain(softmax, images, labels)
+
+        return explain_probability
 
     def batch(self, piece: Piece) -> tuple[Tensor, Tensor]:
         """Return the images of a piece and their labels, on the device."""
