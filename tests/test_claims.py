@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fragility.study.memorisation.randomisation import TRIALS
 from fragility.study.piece import Row
 from fragility.study.store import results_folder, stored
 from fragility.study.verdict import (
+    EFFORT,
     KINDS,
     VERDICTS,
     Equality,
@@ -937,6 +939,27 @@ class TestWholeLedger:
             assert "nan" not in sentence(one)
             if one.verdict.gap:
                 assert one.verdict.gap in distance(one)
+
+    def test_less_effort_refutes_only_what_its_kind_allows(self) -> None:
+        tried = dict.fromkeys(KINDS, 0)
+        for one in judge_all():
+            theirs, ours, kind = one.claim.setting, one.finding.setting, one.claim.kind
+            effort = [name for name in EFFORT if name in theirs]
+            if not effort or not one.finding.measures:
+                continue
+            tried[kind] += 1
+            known = [name for name in effort if name in ours]
+            assert set(effort) - set(known) <= {"M"}, one.claim.id  # which integrated gradients alone have
+            less = any(np.min(ours[name]) < np.min(theirs[name]) for name in known) and not one.finding.enough
+            assert one.verdict.text != "refuted" or not less or kind == "resists", one.claim.id
+            # The same with numbers that miss every threshold by far, at half of the effort and at all of it.
+            wrong = [m._replace(n=one.claim.needed, right=False, holds=False, chance=0.0) for m in one.finding.measures]
+            for share, refuted in ((0.5, kind == "resists"), (1.0, True)):
+                setting = theirs | {name: share * np.min(theirs[name]) for name in effort}
+                worst = replace(one.finding, measures=wrong, setting=setting, enough=False)
+                found = verdict(worst, needed=one.claim.needed, kind=kind, setting=theirs)
+                assert (found.text == "refuted") == refuted, one.claim.id
+        assert {kind for kind, count in tried.items() if count} == {"exists", "resists", "match", "training"}
 
     def test_the_data_beside_the_page(self) -> None:
         schema = json.loads((ROOT / "book" / "_static" / "claims.schema.json").read_text(encoding="utf-8"))

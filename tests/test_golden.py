@@ -117,13 +117,15 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
         checksums[train.fingerprint(smooth := Reader(name))] = inputs[name]["weights"]["softplus"]
         return Reader("relu"), smooth
 
-    def digits(split: str, **_: Any) -> ImageDataset:
+    def digits(split: str, limit: int, **_: Any) -> ImageDataset:
         which = {"train": "training"}.get(split, split)
         found = stand_ins(f"{profile['data']}/test", checksums, 1 if split == "train" else None)
+        if (sized := f"{which} {limit}") in inputs:
+            which, found = sized, replace(found, images=found.images + limit * 1e-9)
         checksums[train.fingerprint(found.images)] = inputs[which]["images_sha256"]
         return replace(found, source=inputs[which]["data"])
 
-    if study in ("defense_table", "fashion_table"):
+    if study in ("defense_table", "fashion_table", "training_scales"):
         monkeypatch.setitem(datasets.LOADERS, profile["data"], digits)
     elif study == "angles":
         for name in profile["setups"]:

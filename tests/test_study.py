@@ -1,6 +1,8 @@
 """What holds for every study, and `fragility run`."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -154,6 +156,51 @@ def test_a_limited_run_says_how_it_came_about(tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", session["commit"])
     assert {"torch", "torchvision", "fragility"} <= set(session["packages"])
     assert all(re.fullmatch("[0-9a-f]{64}", record["inputs"]["digits"][name]) for name in ("images_sha256", "weights"))
+
+
+KILLER = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from fragility.study.run import run
+from fragility.study.store import read
+
+def start(folder):
+    child = os.fork()
+    if child == 0:
+        run("paper_sweep", "fast", folder=folder)
+        os._exit(0)
+    return child
+
+whole, killed = map(Path, sys.argv[1:])
+begun = time.monotonic()
+assert os.waitpid(start(whole), 0)[1] == 0
+seconds, chance, done = time.monotonic() - begun, torch.Generator().manual_seed(2), 0
+for _ in range(10):
+    child = start(killed)
+    time.sleep(seconds / 8 * torch.rand(1, generator=chance).item())
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    rows = read("paper_sweep", "fast", killed) if (killed / "paper_sweep-fast.csv").exists() else []
+    assert len(rows) >= done
+    assert len({(row["image"], row["attack"], row["method"]) for row in rows}) == len(rows)
+    done = len(rows)
+print(done)
+assert os.waitpid(start(killed), 0)[1] == 0
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_ten_times_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    command = [sys.executable, "-c", KILLER, str(whole), str(killed)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Before the last start some pieces were stored, but not all of them: the kills hit a run at work.
+    assert 0 < int(shown.stdout) < len(read("paper_sweep", "fast", whole))
+    assert (killed / "paper_sweep-fast.csv").read_bytes() == (whole / "paper_sweep-fast.csv").read_bytes()
+    assert sorted(path.name for path in killed.iterdir()) == ["paper_sweep-fast.csv", "paper_sweep-fast.json"]
 
 
 def test_two_processes_do_not_work_on_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,7 +300,7 @@ def test_profiles_at_scale_name_what_there_is(profile: SweepProfile) -> None:
 def test_the_probability_can_be_explained_in_place_of_the_logit(model, sample) -> None:
     images, labels, _ = sample
     subject = prepare(DIGITS, 4, 0, "cpu")
-    base, total = subject.baseline, torch.zeros_like(images)
+    base, total = subject.baseline.to(images), torch.zeros_like(images)
     for step in (1, 2, 3):
         x = torch.lerp(base.expand_as(images), images, step / 3).requires_grad_()
         scores = model(x).exp()

@@ -13,6 +13,7 @@ from fragility.attribution import importance, integrated_gradients
 from fragility.data import datasets
 from fragility.defense import Discretized
 from fragility.similarity import kendall
+from fragility.study.defenses import training_scales
 from fragility.study.defenses.defense_table import STUDY
 from fragility.study.defenses.rules import ladder, main, moved
 from fragility.study.defenses.setup import NETWORKS, Defense, madry_cnn, small_cnn, trained, training_cost
@@ -68,6 +69,24 @@ def test_a_row_is_what_the_library_says(double_digits: None, monkeypatch: pytest
     noisy = images + TINY["epsilon"] * (1 - 2 * (draw < 0.5).double())
     tau = kendall(importance(explain(images)), importance(explain(noisy.clamp(0, 1))))
     assert row["noise_kendall"] == pytest.approx(tau.mean().item())
+
+
+def test_a_size_of_the_training_set_is_the_table_of_that_size() -> None:
+    sized = {name: value for name, value in TINY.items() if name != "training_images"}
+    made = training_scales.STUDY.plan(sized | {"sizes": [150, 200], "budgets": [1, 2]})
+    names = [(piece["seed"], piece["training_images"], piece["budget"]) for piece in made.pieces]
+    first, ladder_of_largest = [(0, 150, 1)] * 3 + [(0, 200, 1)] * 3, [(0, 200, 1)] * 3 + [(0, 200, 2)] * 3
+    assert names == first + ladder_of_largest + [(1, 150, 1)] * 3 + [(1, 200, 1)] * 3
+    assert [piece["count"] for piece in made.pieces] == [6] * 6 + [3] * 6 + [6] * 6
+    plain = STUDY.plan(TINY | {"training_images": 150})
+    (row,), (same,), (other,) = (
+        made.compute(made.pieces[0]),
+        plain.compute(plain.pieces[0]),
+        made.compute(made.pieces[3]),
+    )
+    assert {name: row[name] for name in same} == same
+    assert (row["training_images"], other["training_images"]) == (150, 200)
+    assert row["training_loss"] != other["training_loss"]
 
 
 def test_training_is_common_at_first_and_taken_up_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from fragility.study.piece import Piece, Row, declared
 def prepare(profile: dict[str, Any], device: str) -> tuple[dict[int, Material], dict[str, Any]]:
     """Load the images of every size of the training set."""
     shared = {name: value for name, value in profile.items() if name != "sizes"}
-    ready = {size: defense_table.prepare(shared | {"training_images": size}, device) for size in profile["sizes"]}
-    inputs = {f"{size} training images": inputs for size, (_, inputs) in ready.items()}
-    return {size: material for size, (material, _) in ready.items()}, inputs
+    ready = {size: defense_table.prepare(shared | {"training_images": size}, device)[0] for size in profile["sizes"]}
+    inputs = {f"training {size}": material.inputs["training"] for size, material in ready.items()}
+    return ready, inputs | {"test": ready[max(ready)].inputs["test"]}
 
 
 def pieces(profile: dict[str, Any], ready: dict[int, Material]) -> Iterator[Piece]:
