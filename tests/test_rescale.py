@@ -14,7 +14,7 @@ from conftest import randomise, scores, second_derivative_error, total
 from fragility._checks import trusting
 from fragility._state import remembered
 from fragility.attribution import deeplift, simple_gradient
-from fragility.surrogate import SoftplusNetwork, softplus
+from fragility.surrogate import softplus
 
 
 class Around(nn.Module):
@@ -151,12 +151,6 @@ def product_in_a_view(m, x):
     return m.rest(h)
 
 
-def guided(m, x):
-    if not m.net[1]._backward_hooks:
-        m.net[1].register_full_backward_hook(lambda module, into, out: (into[0].clamp(min=0),))
-    return m.net(x)
-
-
 def statistic_without_a_gradient(m, x):
     with torch.no_grad():
         mean = x.mean((1, 2, 3), keepdim=True)
@@ -190,19 +184,12 @@ REFUSED = {
     "product in a view": (product_in_a_view, "mul_ on a view"),
     "branch on pixels": (lambda m, x: m.net(x) if x[0, 0, 0, 0] > 0.6 else m.head(m.conv(x).flatten(1)), "branch"),
     "fewer activations": (lambda m, x: m.net(x) if x[0, 0, 0, 0] < 0.6 else m.head(m.conv(x).flatten(1)), "got 0 of 1"),
-    "random numbers": (lambda m, x: m.net(F.dropout(x, training=True)), "random"),
     "dependence hidden by detach": (lambda m, x: m.net(x + x.detach()), "detached"),
     "dependence hidden by NumPy": (lambda m, x: m.net(x + torch.from_numpy(x.detach().numpy())), "NumPy"),
     "statistic without a gradient": (statistic_without_a_gradient, "no_grad"),
     "mask from pixels": (lambda m, x: m.net(x * (x > 0.3)), "sum to"),
     "choice by pixels": (lambda m, x: m.net(torch.where(x > 0.3, x, 0)), "where, which chooses by pixels"),
-    "hook that changes gradients": (guided, "hook of net.1"),
-    "batch reversed": (lambda m, x: m.net(x.flip(0)), "one image each"),
-    "batch normalised": (lambda m, x: m.net(x - x.mean(0)), "one image each"),
-    "batch summed up": (lambda m, x: m.net(x.cumsum(0)), "one image each"),
-    "batch counted": (lambda m, x: m.net(x / len(x)), "one image each"),
     "precision lost inside": (lambda m, x: m.net(x.half().double()), "half precision in the model"),
-    "constant": (lambda m, x: m.net(x.detach()), "depend differentiably"),
 }
 
 
@@ -232,26 +219,14 @@ def test_hinges_in_every_spelling(spelling, beta, images, labels, baseline):
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
 
 
-def test_a_softplus_network_is_the_network_inside_softplus(every_relu, images, labels, baseline):
-    """Also inside another softplus: the innermost counts."""
-    with softplus(2.0):
-        expected = deeplift(every_relu, images, labels, baseline=baseline)
-    for beta in (None, 5.0):
-        with softplus(beta) if beta else nullcontext():
-            found = deeplift(SoftplusNetwork(every_relu, 2.0), images, labels, baseline=baseline)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    model = SoftplusNetwork(every_relu, 2.0)
-    assert second_derivative_error(deeplift, model, images, labels, 5.0, baseline=baseline) < 1e-6
-
-
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize("graph", [False, True])
 def test_refusals_say_why(kind, graph, images, labels, baseline):
-    (function, word), n = REFUSED[kind], 2 if "batch" in kind else 1
+    function, word = REFUSED[kind]
     model = Around(function)
-    with pytest.raises(ValueError, match=f"model: .*({word})"), trusting(model) if n == 1 else nullcontext():
-        deeplift(model, images[:n].requires_grad_(graph), labels[:n], baseline=baseline[:n])
+    with pytest.raises(ValueError, match=f"model: .*({word})"), trusting(model):
+        deeplift(model, images[:1].requires_grad_(graph), labels[:1], baseline=baseline[:1])
 
 
 def test_what_has_no_gradient_is_a_constant(images, labels):
@@ -300,15 +275,6 @@ def test_training_loss_gives_the_weights_gradients(activation, beta, stacked, im
     h = 1e-6
     up, down = loss(perturbed(model, direction, h)), loss(perturbed(model, direction, -2 * h))
     torch.testing.assert_close(slope, (up - down) / (2 * h), rtol=1e-6, atol=1e-9)
-
-
-def test_third_derivative_is_refused(every_relu, images, labels):
-    images.requires_grad_()
-    with softplus(2.0):
-        norm = deeplift(every_relu, images, labels).square().sum()
-        (gradient,) = torch.autograd.grad(norm, images, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
