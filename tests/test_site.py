@@ -560,6 +560,20 @@ def test_code_on_paper_keeps_its_indentation(address: str, page: Page) -> None:
     assert [line for line in code if line not in printed] == []
 
 
+def test_the_printed_book_is_linked_to_once_it_is_there(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_static" / "downloads").mkdir(parents=True)
+    page, book = tmp_path / "book" / "teach.html", tmp_path / "made.pdf"
+    page.write_bytes((site / "book" / "teach.html").read_bytes())
+    book.write_bytes(b"%PDF-1.4")
+    link = re.compile(r'<a class="printed" href="([^"]+)" download>fragility.pdf</a>')
+    printed = (site / "_static" / "downloads" / "fragility.pdf").exists()
+    assert bool(link.search(page.read_text(encoding="utf-8"))) == printed
+    pdf.offer(book, tmp_path)
+    (href,) = link.findall(page.read_text(encoding="utf-8"))
+    assert (page.parent / href).read_bytes() == book.read_bytes()
+
+
 CUT = "slides => slides.filter(s => s.scrollHeight > s.clientHeight).map(s => [s.id, s.innerText])"
 
 
@@ -616,7 +630,7 @@ def test_the_tab_key_leads_through_the_page_and_shows_where_it_is(address: str, 
         settle(page)
         sliders = page.locator("input[type=range]").count()
         groups = page.locator("input[type=radio]").evaluate_all("all => new Set(all.map(e => e.name)).size")
-        found = stops(page, 90)
+        found = stops(page, 110)
     assert [stop["html"] for stop in found if not stop["ring"] and stop["tag"] != "BODY"] == []
     assert sum('type="range"' in stop["html"] for stop in found) == sliders > 4
     assert sum('type="radio"' in stop["html"] for stop in found) == groups > 3
