@@ -5,7 +5,7 @@ PROFILE ?= fast
 BIN := .venv/bin
 READY := .venv/.ready
 SITE := build/book/_build/html
-PROSE := $(shell find book _config.yml -type f -not -name '*.py' -not -path '*/__pycache__/*') $(wildcard book/extension/*.py) $(addprefix book/,address.py instructor.py lesson.py lighter.py published.py slides.py status.py student.py) $(wildcard notebooks/class/*.py)
+PROSE := $(shell find book _config.yml -type f -not -name '*.py' -not -path '*/__pycache__/*') $(wildcard book/extension/*.py) $(addprefix book/,address.py instructor.py lesson.py lighter.py play_stored.py published.py slides.py status.py student.py) $(wildcard notebooks/class/*.py)
 PACKAGE := $(shell find src results -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
@@ -146,6 +146,7 @@ $(SITE)/index.html: build/executed/.done $(PROSE)
 	@$(BIN)/python book/pages.py lighten build/book/notebooks
 	@$(BIN)/python book/status.py build/executed build/book/book/status.md
 	@mkdir build/book/book/_static/downloads
+	@$(BIN)/python book/play_stored.py build/book/book/_static/play
 	@$(BIN)/python book/slides.py build/book/notebooks build/book/book/_static/downloads/slides.html > build/site.log
 	@$(BIN)/python book/lesson.py build/book/notebooks build/book/book/_static/downloads
 	@$(BIN)/python book/instructor.py build/book/notebooks build/book/book/instructor

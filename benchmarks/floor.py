@@ -4,7 +4,9 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -58,22 +60,14 @@ def measure(quick: bool) -> list[Row]:
     def in_bf16(_: nn.Module, images: Tensor, y: Tensor) -> Tensor:
         return simple_gradient(twin, images.bfloat16(), y).float()
 
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return model(x)  # type: ignore[no-any-return]
-
-    def smooth_forward() -> Tensor:
+    def smooth(function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
         with softplus(1.0):
-            return forward()
-
-    def curvature() -> Tensor:
-        with softplus(1.0):
-            return input_hvp(model, x, labels, direction)
+            return function(*arguments)
 
     calls = {
-        "forward": forward,
-        "forward of the softplus surrogate": smooth_forward,
-        "Hessian-vector product (jvp of the gradient)": curvature,
+        "forward": lambda: model(x),  # which is frozen below
+        "forward of the softplus surrogate": lambda: smooth(model, x),
+        "Hessian-vector product (jvp of the gradient)": lambda: smooth(partial(input_hvp, model), x, labels, direction),
         "simple gradient": lambda: simple_gradient(model, x, labels),
         "selection pass, simple gradient": lambda: judges[simple_gradient](moved),
         "attack step, simple gradient": lambda: attack_step(model, x, labels, simple_gradient, reference),
@@ -118,31 +112,27 @@ def bf16(model: nn.Module, x: Tensor, labels: Tensor, in_bf16: Attribution, iter
     return [Row("floor", f"{name}: gain", ratio, "x", "", note), Row("floor", f"{name}: speed", faster, "x", "", note)]
 
 
-# Another process, whose largest size is its own. Linux counts it from the start of the program.
-_STEP = """
-import sys
-from functools import partial
-from benchmarks import floor as f
-
-def largest():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
-
-model, x = f.network.squeezenet(), f.photographs(1)
-labels = model(x).argmax(1)
-reference = f.importance(f.simple_gradient(model, x, labels))
-f.attack_step(model, x, labels, f.simple_gradient, reference)
-before, path = largest(), partial(f.integrated_gradients, steps=int(sys.argv[1]))
-with f.frozen(model), f.trusting(model):
-    f.attack_step(model, x, labels, path, reference)
-print(largest() - before)
-"""
-
-
 def peak(points: int, options: dict[str, str]) -> float:
     """Return the megabytes that an attack step on integrated gradients takes at its peak; NaN where nobody tells."""
     if sys.platform != "linux":
         return math.nan
-    command = [sys.executable, "-c", _STEP, str(points)]
+    command = [sys.executable, "-m", "benchmarks.floor", str(points)]  # a process whose largest size is its own
     done = subprocess.run(command, cwd=ROOT, env=os.environ | options, check=True, capture_output=True, text=True)  # noqa: S603
     return float(done.stdout)
+
+
+def largest() -> float:
+    """Return the largest size of this process so far, in megabytes, which Linux counts from the program's start."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    model, x = network.squeezenet(), photographs(1)
+    labels = model(x).argmax(1)
+    reference = importance(simple_gradient(model, x, labels))
+    attack_step(model, x, labels, simple_gradient, reference)
+    before, path = largest(), partial(integrated_gradients, steps=int(sys.argv[1]))
+    with frozen(model), trusting(model):
+        attack_step(model, x, labels, path, reference)
+    print(largest() - before)

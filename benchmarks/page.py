@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections import Counter
 from dataclasses import fields
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -55,14 +55,10 @@ Measured: {unit}, on a logarithmic scale that begins at 1. A mark is a target; w
 ```{{dropdown}} All {count} numbers
 {table}
 ```"""
-# What a unit is called in a figure.
-UNITS = {"forwards": "forward passes", "x": "times as fast"}
-# Where the time goes, for a target that is missed.
-REASONS = {
-    "integrated gradients, M = 100 over M = 10: peak memory": (
-        "a step holds the same for every M, as the next row shows; the rest are gaps in the C library's heap"
-    ),
-}
+UNITS = {"forwards": "forward passes", "x": "times as fast"}  # as a figure calls them
+MISSED = "Where the time goes where a target is missed:\n\n- {}: {}"
+REASON = "a step holds the same for every M, as the next row shows; the rest are gaps in the C library's heap"
+REASONS = {"integrated gradients, M = 100 over M = 10: peak memory": REASON}
 # What a step and the look at its result are made of, and how often.
 ATTACKS = {
     "the simple gradient": ("attack step, simple gradient", "selection pass, simple gradient", 1),
@@ -108,17 +104,14 @@ def courses(folder: Path) -> pd.DataFrame:
     paper = paper.sort_values("iterations", ascending=False, kind="stable").drop_duplicates(CONDITION)
     ours = rows.query("schedule == 'linear' and step_size == epsilon / 8 and first_beta == last_beta / 8")
     ours = ours.assign(schedule="annealed, " + ours.iterations.astype(str))
-    paper = paper.assign(schedule="Algorithm 1")
-    found = pd.concat([paper, ours]).merge(
-        paper[[*CONDITION, "gain", "iterations"]], on=CONDITION, suffixes=("", "_paper")
-    )
-    found = found.merge(ours[CONDITION].drop_duplicates(), on=CONDITION).assign(
-        original=lambda row: row.objective - row.gain
-    )
+    whole = paper[[*CONDITION, "gain", "iterations"]].merge(ours[CONDITION].drop_duplicates(), on=CONDITION)
+    found = pd.concat([paper.assign(schedule="Algorithm 1"), ours])
+    found = found.merge(whole, on=CONDITION, suffixes=("", "_paper"))
     found = found.assign(step=found.course_steps.str.split(), best=found.course_objective.str.split())
     found = found.explode(["step", "best"], ignore_index=True).astype({"step": int, "best": float})
-    found["share"] = ((found.best - found.original) / found.gain_paper).fillna(0.0)  # nan: no label was kept by then
-    return found[[*CONDITION, "schedule", "step", "share", "iterations_paper"]]
+    gained = found.best - (found.objective - found.gain)
+    found["share"] = (gained / found.gain_paper).fillna(0.0)  # nan: no label was kept by then
+    return found
 
 
 def summary(shares: pd.DataFrame) -> list[str]:
@@ -145,48 +138,48 @@ def compose(rows: pd.DataFrame, sessions: list[dict[str, Any]], shares: pd.DataF
     if len(shares):
         parts.append(STEPS.format(figure=FIGURE, lines="\n".join(summary(shares))))
     for group, lead in (("floor", FLOOR), ("peers", PEERS)):
-        found = rows[rows.group == group].reindex(columns=COLUMNS)
-        if len(found):
-            parts += [lead, *_table([Row(*line) for line in found.to_numpy()], BARS.format(group))]
-            parts += _example(dict(zip(found.name, found.value, strict=True)))
+        if found := measured(rows, group):
+            parts += [lead, *_table(found, BARS.format(group)), *_example({row.name: row.value for row in found})]
             parts += [_machine(session) for session in sessions if group in session["seconds"]]
     return "\n\n".join(parts) + "\n"
+
+
+def measured(rows: pd.DataFrame, group: str) -> list[Row]:
+    """Return the measurements of a group."""
+    return [Row(*line) for line in rows[rows.group == group].reindex(columns=COLUMNS).to_numpy()]
 
 
 def _drawable(found: list[Row]) -> list[Row]:
     """Of the measurements those in the unit that most of them have."""
     known = [row for row in found if math.isfinite(row.value)]
-    counts = Counter(row.unit for row in known)
-    return [row for row in known if row.unit == counts.most_common(1)[0][0]]
+    return [row for row in known if row.unit == mode(row.unit for row in known)]
 
 
 def _table(found: list[Row], figure: str) -> list[str]:
     """A table of measurements, below a figure if it is a long one, and why targets were missed."""
     compared = any(not math.isnan(row.before) for row in found)
-    lines = [["what", "measured", *["before"] * compared, "target", "verdict", "how"]]
-    lines.append(["---"] * len(lines[0]))
+    header = ["what", "measured", *["before"] * compared, "target", "verdict", "how"]
+    lines = [header, ["---"] * len(header)]
     for row in found:
         values = [f"{number(row.value)} {row.unit}", *[number(row.before)] * compared]
         lines.append([row.name, *values, row.target or "-", row.verdict, row.note or "-"])
-    reasons = [f"- {row.name}: {REASONS[row.name]}" for row in found if row.verdict == "missed" and row.name in REASONS]
+    missed = [row.name for row in found if row.verdict == "missed" and row.name in REASONS]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     if len(found) > LONG:
         unit = _drawable(found)[0].unit
         table = DRAWN.format(figure=figure, unit=UNITS.get(unit, unit), count=len(found), table=table)
-    return [table, *["Where the time goes where a target is missed:\n\n" + "\n".join(reasons)] * bool(reasons)]
+    return [table, *(MISSED.format(name, REASONS[name]) for name in missed)]
 
 
 def _example(values: dict[str, float]) -> list[str]:
     """How long forty steps take, where all that makes them was measured."""
-    names = {name for step, look, _ in ATTACKS.values() for name in (step, look)} | {"forward, per image"}
-    if not names <= values.keys():
+    if not {name for parts in ATTACKS.values() for name in parts[:2]} | {"forward, per image"} <= values.keys():
         return []
-    each = {
-        attack: 40 * times * (values[step] + values[look]) * values["forward, per image"]
+    listed = [
+        f"{number(40 * times * (values[step] + values[look]) * values['forward, per image'])} s on {attack}"
         for attack, (step, look, times) in ATTACKS.items()
-    }
-    listed = ", ".join(f"{number(seconds)} s on {attack}" for attack, seconds in each.items())
-    return [f"On this machine forty steps take for each image of a batch {listed}."]
+    ]
+    return [f"On this machine forty steps take for each image of a batch {', '.join(listed)}."]
 
 
 def _machine(session: dict[str, Any]) -> str:
@@ -243,12 +236,9 @@ def write(folder: Path, target: Path) -> None:
     rows, sessions = read(folder)
     shares = courses(folder)
     target.write_text(compose(rows, sessions, shares), encoding="utf-8")
-    pictures = {FIGURE: draw(shares).figure} if len(shares) else {}
-    for group in ("floor", "peers"):
-        found = [Row(*line) for line in rows[rows.group == group].reindex(columns=COLUMNS).to_numpy()]
-        if len(found) > LONG:
-            pictures[BARS.format(group)] = bars(found)
-    for name, figure in pictures.items():
+    groups = {group: measured(rows, group) for group in ("floor", "peers")}
+    pictures = {BARS.format(group): bars(found) for group, found in groups.items() if len(found) > LONG}
+    for name, figure in (pictures | ({FIGURE: draw(shares).figure} if len(shares) else {})).items():
         (target.parent / name).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target.parent / name, metadata={"Date": None})
     plt.close("all")

@@ -1,9 +1,7 @@
-"""The peers, on the same inputs in the same run: Captum, SciPy loops, dattri, and one image at a time."""
+"""The peers, on the same inputs in the same run: Captum, SciPy loops, and one image at a time."""
 
-import math
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 from captum.attr import DeepLift, IntegratedGradients, Saliency
@@ -21,11 +19,11 @@ Call = Callable[[], Tensor]
 
 
 def measure(quick: bool) -> list[Row]:
-    """Compare with whatever is installed."""
+    """Compare with Captum, with SciPy and with one image at a time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Captum's: that it sets hooks, and that it asks for gradients
         captum = _captum(quick)
-    return [*captum, *_scipy(quick), *_dattri(quick), _one_at_a_time(quick)]
+    return [*captum, *_scipy(quick), _one_at_a_time(quick)]
 
 
 def compared(peer: str, name: str, ours: Call, theirs: Call, repeats: int, speed: str, largest: str) -> list[Row]:
@@ -80,14 +78,6 @@ def _scipy(quick: bool) -> list[Row]:
         call = f"{name}, {count} maps of 227 x 227"
         rows += compared("SciPy", call, lambda ours=ours: ours(a, b), loop(theirs), repeats, ">= 1.5", "<= 1e-9")
     return rows
-
-
-def _dattri(quick: bool) -> list[Row]:
-    if find_spec("dattri") is None:
-        return [Row("peers", "influence: speed over dattri", math.nan, "x", "", "dattri is not installed, skipped")]
-    from benchmarks.influence import compare
-
-    return compare(2 if quick else 5)
 
 
 def _one_at_a_time(quick: bool) -> Row:

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import papermill
 from address import ROOT, current
-from pages import sources
-from traitlets.config import Config
+from pages import sources, transport
 
 SHIPPED = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "ipykernel", "pip")
 
@@ -71,7 +70,7 @@ def main(folder: Path) -> None:
             kernel_name="colab",
             cwd=folder,
             progress_bar=False,
-            config=Config(KernelManager={"transport": "ipc"}),
+            config=transport(),
         )
         print(f"  {source.stem} executed in {time.monotonic() - started:.0f} s", flush=True)
 

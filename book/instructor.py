@@ -76,11 +76,11 @@ def write(page: NotebookNode, name: str, notes: dict[str, list[str]]) -> str:
         re.sub(r"\]\(\.\./book/", "](../", goals[1]),
         "## What to show",
         "\n".join(f"- {line}" for line in notes["show"]),
-        "## Predictions, wrong answers to expect, and the answers",
+        "## Predictions",
     ]
     for number, (question, wrong) in enumerate(zip(asked, notes["wrong"], strict=True), start=1):
         options = "\n".join(
-            f"- **{option}** (so it was)" if at == question.right else f"- {option}"
+            f"- **{option}** (what the page found)" if at == question.right else f"- {option}"
             for at, option in enumerate(question.options)
         )
         answer = f"```{{dropdown}} The answer to prediction {number}\n{question.answer}\n```"

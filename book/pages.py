@@ -32,6 +32,7 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+import zmq
 from address import ROOT, current
 from lighter import packed, tidy
 from nbformat import NotebookNode
@@ -127,6 +128,11 @@ def output_problems(page: NotebookNode) -> list[str]:
     return found
 
 
+def transport() -> Config:
+    """Talk to kernels through files where the system can, which Windows may not: they announce an open TCP port."""
+    return Config(KernelManager={"transport": "ipc" if zmq.has("ipc") else "tcp"})
+
+
 def execute(
     source: Path, output: Path, values: Mapping[str, Any], *, read: Callable[[Path], NotebookNode] = read_source
 ) -> float:
@@ -163,7 +169,7 @@ def execute(
                 cwd=folder,
                 progress_bar=False,
                 coalesce_streams=True,
-                config=Config(KernelManager={"transport": "ipc"}),  # kernels announce an open TCP port on stderr
+                config=transport(),
             )
         executed = nbformat.read(done, as_version=4)
     original = {cell.id: cell for cell in page.cells}

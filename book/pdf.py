@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import io
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,18 @@ def keep_links_inside(writer: PdfWriter, starts: dict[str, int], address: str, h
             link[NameObject("/Dest")] = ArrayObject([sheet_reference, NameObject("/FitH"), NumberObject(842)])
 
 
+def offer(book: Path, site: Path) -> None:
+    """Put the printed book among the site's downloads, and link to it where the page for teachers names it."""
+    name = "fragility.pdf"
+    shutil.copy(book, site / "_static" / "downloads" / name)
+    page = site / "book" / "teach.html"
+    link = f'<a class="printed" href="../_static/downloads/{name}" download>{name}</a>'
+    named = f'<span class="printed">{name}</span>'
+    page.write_text(page.read_text(encoding="utf-8").replace(named, link), encoding="utf-8")
+
+
 def main(site: Path, target: Path) -> None:
-    """Print every page and bind them."""
+    """Print every page, bind them and offer them."""
     writer, starts, home = PdfWriter(), {}, site_address(f"https://github.com/{current()}")
     with serve(site) as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 1400}, color_scheme="light")
@@ -104,6 +115,7 @@ def main(site: Path, target: Path) -> None:
     writer.add_metadata({"/Title": title})
     target.parent.mkdir(parents=True, exist_ok=True)
     writer.write(target)
+    offer(target, site)
     print(f"{len(writer.pages)} sheets in {target}")
 
 

@@ -1,6 +1,6 @@
 """Compute the pieces that a reader can touch: their pictures, their numbers, and the HTML that shows them.
 
-    python book/play.py [digit] [wall] [film] [original] [aim] [budget] [path] [beta]
+    python book/play.py [digit] [board] [wall] [film] [original] [stored] [aim] [budget] [path] [beta]
 
 None named: all; so does `make play`. Half an hour on two cores, most of it for `aim`. The pieces need no kernel and
 load nothing from outside; without JavaScript they are pictures. `_static/pieces.js` and the scripts in
@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import play_board
 import play_digit
 import play_film
 import play_original
 import play_still
+import play_stored
 import torch
 from PIL import Image
 from torch import Tensor
@@ -329,7 +331,7 @@ def _html(name: str, piece: Piece, panels: Sequence[dict[str, Any]]) -> str:
         _control(name, number, control) for number, control in enumerate(piece.controls) if control.kind != "place"
     )
     return (
-        f'<figure class="player" data-folder="../_static/play/">\n'
+        f'<figure class="player">\n'
         f'<div class="player-panels" role="group" aria-label="{html.escape(piece.alt)}">\n' + "\n".join(boxes) + "\n"
         f"</div>\n{below}\n"
         f'<figcaption><output class="player-said">{html.escape(piece.readouts[piece.still])}</output></figcaption>\n'
@@ -372,6 +374,8 @@ PIECES: dict[str, Callable[[], Piece]] = {"aim": aim, "budget": budget, "path": 
 
 MADE_ELSEWHERE: dict[str, Callable[[], None]] = {
     "digit": play_digit.main,
+    "board": play_board.main,
+    "stored": play_stored.pictures,
     "wall": partial(play_still.photograph, "wall"),
     "film": play_film.main,
     "original": play_original.main,

@@ -146,7 +146,6 @@ def main(folder: Path) -> int:
             made.touch()  # newer than the sources in which the address stands
         subprocess.run(["bash", "-euc", command], cwd=folder, env=variables, check=True)
     home, site = site_address(ADDRESS), folder / "build" / "book" / "_build" / "html"
-    (site / "_static" / "downloads" / "fragility.pdf").touch()  # which the workflow prints later
     with served(site, urlsplit(home).path) as start:
         broken, outside = follow(start, home)
     wrong = misled(outside, repository, folder)

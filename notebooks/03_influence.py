@@ -284,6 +284,15 @@ chapter.means(pd.DataFrame(rows), ["l2"], columns)
 # Divided by one minus the leverage, a single promise comes true whatever the penalty; plain influence is off by a factor of 1.76 where the penalty is weak and single
 # images have leverages up to .82. Koh and Liang report a correlation of .86 for a convolutional network trained as a whole. The last layer alone is a convex
 # problem, and the agreement here is a statement about that problem only.
+#
+# Call in a promise yourself: tap a training digit, and the layer is trained again without it. Then take out all eight.
+#
+# <figure class="piece" data-piece="board">
+#
+# ![A test digit, a three, beside two rows of training digits of different sizes, those that help and those that harm, and three bars below.](../book/_static/play/board.webp)
+#
+# <figcaption>The eight training digits that help a prediction most, and the eight that harm it most, on the layer of this chapter, computed in the page. Changes of the loss are in thousandths of a nat.</figcaption>
+# </figure>
 
 # %% [markdown]
 # ## Several images at once

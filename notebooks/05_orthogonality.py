@@ -184,6 +184,15 @@ plt.show()
 # </details>
 
 # %% [markdown]
+# Turn the number of dimensions yourself:
+#
+# <figure class="piece" data-piece="dial">
+#
+# ![A histogram of angles from 0 to 90 degrees, flat, for two dimensions.](../book/_static/play/dial.webp)
+#
+# <figcaption>Blue: 500 pairs of random directions, drawn anew whenever the dial turns. Line: their law. Orange: stored angles between gradients and most fragile directions, for digits of 32 by 32 pixels and for CIFAR-10.</figcaption>
+# </figure>
+#
 # Now the test. The statistic is $T = \frac1n\sum_i \cos^2\theta_i$; the null permutes the fragile directions among the images of each class,
 # 10,000 times. A pairing *more orthogonal* than chance would show as a $T$ **below** the null. A $T$ above it says that the image's own
 # fragile direction is *more* aligned with the score than a stranger's.

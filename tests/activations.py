@@ -1,6 +1,14 @@
-"""Activations of a user's own, written as autograd functions: one with a kink and one without."""
+"""Activations of a user's own: autograd functions, one with a kink and one without, and a ReLU in another thread."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
+
+
+def in_a_thread(z: Tensor) -> Tensor:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.relu, z).result()
 
 
 class Ramp(torch.autograd.Function):

@@ -131,5 +131,7 @@ def test_a_chapters_page_for_teachers_has_every_prediction_with_the_answer_marke
         chapter = nbformat.read(path, as_version=4)
         text = instructor.write(chapter, path.stem, notes[path.stem])
         asked = sum(cell.source.count("**Predict.**") for cell in chapter.cells)
-        assert text.count("### Prediction") == text.count("(so it was)") == text.count("*Expect:*") == asked, path.name
+        assert (
+            text.count("### Prediction") == text.count("(what the page found)") == text.count("*Expect:*") == asked
+        ), path.name
         assert "data-option" not in text, path.name

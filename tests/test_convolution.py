@@ -1,15 +1,18 @@
 """What a second derivative is computed by: values and derivatives of every order against PyTorch's own."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fragility._convolution import twice_differentiable
 from fragility._pool import QuickPools
+from fragility.attribution import integrated_gradients, simple_gradient
 
 CASES = [
     ("conv1d", (2, 3, 9), (4, 3, 3), {"padding": 1}),
@@ -113,6 +116,26 @@ def test_pools_are_pytorchs_to_the_bit(options, context):
         assert ("_MaxPool" in type(values.grad_fn).__name__) == (len(results) == 1)
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("attribution", [simple_gradient, partial(integrated_gradients, steps=3)])
+def test_a_checkpoint_pools_again_as_before(attribution):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3)).eval()
+    again = Again(body).eval()
+    x, labels = torch.rand(2, 1, 8, 8), torch.tensor([0, 2])
+    assert torch.equal(attribution(again, x, labels), attribution(body, x, labels))
+
+
+class Again(nn.Module):
+    """Computes its convolution, activation and pool again in the backward pass."""
+
+    def __init__(self, body: nn.Sequential) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body[3:](checkpoint(self.body[:3], x, use_reentrant=False))
 
 
 def test_pools_that_are_left_to_pytorch():

@@ -29,8 +29,9 @@ def test_many_samples_have_an_interval_that_leans_where_they_do(chance):
     z, size = 1.96, samples.std() / 200**0.5
     shift = size * scipy.stats.skew(samples) * (1 + 2 * z**2) / 6 / 200**0.5
     assert (mean, low, high) == pytest.approx(
-        (samples.mean(), mean - z * size + shift, mean + z * size + shift), abs=0.02
+        (samples.mean(), mean - z * size + shift, mean + z * size + shift), abs=0.01
     )
+    assert (low + high) / 2 - mean == pytest.approx(shift, abs=0.0045)  # the percentile bootstrap's is half as large
     assert high - mean > mean - low
     assert mean_interval(samples) == (mean, low, high)
     assert mean_interval(3 * samples + 1) == pytest.approx((3 * mean + 1, 3 * low + 1, 3 * high + 1))
@@ -116,26 +117,6 @@ def test_bad_input_of_two_samples():
         chance_of([1.0, 2.0], 0, [1.0, np.nan])
 
 
-def coverage(held, times):
-    """How often an interval holds the mean of what it is drawn from, and three standard errors of that share."""
-    share = np.mean([held() for _ in range(times)])
-    return share, 3 * (0.95 * 0.05 / times) ** 0.5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [5, 10, 64])
-def test_students_t_covers_normal_samples(chance, n):
-    def held():
-        if n < FEW:
-            _, low, high = mean_interval(chance.normal(size=n))
-        else:
-            _, low, high = difference_interval(*chance.normal(size=(2, n)))
-        return low <= 0 <= high
-
-    share, error = coverage(held, 2000)
-    assert share == pytest.approx(0.95, abs=error)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [FEW, 64])
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
@@ -146,42 +127,6 @@ def test_the_bootstrap_covers_normal_and_skewed_samples(chance, n, kind):
         "skewed": (lambda: chance.beta(0.5, 2, size=n), 0.2),
     }[kind]
 
-    def held():
-        _, low, high = mean_interval(draw())
-        return low <= mean <= high
-
-    share, error = coverage(held, 2000)
-    assert share >= 0.93 - error
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.98])
-def test_clopper_and_pearson_cover_shares(share):
-    # Exactly, over all numbers of successes: no simulation is needed.
-    covered = sum(
-        scipy.stats.binom.pmf(successes, 60, share)
-        for successes in range(61)
-        if (ends := mean_interval(np.arange(60) < successes)).low <= share <= ends.high
-    )
-    assert covered >= 0.95
-
-
-@pytest.mark.slow
-def test_images_with_several_numbers_are_covered(chance):
-    images = np.repeat(np.arange(30), 6)
-
-    def held(**options):
-        samples = np.repeat(chance.normal(size=30), 6) + 0.3 * chance.normal(size=180)
-        _, low, high = mean_interval(samples, **options)
-        return low <= 0 <= high
-
-    share, error = coverage(lambda: held(images=images), 500)
-    assert share >= 0.93 - error
-    assert coverage(held, 200)[0] < 0.7  # what counting pairs would claim
-
-
-@pytest.mark.slow
-def test_holm_errs_once_in_forty_families(chance):
-    # Ten conditions that are true at their limit: one of them is wrongly refuted in at most 2.5 % of the families.
-    wrong = np.mean([holm([chance_of(x, 0) for x in chance.normal(size=(10, 12))]).min() <= 0.025 for _ in range(1000)])
-    assert wrong <= 0.025 + 3 * (0.025 * 0.975 / 1000) ** 0.5
+    intervals = [mean_interval(draw()) for _ in range(2000)]
+    share = np.mean([found.low <= mean <= found.high for found in intervals])
+    assert share >= 0.93 - 3 * (0.95 * 0.05 / 2000) ** 0.5  # three standard errors

@@ -134,6 +134,16 @@ def test_a_second_execution_gives_the_same_bytes(source: Path) -> None:
     assert len({cell.id for cell in nbformat.read(page, as_version=4).cells}) == 5
 
 
+def test_a_page_is_the_same_where_kernels_can_only_talk_over_tcp(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, seen = source.with_suffix(".ipynb"), []
+    for ipc in (True, False):
+        monkeypatch.setattr(pages.zmq, "has", lambda name, ipc=ipc: ipc)
+        assert pages.transport().KernelManager["transport"] == ("ipc" if ipc else "tcp")
+        pages.execute(source, page, {})
+        seen.append(page.read_bytes())
+    assert seen[0] == seen[1]
+
+
 def test_parameters_are_injected_visibly_and_unknown_names_refused(source: Path, tmp_path: Path) -> None:
     page = tmp_path / "site" / source.with_suffix(".ipynb").name
     pages.execute(source, page, {"terms": 3, "profile": "fast"})

@@ -10,8 +10,11 @@ from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
 
+import play_board
 import play_digit
+import play_stored
 import pytest
+import scipy.stats
 import torch
 from browser import WIDTHS, chromium, serve
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -182,6 +185,79 @@ def test_the_network_reads_digits_and_weighs_little(digits: tuple[nn.Module, Ten
 
 
 @pytest.fixture(scope="module")
+def board(browser: Browser) -> Iterator[Page]:
+    """The numbers of the board and the dial, without a page around them."""
+    page = browser.new_page()
+    for name in ("pieces.js", "play/board-data.js", "pieces/influence.js", "pieces/dial.js"):
+        page.add_script_tag(path=STATIC / name)
+    page.evaluate("""() => {
+        const bytes = Uint8Array.from(atob(boardData.features), letter => letter.charCodeAt(0));
+        const numbers = new Int16Array(bytes.buffer), {width, scale, labels, l2} = boardData;
+        window.rows = Array.from({length: numbers.length / width}, (_, m) => Float64Array.from({length: width + 1},
+            (_, i) => i < width ? scale * numbers[m * width + i] : 1));
+        window.layer = lastLayer(rows.slice(0, labels.length), labels, l2);
+    }""")
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("way", [0, 1, 2])
+@pytest.mark.parametrize("test", [0, 1, 2, 3])
+def test_influence_leverage_and_retraining_are_the_packages(board: Page, test: int, way: int) -> None:
+    layer, asked, labels = play_board.loaded()
+    features, label = asked[test, way : way + 1], labels[test : test + 1]
+    influence = layer.influence(features, label)[0]
+    leaders = influence.argsort(descending=True)[:8]
+    place = len(layer.labels) + test * asked.shape[1] + way
+    found = board.evaluate(
+        """([place, label, leaders]) => [
+            layer.influence(rows[place], label), leaders.map(layer.leverage),
+            [leaders.slice(0, 1), leaders].map(out => layer.retrained(rows[place], label, new Set(out)).change)]""",
+        [place, label.item(), leaders.tolist()],
+    )
+    sets = [leaders[:1].tolist(), leaders.tolist()]
+    changes = [layer.leave_one_out(features, label, torch.tensor([out]))[0, 0] for out in sets]
+    close(found[0], influence)
+    close(found[1], layer.leverage()[leaders])
+    close(found[2], torch.stack(changes))
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 64, 3072])
+def test_the_dials_law_is_that_of_random_directions(board: Page, dimension: int) -> None:
+    found = board.evaluate(
+        "d => { const {share, angle} = angleLaw(d); return [.05, .5, .95].map(angle).concat(share(60), share(84)); }",
+        dimension,
+    )
+    squares = scipy.stats.beta(0.5, (dimension - 1) / 2)  # of the cosine
+    for quantile, angle in zip((0.05, 0.5, 0.95), found[:3], strict=True):
+        assert squares.sf(cos(angle * pi / 180) ** 2) == pytest.approx(quantile, abs=0.02 if dimension > 999 else 2e-3)
+    assert found[3:] == pytest.approx([squares.sf(cos(a * pi / 180) ** 2) for a in (60, 84)], abs=1e-5)
+
+
+def test_the_stored_curves_and_angles_are_those_of_the_results(tmp_path: Path) -> None:
+    play_stored.write(tmp_path)
+    drawn, angles = (json.loads((tmp_path / f"{name}-data.js").read_text().partition("=")[2][:-2]) for name in NAMES)
+    rows = play_stored.stored("attack_sweep-laptop")
+    rows = rows[(rows.setup == "squeezenet") & (rows.method == "simple_gradient")]
+    for attack in ("random", "top_k"):
+        for place, size in enumerate(drawn["sizes"]):
+            part = rows[(rows.attack == attack) & (rows.epsilon == size)]
+            low, high = drawn[attack]["ends"][place]
+            mean = part.groupby("image").top_k_intersection.mean().mean()
+            assert drawn[attack]["mean"][place] == pytest.approx(mean, abs=1e-4)
+            assert low < mean < high
+    measured = play_stored.stored("angles-laptop")
+    for dimension, found in angles.items():
+        part = measured[measured.dimension == int(dimension)].angle
+        assert found["median"] == pytest.approx(part.median(), abs=0.01)
+        assert sum(found["counts"][:20]) == ((part >= 0) & (part < 60)).sum()
+        assert sum(found["counts"]) == len(part)
+
+
+NAMES = ("draw", "dial")
+
+
+@pytest.fixture(scope="module")
 def origins() -> Iterator[dict[str, str]]:
     """The built site, from the file system and from a server."""
     site = Path(os.environ.get("SITE", "build/book/_build/html")).resolve()
@@ -236,6 +312,7 @@ def trace(page: Page, element: Locator, points: Sequence[tuple[float, float]], *
     for number, (x, y) in enumerate(places):
         kind = "touchStart" if number == 0 else "touchMove"
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    page.wait_for_timeout(100)  # a finger that lifts at full speed flings, and the next tap would only stop that
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
@@ -281,6 +358,29 @@ def test_pieces_do_what_they_say_for_a_mouse_and_a_finger(play: Callable[..., Pa
         trace(page, plane, [(0.5, 0.5), (end, 0.4)], finger=finger)
         expect(said).to_contain_text("points to 25 degrees")
 
+    board = piece(page, "board")
+    said = board.locator(".piece-said")
+    press(board.locator(".piece-tile").first)
+    expect(said).to_contain_text("Without it: influence promised")
+    press(board.get_by_role("button", name="Put all back"))
+    press(board.get_by_role("button", name="Take out the 8"))
+    expect(said).to_contain_text("Without these 8")
+    press(board.get_by_text("attacked with"))
+    expect(said).to_contain_text("still do")
+
+    draw = piece(page, "draw")
+    trace(page, draw.locator("canvas"), [(0.12, 0.1), (0.3, 0.4), (0.97, 0.7)], finger=finger)
+    expect(draw.locator(".piece-said")).to_contain_text("whole curve")
+    press(draw.get_by_role("button", name="Show what was measured"))
+    expect(draw.locator(".piece-said")).to_contain_text("points above the attack's", timeout=30_000)
+
+    dial = piece(page, "dial")
+    dial.get_by_label("Your guess").fill("60")
+    press(dial.get_by_role("button", name="That is my guess"))
+    expect(dial.locator(".piece-said")).to_contain_text("You guessed 60")
+    press(dial.get_by_role("button", name="Drop in"))
+    expect(dial.locator(".piece-said")).to_contain_text("Measured on digits")
+
 
 @pytest.mark.parametrize("play", ["file"], indirect=True)
 def test_the_keyboard_alone_makes_a_4_point_at_its_corner(play: Callable[..., Page]) -> None:
@@ -309,6 +409,42 @@ def test_the_keyboard_alone_makes_a_4_point_at_its_corner(play: Callable[..., Pa
     for _ in range(20):
         wall.locator("canvas").press("ArrowDown")
     expect(wall.locator(".piece-said")).not_to_have_text(before)
+
+    board = piece(page, "board")
+    board.locator(".piece-tile").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(board.locator(".piece-tile").nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(board.locator(".piece-said")).to_contain_text("Without it")
+
+    draw = piece(page, "draw")
+    for key in ("ArrowDown", "ArrowRight", "ArrowDown", "ArrowRight", "ArrowDown", "ArrowRight", "ArrowDown"):
+        draw.locator("canvas").press(key)
+    expect(draw.locator(".piece-said")).to_contain_text("At \u03b5 = 8: 80 %. That is a whole curve")
+    draw.get_by_role("button", name="Show what").press("Enter")
+    expect(draw.locator(".piece-said")).to_contain_text("you said 80 %", timeout=30_000)
+
+
+LATE = """name => document.activeElement.closest(`figure[data-piece=${name}]`) !== null"""
+
+
+@pytest.mark.parametrize("play", ["file"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "stops"), [("digit", 7), ("original", 2), ("draw", 1), ("film", 3), ("wall", 3), ("board", 5), ("dial", 3)]
+)
+def test_the_tab_order_of_a_piece_is_short(play: Callable[..., Page], name: str, stops: int) -> None:
+    page = play()
+    piece(page, name).evaluate("""figure => {
+        const before = document.createElement('button');
+        figure.before(before);
+        before.focus();
+    }""")
+    found = 0
+    page.keyboard.press("Tab")
+    while page.evaluate(LATE, name):
+        found += 1
+        page.keyboard.press("Tab")
+    assert found == stops
 
 
 RING = [(0.5 + 0.2 * sin(i * pi / 8), 0.5 - 0.4 * cos(i * pi / 8)) for i in range(17)]
@@ -349,7 +485,13 @@ def test_pieces_are_pictures_without_javascript(browser: Browser, origins: dict[
 
 
 @pytest.mark.parametrize(
-    ("name", "pieces"), [("notebooks/02_attacks", ["wall", "film"]), ("notebooks/04_hessian", ["wall"])]
+    ("name", "pieces"),
+    [
+        ("notebooks/02_attacks", ["wall", "film"]),
+        ("notebooks/03_influence", ["board"]),
+        ("notebooks/04_hessian", ["wall"]),
+        ("notebooks/05_orthogonality", ["dial"]),
+    ],
 )
 def test_chapters_hold_the_pieces_that_they_need(play: Callable[..., Page], name: str, pieces: list[str]) -> None:
     page = play("phone", name)
@@ -362,5 +504,5 @@ def test_scripts_are_short_and_ask_for_nothing_from_outside() -> None:
         text = script.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 300, script
         assert not any(word in text for word in ("http:", "https:", "fetch(", "import(")), script
-    for name in ("digit", "film", "original", "wall"):
+    for name in ("board", "dial", "digit", "draw", "film", "original", "wall"):
         assert sum(file.stat().st_size for file in (STATIC / "play").glob(f"{name}*")) < 300_000, name

@@ -1,13 +1,12 @@
-"""Random small networks: what is accepted is right, what is refused says why."""
+"""Every kind of layer, alone and in random networks: what is accepted is right, what is refused says why."""
 
 import random
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from activations import Ramp
+from activations import Ramp, in_a_thread
 from conftest import randomise, scores, total
 from fragility._reach import check_smooth
 from fragility.attribution import deeplift, simple_gradient
@@ -74,14 +73,6 @@ def into_view(z: Tensor) -> Tensor:
     return h
 
 
-def in_a_thread(z: Tensor) -> Tensor:
-    results = []
-    thread = threading.Thread(target=lambda: results.append(F.relu(z)))
-    thread.start()
-    thread.join()
-    return results[0]
-
-
 def attention(z: Tensor) -> Tensor:
     tokens = z.flatten(2).mT
     return F.scaled_dot_product_attention(tokens, tokens, tokens).mT.view_as(z)
@@ -117,6 +108,11 @@ ACTIVATIONS = {
     "prelu": Kind(lambda z: F.prelu(z, z.new_full((1,), 0.25)), partial(sloped, slope=0.25)),
     "rrelu": Kind(partial(F.rrelu, lower=0.1, upper=0.3), partial(sloped, slope=0.2)),
     "hard sigmoid": Kind(F.hardsigmoid, lambda z, hinge: bounded(z + 3, hinge, 0, 6) / 6),
+    "maximum of two layers": Kind(lambda z: torch.maximum(z, 1 - 2 * z), lambda z, hinge: 1 - 2 * z + hinge(3 * z - 1)),
+    "product in place": Kind(lambda z: z.mul_(z > 0), rectified),
+    "multiply": Kind(lambda z: torch.multiply(z, z > 0), rectified),
+    "expit": Kind(torch.special.expit, lambda z, _: z.sigmoid()),
+    "absolute": Kind(torch.absolute, lambda z, hinge: hinge(z) + hinge(-z)),
     "soft shrinkage": Kind(F.softshrink, lambda z, hinge: z - bounded(z, hinge, -0.5, 0.5)),
     "abs": Kind(torch.abs, lambda z, hinge: hinge(z) + hinge(-z)),
     "tanh": Kind(torch.tanh),
@@ -159,6 +155,7 @@ REFUSED = {
     "norm": Kind(lambda z: z / (1 + z.square().sum(1, keepdim=True)).sqrt(), None, "no rule for div"),
     "square": Kind(torch.square, None, "no rule for pow"),
     "hard swish": Kind(F.hardswish, lambda z, hinge: z * bounded(z + 3, hinge, 0, 6) / 6, "no rule for hardswish"),
+    "reciprocal": Kind(lambda z: 1 / (3 + z.tanh()), None, "no rule for reciprocal"),
     "elu": Kind(lambda z: F.elu(z, 2.0), lambda z, hinge: 2 * F.celu(z) - hinge(z), "no rule for elu"),
     "exp of a view, in place": Kind(into_view, None, "exp_ on a view, in place"),
     "custom function": Kind(Cubed.apply, None, "Cubed, a custom autograd function"),
@@ -176,15 +173,13 @@ KINDS = {**ACTIVATIONS, **LINEAR, **REFUSED}
 
 
 class RandomNetwork(nn.Module):
-    """Four layers, some with a shortcut. With a hinge it computes the formulas in the place of the activations."""
+    """Layers of these kinds, some with a shortcut; with a hinge it computes formulas in the place of activations."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, kinds: list[str], draw: random.Random) -> None:
         super().__init__()
-        self.kinds = [draw.choice(list(ACTIVATIONS if draw.random() < 0.6 else LINEAR)) for _ in range(4)]
-        if draw.random() < 0.4:
-            self.kinds[draw.randrange(4)] = draw.choice(list(REFUSED))
+        self.kinds = kinds
         self.layers = nn.ModuleList(
-            nn.Conv2d(4 if number else 3, 4, draw.choice((1, 3)), padding=1) for number in range(4)
+            nn.Conv2d(4 if number else 3, 4, draw.choice((1, 3)), padding=1) for number in range(len(kinds))
         )
         self.shortcut = draw.random() < 0.3
         self.head = nn.Linear(4, 3)
@@ -200,6 +195,13 @@ class RandomNetwork(nn.Module):
             if self.shortcut and h.shape == before.shape:
                 h = h + before
         return self.head(h.mean((2, 3)))
+
+
+def drawn(draw: random.Random) -> RandomNetwork:
+    kinds = [draw.choice(list(ACTIVATIONS if draw.random() < 0.6 else LINEAR)) for _ in range(4)]
+    if draw.random() < 0.4:
+        kinds[draw.randrange(4)] = draw.choice(list(REFUSED))
+    return RandomNetwork(kinds, draw)
 
 
 def second_derivatives_agree(explain: Function, x: Tensor) -> bool:
@@ -218,7 +220,7 @@ def second_derivatives_agree(explain: Function, x: Tensor) -> bool:
 
 
 def explained(network: RandomNetwork, images: Tensor, labels: Tensor, baseline: Tensor, beta: float | None) -> str:
-    """What is wrong with DeepLIFT: completeness against the formulas, batch independence, second derivatives."""
+    """What is wrong with DeepLIFT: values against the formulas, batch independence, second derivatives."""
 
     def explain(x: Tensor, rows: slice = slice(None)) -> Tensor:
         with softplus(beta) if beta else nullcontext():
@@ -228,9 +230,14 @@ def explained(network: RandomNetwork, images: Tensor, labels: Tensor, baseline: 
     alone = torch.cat([explain(images[row], row) for row in (slice(0, 1), slice(1, 2))])
     network.hinge = smooth if beta else F.relu
     gap = scores(network, images, labels) - scores(network, baseline, labels)
+    network.hinge, by_formula = F.relu, attributions
+    if all(not KINDS[name].deeplift for name in network.kinds):
+        by_formula = explain(images)
     network.hinge = None
     if not torch.allclose(total(attributions), gap, rtol=1e-8, atol=1e-10):
         return "the sum"
+    if not torch.allclose(attributions, by_formula, rtol=1e-8, atol=1e-10):
+        return "a hinge in another spelling"
     if not torch.allclose(alone, attributions, rtol=1e-8, atol=1e-10):
         return "an image alone"
     return "" if second_derivatives_agree(explain, images) else "the second derivative"
@@ -256,23 +263,41 @@ def substituted(network: RandomNetwork, images: Tensor, labels: Tensor, *_) -> s
     return "" if agree else "the second derivative"
 
 
+CHECKS = {"deeplift": explained, "softplus": substituted}
+
+
+def judged(method: str, network: RandomNetwork, *data: Any) -> tuple[str, str]:
+    """Whether a network is accepted, or the reason of the refusal, and what is wrong with that."""
+    reasons = [reason for name in network.kinds if (reason := getattr(KINDS[name], method))]
+    try:
+        fault = CHECKS[method](network, *data)
+    except ValueError as error:
+        fitting = [reason for reason in reasons if re.search(reason, str(error))]
+        return ("refused: " + fitting[0], "") if fitting else ("refused without a reason", str(error))
+    if reasons:  # no image comes near what is hidden: the guards look at values and differences
+        return "accepted all the same", fault if method == "deeplift" else ""
+    return "accepted", fault
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("method", "beta"), [("deeplift", None), ("deeplift", BETA), ("softplus", BETA)])
+def test_a_kind_alone(method, beta, kind):
+    network, generator = RandomNetwork([kind, "tanh"], random.Random(1)), torch.Generator().manual_seed(0)  # noqa: S311
+    images, baseline = 0.1 + 0.8 * torch.rand(2, 2, 3, 6, 6, generator=generator, dtype=torch.float64)
+    reason = getattr(KINDS[kind], method)
+    expected = f"refused: {reason}" if reason else "accepted"
+    assert judged(method, network, images, torch.tensor([0, 2]), baseline, beta) == (expected, "")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "check"), [("deeplift", explained), ("softplus", substituted)])
-def test_500_random_networks(method, check):
+@pytest.mark.parametrize("method", CHECKS)
+def test_500_random_networks(method):
     draw, outcomes, wrong = random.Random(0), Counter[str](), []  # noqa: S311
     generator, labels = torch.Generator().manual_seed(0), torch.tensor([0, 2])
     for number in range(500):
-        network, beta = RandomNetwork(draw), draw.choice((None, BETA))
+        network, beta = drawn(draw), draw.choice((None, BETA))
         images, baseline = 0.1 + 0.8 * torch.rand(2, 2, 3, 6, 6, generator=generator, dtype=torch.float64)
-        reasons = [reason for name in network.kinds if (reason := getattr(KINDS[name], method))]
-        try:
-            fault = check(network, images, labels, baseline, beta)
-            outcome = "accepted"
-            if reasons:  # no image comes near what is hidden: the guards look at values and differences
-                outcome, fault = "accepted all the same", fault if method == "deeplift" else ""
-        except ValueError as error:
-            fitting = [reason for reason in reasons if re.search(reason, str(error))]
-            outcome, fault = ("refused: " + fitting[0], "") if fitting else ("refused without a reason", str(error))
+        outcome, fault = judged(method, network, images, labels, baseline, beta)
         outcomes[outcome] += 1
         if fault:
             wrong.append((number, network.kinds, beta, fault))

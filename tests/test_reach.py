@@ -1,6 +1,5 @@
 """Networks with a kink that softplus does not reach are refused by name; those that are smooth otherwise are not."""
 
-import threading
 import warnings
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from activations import Ramp, Swish
+from activations import Ramp, Swish, in_a_thread
 from conftest import randomise
 from fragility._reach import _try_points, check_smooth
 from fragility.attack import iterative
@@ -36,14 +35,6 @@ def network(function, before=None) -> nn.Module:
     model = randomise(Wrapped(function, before))
     model.last.weight.data *= 0.1
     return model
-
-
-def in_a_thread(z: Tensor) -> Tensor:
-    results = []
-    thread = threading.Thread(target=lambda: results.append(F.relu(z)))
-    thread.start()
-    thread.join()
-    return results[0]
 
 
 def scripted(function):

@@ -1,12 +1,14 @@
 """Averaged gradients and softplus networks, against closed forms and the context manager."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fragility import objective
 from fragility.attack import iterative
-from fragility.attribution import integrated_gradients, simple_gradient
+from fragility.attribution import ATTRIBUTIONS, simple_gradient
 from fragility.defense.smoothing import smooth_gradient, uniform_gradient
 from fragility.surrogate import SoftplusNetwork, softplus
 
@@ -72,16 +74,15 @@ def test_a_softplus_network_is_the_network_inside_softplus(every_relu, images, l
     model = SoftplusNetwork(every_relu, 2.0)
     assert not model.training
     x = images.clone().requires_grad_()
-    for method in (simple_gradient, integrated_gradients):
-        attributions = method(model, x, labels)
-        (slope,) = torch.autograd.grad(attributions.square().sum(), x)
-        with softplus(2.0):
-            expected = method(every_relu, x, labels)
-            (same,) = torch.autograd.grad(expected.square().sum(), x)
-        torch.testing.assert_close(attributions, expected, rtol=1e-12, atol=1e-14)
-        torch.testing.assert_close(slope, same, rtol=1e-12, atol=1e-14)
-    with softplus(50.0):  # an attack's surrogate: the network's own softplus is inside, and counts
-        assert torch.equal(model(images), SoftplusNetwork(every_relu, 2.0)(images))
+    for method in ATTRIBUTIONS.values():
+        found = []
+        # Inside another one, an attack's surrogate, the network's own softplus counts.
+        for network, beta in ((every_relu, 2.0), (model, None), (model, 50.0)):
+            with softplus(beta) if beta else nullcontext():
+                attributions = method(network, x, labels)
+                found.append((attributions, *torch.autograd.grad(attributions.square().sum(), x)))
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-14)
     assert not torch.equal(model(images), every_relu(images))
     assert "beta=2" in repr(model)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -13,8 +14,9 @@ from fragility import network, objective, train
 from fragility.attack import iterative, random_walk
 from fragility.attribution import ATTRIBUTIONS, importance
 from fragility.data import datasets
+from fragility.sensitivity import climb
 from fragility.similarity import center_shift, spearman, top_k_intersection
-from fragility.study.attacks import integrated_reasons, paper_sweep, surrogate_fidelity
+from fragility.study.attacks import integrated_reasons, paper_sweep, sampling, surrogate_fidelity
 from fragility.study.attacks.attack_sweep import STUDY
 from fragility.study.attacks.evidence import differences
 from fragility.study.attacks.setup import NETWORKS, RECIPES, SETUPS, Setup, prepare
@@ -369,3 +371,60 @@ def test_the_loss_in_mixed_precision_is_the_cross_entropy() -> None:
     assert value.item() == pytest.approx(exact.item(), rel=0.02)  # bfloat16 has eight bits
     (slope,) = torch.autograd.grad(value, next(model.parameters()))
     assert slope.isfinite().all()
+
+
+def test_extremes_over_draws_and_an_attack_on_squares_of_pixels(model) -> None:
+    """Against the changes of all points, computed one by one from the definition."""
+    made = sampling.STUDY.plan(sampling.STUDY.profiles["fast"] | {"images": 2, "batch": 2, "draws": 12})
+    piece = next(piece for piece in made.pieces if piece["block"] == 4)
+    rows, ready = made.compute(piece), made.ready["digits"]
+    images, labels = ready.batch(piece)
+
+    def change(x: Tensor, row: int) -> tuple[float, float, float, bool]:
+        one, label = images[row : row + 1], labels[row : row + 1]
+        before, after = (ATTRIBUTIONS["simple_gradient"](model, point, label) for point in (one, x))
+        moved, maps = (after - before).norm().item(), (importance(before), importance(after))
+        kept = bool(model(x).argmax(1) == label)
+        return (
+            moved / before.norm().item(),
+            moved / (x - one).norm().item(),
+            top_k_intersection(*maps, 100).item(),
+            kept,
+        )
+
+    for row, name in enumerate(piece["images"]):
+        source, found = generator(0, "draws", name, 4), []
+        for _ in range(12):
+            squares = 51 / 255 * (2 * torch.rand(1, 1, 8, 8, generator=source, dtype=images.dtype) - 1)
+            fine = torch.nn.functional.interpolate(squares, scale_factor=4, mode="nearest")
+            found.append(change((images[row : row + 1] + fine).clamp(0, 1), row))
+        kept = [values for values in found if values[3]]
+        assert rows[row]["sampled_change"] == pytest.approx(max(values[0] for values in kept))
+        assert rows[row]["sampled_lipschitz"] == pytest.approx(max(values[1] for values in kept))
+        assert rows[row]["sampled_top_k"] == pytest.approx(min(values[2] for values in kept))
+        assert rows[row]["sampled_10"] == pytest.approx(max(values[0] for values in found[:10] if values[3]))
+        assert rows[row]["sampled_kept"] == pytest.approx(len(kept) / 12)
+        assert rows[row]["directions"] == 64
+
+
+def test_the_climb_follows_the_slope_of_the_squares(model, sample) -> None:
+    images, labels = sample[0][:1], sample[1][:1]
+    options: dict[str, Any] = {"epsilon": 0.1, "beta": 4.0, "iterations": 1, "block": 8}
+    source = [torch.Generator().manual_seed(3)]
+    (x,) = climb(model, images, labels, attribution=ATTRIBUTIONS["simple_gradient"], generators=source, **options)
+    start = 0.1 * (2 * torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=images.dtype) - 1)
+
+    def moved(squares: Tensor) -> tuple[float, Tensor]:
+        point = (images + torch.nn.functional.interpolate(squares, scale_factor=8)).clamp(0, 1)
+        before = ATTRIBUTIONS["simple_gradient"](model, images, labels)
+        with softplus(0.5):  # beta / 8, that of the first step
+            after = ATTRIBUTIONS["simple_gradient"](model, point, labels)
+        return (after - before).square().sum().item(), point
+
+    expected = start.clone()
+    for row, column in product(range(4), range(4)):
+        step = torch.zeros_like(start)
+        step[0, 0, row, column] = 1e-5
+        slope = moved(start + step)[0] - moved(start - step)[0]
+        expected[0, 0, row, column] += 0.1 / 8 * (1 if slope > 0 else -1 if slope < 0 else 0)
+    torch.testing.assert_close(x, moved(expected.clamp(-0.1, 0.1))[1], rtol=0, atol=1e-9)

@@ -84,7 +84,7 @@ const pieces = (() => {
 
   // A canvas as sharp as the screen; its context's unit is one of `width` parts of its width.
   const canvas = (width, height, properties = {}) => {
-    const dense = Math.min(2, window.devicePixelRatio || 1) * Math.max(1, Math.ceil(300 / width));
+    const dense = Math.min(2, window.devicePixelRatio || 1) * Math.max(1, Math.ceil(600 / width));
     const element = make("canvas", { width: width * dense, height: height * dense, ...properties });
     const context = element.getContext("2d");
     context.scale(dense, dense);
@@ -111,6 +111,16 @@ const pieces = (() => {
     const place = Math.min(1, Math.max(0, value)) * (HEAT.length - 1);
     const below = Math.min(HEAT.length - 2, Math.floor(place));
     return HEAT[below].map((part, i) => part + (place - below) * (HEAT[below + 1][i] - part));
+  };
+
+  // A sheet of pictures, so many columns and rows: what shows the `place`th of them, in reading order, in an element.
+  const sheet = (file, columns, rows = 1) => (element, place) => {
+    const part = (i, count) => `${(100 * i) / Math.max(1, count - 1)}%`;
+    Object.assign(element.style, {
+      backgroundImage: `url(${new URL(`play/${file}`, home)})`,
+      backgroundSize: `${100 * columns}% ${100 * rows}%`,
+      backgroundPosition: `${part(place % columns, columns)} ${part(Math.floor(place / columns), rows)}`,
+    });
   };
 
   // Follow a finger, a pen or the mouse over an element: `move` gets shares of its width and height.
@@ -147,6 +157,15 @@ const pieces = (() => {
       move(...ARROWS[event.key]);
     });
 
+  // A row of buttons is one stop of the tab key; the arrow keys lead along it.
+  const rove = (row) => {
+    const stops = [...row.children];
+    const take = (place) => stops.forEach((stop, i) => (stop.tabIndex = i === place ? 0 : -1));
+    row.addEventListener("focusin", (event) => take(stops.indexOf(event.target)));
+    arrows(row, (right, down) => stops[stops.indexOf(document.activeElement) + right + down]?.focus());
+    take(0);
+  };
+
   // Values whose change redraws a piece, once however many change at a time.
   const state = (values, draw) => {
     let waiting = false;
@@ -180,5 +199,5 @@ const pieces = (() => {
   // A line below the piece that a screen reader reads out when it changes.
   const said = () => make("output", { className: "piece-said" });
 
-  return { home, add, make, stage, panel, button, slider, choice, canvas, picture, grey, heat, drag, arrows, state, run, said };
+  return { home, add, make, stage, panel, button, slider, choice, canvas, picture, sheet, grey, heat, drag, arrows, rove, state, run, said };
 })();

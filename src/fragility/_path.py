@@ -1,7 +1,7 @@
 """The gradient averaged over the path of integrated gradients, with its derivative."""
 
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from fragility._call import logits_of
 from fragility._checks import entries, per_row
 from fragility._convolution import twice_differentiable
 from fragility._gradient import gradient, pick, scores_of
+from fragility._pool import QuickPools
 from fragility._softplus import capture
 from fragility._state import changes, state
 
@@ -100,7 +101,7 @@ def _along(
     """Points x0 + alpha (x - x0) for every alpha and image, flattened, and the scores' gradients there."""
     at = per_row(alphas, x0.unsqueeze(0))
     points = (x0 + at * (images.detach() - x0)).flatten(0, 1).to(images.dtype).requires_grad_()
-    with torch.enable_grad(), twice_differentiable() if create_graph else nullcontext():
+    with torch.enable_grad(), twice_differentiable() if create_graph else QuickPools():
         targets = labels.repeat(len(alphas))
         scores = scores_of(model, points, targets) if check else pick(logits_of(model, points), targets)
         return points, gradient(scores, points, create_graph=create_graph)

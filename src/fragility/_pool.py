@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from fragility._activation import short_name
+from fragility._hinges import note
 
 LARGEST = 2**24  # entries; moving more of them takes longer than it saves
 
@@ -42,7 +43,10 @@ class QuickPools(TorchFunctionMode):
         """Replace a max-pool."""
         kwargs = kwargs or {}
         pooled = quick_pool(*args, **kwargs) if short_name(func) == "max_pool2d" else None
-        return func(*args, **kwargs) if pooled is None else pooled
+        if pooled is None:
+            return func(*args, **kwargs)
+        note(func, args, kwargs, pooled)  # softplus does not see the call
+        return pooled
 
 
 class _MaxPool(torch.autograd.Function):

@@ -1,7 +1,6 @@
 """Importance of every pixel for the score of a class, differentiable with respect to the image once more."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Literal, overload
 
@@ -15,6 +14,7 @@ from fragility._convolution import twice_differentiable
 from fragility._gradient import check_call, gradient, pick, scores_of
 from fragility._linear import CHOOSING
 from fragility._path import mean_gradient
+from fragility._pool import QuickPools
 from fragility._rescale import multiply, record
 from fragility._softplus import active_beta
 from fragility._state import recall
@@ -39,7 +39,7 @@ def simple_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         ValueError: if pixels, labels, the model's mode or its output are wrong.
     """
     check_call(model, images, labels)
-    with torch.enable_grad(), twice_differentiable() if images.requires_grad else nullcontext():
+    with torch.enable_grad(), twice_differentiable() if images.requires_grad else QuickPools():
         # A view: a hook on the images is for the gradients that the user takes of them.
         points = images.view_as(images) if images.requires_grad else images.detach().requires_grad_()
         scores = scores_of(model, points, labels)

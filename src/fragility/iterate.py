@@ -78,7 +78,7 @@ class Judge:
             raise ValueError(f"min_confidence: expected a probability between 0 and 1, got {min_confidence}")
         self._model, self._labels, self._attribution = model, labels, attribution
         self._min_confidence, self._count = min_confidence, 0
-        attributions, logits = self._look(images)
+        attributions, logits = self.look(images)
         if logits.isnan().any(1).all():
             raise ValueError("model: expected logits that are numbers, got NaN for every image")
         if logits.shape[1] < 2:
@@ -102,7 +102,7 @@ class Judge:
             What was seen. The original itself does not count as kept.
         """
         self._count += 1
-        attributions, logits = self._look(images)
+        attributions, logits = self.look(images)
         maps, alive = safe_importance(attributions)
         confidence, moved = self._confidence(logits), (images != self.images).flatten(1).any(1)
         kept = self.sound & alive & moved & (logits.argmax(1) == self.prediction)
@@ -110,8 +110,16 @@ class Judge:
             kept &= confidence >= self._min_confidence
         return Iterate(self._count, images, maps, confidence, kept)
 
-    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The attributions and the logits; those that the attribution computed on its way, where it did."""
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at images.
+
+        Args:
+            images: (B, C, H, W).
+
+        Returns:
+            Signed attributions, NaN where the logits are, and the logits: those that the attribution computed on its
+            way, where it did.
+        """
         with QuickPools(), _last_call(self._model) as seen:
             attributions = explain(self._attribution, self._model, images, self._labels).detach()
         given, logits = seen[0] if seen else (None, None)

@@ -57,7 +57,7 @@ pieces.add("digit", ["pieces/network.js", "play/digit-data.js"], (figure) => {
   const [answer, share, log] = ["piece-note", "piece-note", "piece-log"].map((className) => pieces.make("div", { className }));
   const marks = [0, 1].map((i) => pieces.make("span", { className: `player-mark player-mark-${i}` }));
   const clear = pieces.button("Clear", () => draw([]));
-  const examples = pieces.choice("Or take one of MNIST's:", [..."0123456789"], 4, (label) => take(label), "piece-chips");
+  const examples = pieces.choice("Take one of MNIST's digits:", [..."0123456789"], 4, (label) => take(label), "piece-chips");
   const place = pieces.choice("Where the importance should go", [...NINTHS, "anywhere else"], 6, () => reset([]), "piece-place");
   const epsilon = pieces.slider("Largest change of a pixel, of 255 steps:", EPSILONS, 6, () => reset());
   const steps = pieces.slider("Steps of the attack:", STEPS, 3, () => reset());
@@ -76,9 +76,9 @@ pieces.add("digit", ["pieces/network.js", "play/digit-data.js"], (figure) => {
     go,
     said,
     log,
-    examples.element,
     pieces.make("div", { className: "piece-options" }, epsilon.element, steps.element),
     way.element,
+    examples.element,
   );
 
   const change = (image, after = judge(layers, image, now.before.answer)) => Object.assign(now, { image, after });

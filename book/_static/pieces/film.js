@@ -15,12 +15,9 @@ pieces.add("film", ["play/film-data.js"], (figure) => {
   const now = pieces.state({ line: 0, playing: false }, () => show());
   let stop = () => {};
 
-  const frames = ["photograph", "change", "map"].map((name) => {
-    const frame = make("div", { className: "piece-frame", role: "img", ariaLabel: name });
-    frame.style.backgroundImage = `url(${new URL(`play/film-${name}.webp`, pieces.home)})`;
-    frame.style.backgroundSize = `${100 * (steps + 1)}% 100%`;
-    return frame;
-  });
+  const names = ["photograph", "change", "map"];
+  const sheets = names.map((name) => pieces.sheet(`film-${name}.webp`, steps + 1));
+  const frames = names.map((name) => make("div", { className: "piece-frame", role: "img", ariaLabel: name }));
   const marks = [0, 1].map((i) => make("span", { className: `player-mark player-mark-${i}` }));
   frames[2].append(...marks);
   const code = make("ol", { className: "piece-code" }, ...LINES.map((line) => make("li", {}, line)));
@@ -81,7 +78,7 @@ pieces.add("film", ["play/film-data.js"], (figure) => {
     const line = now.line ? (now.line - 1) % 4 : -1;
     const judged = Math.floor(now.line / 4); // the last step that was judged
     const moved = now.line ? Math.floor((now.line - 1) / 4) + (line >= 2 ? 1 : 0) : 0; // the last that was clipped
-    [moved, moved, judged].forEach((p, i) => (frames[i].style.backgroundPosition = `${(100 * p) / steps}% 0`));
+    [moved, moved, judged].forEach((p, i) => sheets[i](frames[i], p));
     [0, judged].forEach((p, i) => {
       [marks[i].style.top, marks[i].style.left] = centres[p].map((share) => `${share}%`);
     });

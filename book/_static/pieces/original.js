@@ -8,13 +8,11 @@ pieces.add("original", ["play/original-data.js"], (figure) => {
   const shuffled = () => rounds.map(() => (Math.random() < 0.5 ? 0 : 1)); // where the original stands: left or right
   const now = pieces.state({ sides: shuffled(), guesses: [] }, () => show());
 
-  const frames = [0, 1].map((side) => {
-    const frame = make("div", { className: "piece-frame", role: "img", ariaLabel: ["the left photograph", "the right one"][side] });
-    frame.style.backgroundImage = `url(${new URL("play/original-pairs.webp", pieces.home)})`;
-    frame.style.backgroundSize = `${100 * rounds.length}% 200%`;
-    return frame;
-  });
-  const titles = ["left", "right"].map((side) => panel(side, frames[["left", "right"].indexOf(side)]));
+  const pair = pieces.sheet("original-pairs.webp", rounds.length, 2);
+  const frames = ["the left photograph", "the right one"].map((name) =>
+    make("div", { className: "piece-frame", role: "img", ariaLabel: name }),
+  );
+  const titles = ["left", "right"].map((side, i) => panel(side, frames[i]));
   const buttons = ["The left one", "The right one"].map((text, side) =>
     pieces.button(text, () => (now.guesses = [...now.guesses, side])),
   );
@@ -25,10 +23,7 @@ pieces.add("original", ["play/original-data.js"], (figure) => {
   const show = () => {
     const round = Math.min(now.guesses.length, rounds.length - 1);
     const over = now.guesses.length === rounds.length;
-    frames.forEach((frame, side) => {
-      const below = side === now.sides[round] ? 0 : 100;
-      frame.style.backgroundPosition = `${(100 * round) / (rounds.length - 1)}% ${below}%`;
-    });
+    frames.forEach((frame, side) => pair(frame, round + (side === now.sides[round] ? 0 : rounds.length)));
     buttons.forEach((button) => (button.hidden = over));
     again.hidden = !over;
     list.replaceChildren();

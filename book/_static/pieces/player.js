@@ -8,7 +8,6 @@ pieces.add("player", [], (figure) => {
   const slider = (inputs) => inputs[0].type === "range";
   const size = (inputs) => (slider(inputs) ? Number(inputs[0].max) + 1 : inputs.length);
   const value = (inputs) => (slider(inputs) ? Number(inputs[0].value) : inputs.findIndex((input) => input.checked));
-  const folder = figure.dataset.folder;
 
   const show = () => {
     const index = controls.reduce((sum, inputs) => sum * size(inputs) + value(inputs), 0);
@@ -20,10 +19,7 @@ pieces.add("player", [], (figure) => {
     figure.querySelectorAll(".player-frame").forEach((frame, i) => {
       const { sheets, frames } = panels[i];
       const [sheet, column] = frames[index];
-      const { file, count } = sheets[sheet];
-      frame.style.backgroundImage = `url(${folder}${file})`;
-      frame.style.backgroundSize = `${100 * count}% 100%`;
-      frame.style.backgroundPosition = `${(100 * column) / Math.max(1, count - 1)}% 0`;
+      pieces.sheet(sheets[sheet].file, sheets[sheet].count)(frame, column);
     });
     figure.querySelectorAll(".player-mark").forEach((mark, i) => {
       [mark.style.left, mark.style.top] = marks[index][i].map((share) => `${share}%`);
@@ -31,7 +27,7 @@ pieces.add("player", [], (figure) => {
     said.textContent = readouts[index];
   };
   const fetchSheets = () => {
-    for (const { sheets } of panels) for (const { file } of sheets) new Image().src = folder + file;
+    for (const { sheets } of panels) for (const { file } of sheets) new Image().src = `${pieces.home}play/${file}`;
   };
 
   for (const input of controls.flat()) input.addEventListener("input", show);

@@ -85,6 +85,11 @@ def changed(name: str, *, like: str = "", **changes: Any) -> Setup:
     return replace(SETUPS[like or name], **changes)
 
 
+def changed_all(*, setups: dict[str, dict[str, Any]], **entries: Any) -> dict[str, Any]:
+    """Make the profile of a declaration whose set-ups share their images' number and draw."""
+    return {**entries, "setups": {name: asdict(changed(name, **changes)) for name, changes in setups.items()}}
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A network under test with its images: a set-up made ready.
@@ -153,6 +158,12 @@ def prepare_all(
     """Prepare set-ups by name, each with its number of images, and say where they come from."""
     subjects = {name: prepare(setup, counts[name], seed, device) for name, setup in setups.items()}
     return subjects, {name: subject.inputs for name, subject in subjects.items()}
+
+
+def prepare_images(profile: dict[str, Any], device: str) -> tuple[dict[str, Subject], dict[str, Any]]:
+    """Prepare the set-ups of such a profile."""
+    setups = {name: Setup(**setup) for name, setup in profile["setups"].items()}
+    return prepare_all(setups, dict.fromkeys(setups, profile["images"]), profile["seed"], device)
 
 
 def prepare(setup: Setup, count: int, seed: int, device: str) -> Subject:

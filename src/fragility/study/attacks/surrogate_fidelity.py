@@ -1,23 +1,16 @@
 """How faithful the attacks' softplus surrogate is, by its sharpness beta, on another draw of images than theirs."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 import torch
 
 from fragility import train
-from fragility.study.attacks.setup import Setup, Subject, changed, prepare_all
+from fragility.study.attacks.setup import Subject, changed_all, prepare_images
 from fragility.study.piece import Piece, Row, batches, declared
 from fragility.surrogate import surrogate_fidelity
 from fragility.titles import METRICS
-
-
-def prepare(profile: dict[str, Any], device: str) -> tuple[dict[str, Subject], dict[str, Any]]:
-    """Load the networks and images."""
-    setups = {name: Setup(**setup) for name, setup in profile["setups"].items()}
-    return prepare_all(setups, dict.fromkeys(setups, profile["images"]), profile["seed"], device)
 
 
 def pieces(profile: dict[str, Any], subjects: Mapping[str, Subject]) -> Iterator[Piece]:
@@ -51,8 +44,4 @@ def cost(piece: Piece) -> float:
     return float(piece["steps"]) if piece["method"] == "integrated_gradients" else 1.0
 
 
-def _profile(*, setups: dict[str, dict[str, Any]], **entries: Any) -> dict[str, Any]:
-    return {**entries, "setups": {name: asdict(changed(name, **changes)) for name, changes in setups.items()}}
-
-
-STUDY = declared(__file__, prepare, pieces, rows, profile=_profile, cost=cost)
+STUDY = declared(__file__, prepare_images, pieces, rows, profile=changed_all, cost=cost)
