@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import jupytext
@@ -29,6 +30,11 @@ PLACE = 'raise NotImplementedError("your turn")'
 _SOLUTION = re.compile(r"(?m)^( *)\S.*  # solution\n?(?:^.*  # solution\n?)*")
 _NOTES = re.compile(r"(?m)^Notes: ")
 _FIGURE = re.compile(r"(?m)^figure: ([\w-]+)$")
+
+# The first poll's figure: which of its rows was attacked is what the class has to find out.
+QUIZ = "cat-before-after"
+_ROW = re.compile(r"""(<g id=['"]text_\d+['"])(>\s*<!-- (?:before|after the attack) -->)""")
+ASKED = "A photograph with the network's answer and what it depends on (dark: little, yellow: most); the same again."
 
 WORKSHEET = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -90,7 +96,31 @@ def drawn(executed: Path) -> dict[str, str]:
         for cell in nbformat.read(path, as_version=4).cells:
             if name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
                 found[name] = "".join(figures(cell))
+                if name == QUIZ:
+                    found[f"{name}-quiz"] = "".join(figures(quiz(cell)))
     return found
+
+
+def quiz(cell: NotebookNode) -> NotebookNode:
+    """Take off a cell's figure what says which of its two rows was attacked: their names, and the caption.
+
+    Args:
+        cell: the executed cell.
+
+    Returns:
+        A copy.
+
+    Raises:
+        ValueError: the figure does not name two rows.
+    """
+    asked, count = deepcopy(cell), 0
+    for output in asked.outputs:
+        if "image/svg+xml" in output.get("data", {}):
+            output.data["image/svg+xml"], count = _ROW.subn(r"\1 display='none'\2", output.data["image/svg+xml"])
+    if count != 2:
+        raise ValueError(f"cell: expected a figure whose two rows are named, got {count} names")
+    asked.metadata.mystnb.figure.caption = ASKED
+    return asked
 
 
 def slides(text: str, pictures: dict[str, str]) -> Iterator[Slide]:

@@ -257,6 +257,34 @@ class TestAlgorithm:
             assert torch.equal(seen.kept, every_relu(seen.images).argmax(1) == labels)
             torch.testing.assert_close(seen.maps, importance(simple_gradient(every_relu, seen.images, labels)))
 
+    def test_momentum_as_by_hand(self, every_relu, images):
+        """Half of the earlier slopes' sum is kept; a prediction lost, or no longer sure, is won back by its lead."""
+        image, epsilon, steps, trace = images[:1].clone(), 0.5, 16, []
+        label = int(every_relu(image).argmax())
+        least = every_relu(image).softmax(1).max().item()
+        options = {"epsilon": epsilon, "step_size": epsilon / 4, "iterations": steps, "callback": trace.append}
+        options["min_confidence"] = least
+        search = {"attribution": simple_gradient, "objective": top_k(6), "surrogate_beta": 2.0, "schedule": "momentum"}
+        iterative(every_relu, image, torch.tensor([label]), **search, **options)
+        reference = importance(simple_gradient(every_relu, image, torch.tensor([label])))
+        x, pace, lost = image, torch.zeros_like(image), 0
+        for p, seen in enumerate(trace):
+            points = x.clone().requires_grad_()
+            logits = every_relu(points)[0]
+            if p == 0 or (int(logits.argmax()) == label and logits.softmax(0)[label] >= least):
+                with softplus(2.0):
+                    (slope,) = torch.autograd.grad(every_relu(points)[0, label], points, create_graph=True)
+                    d = top_k(6)(importance(slope), reference).sum()
+            else:
+                lost += 1
+                d = logits[label] - max(logits[other] for other in range(len(logits)) if other != label)
+            (slope,) = torch.autograd.grad(d, points)
+            pace = pace / 2 + slope / slope.abs().mean()
+            x = x + epsilon / 4 * (1 - p / steps) * pace.sign()
+            x = torch.minimum(torch.maximum(x, image - epsilon), image + epsilon).clamp(0, 1)
+            torch.testing.assert_close(seen.images, x, rtol=0, atol=1e-12)
+        assert 0 < lost < steps
+
     def test_the_step_decays_linearly(self, attack, images):
         """The same walk, one step of Algorithm 1 at a time."""
         trace = []
@@ -500,7 +528,7 @@ def test_dead_iterates_get_a_uniform_map():
         ({"step_size": -0.1}, ValueError, "step_size: expected a finite number > 0, got -0.1"),
         ({"iterations": 0}, ValueError, "iterations: expected an integer >= 1, got 0"),
         ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
-        ({"schedule": "cosine"}, ValueError, "schedule: expected one of constant, linear, adaptive, got 'cosine'"),
+        ({"schedule": "cosine"}, ValueError, f"schedule: expected one of {', '.join(SCHEDULES)}, got 'cosine'"),
         ({"restarts": -1}, ValueError, "restarts: expected an integer >= 0, got -1"),
         ({"surrogate_beta": 0}, ValueError, "surrogate_beta: expected a finite number > 0, got 0"),
         ({"min_confidence": 1.5}, ValueError, "min_confidence: expected a probability between 0 and 1, got 1.5"),

@@ -601,6 +601,10 @@ def test_the_worksheet_is_one_sheet_and_the_class_has_twelve_slides_with_notes(p
     page.goto((tmp_path / "sixty-minutes-slides.html").as_uri())
     assert page.locator("section").count() == page.locator(".notes").count() == 12
     assert page.locator("section").evaluate_all(CUT) == []
+    asked = page.locator("section").nth(1)
+    assert "attack" not in asked.locator("figure").inner_text()
+    svg = b64decode((asked.locator("img").get_attribute("src") or "").partition("base64,")[2]).decode()
+    assert re.findall(r"display='none'>\s*<!-- ([^>]+) -->", svg) == ["before", "after the attack"]
     assert not page.locator(".notes").first.is_visible()
     page.keyboard.press("n")
     assert page.locator(".notes").first.is_visible()

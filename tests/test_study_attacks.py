@@ -267,7 +267,7 @@ def test_a_later_sweep_continues_an_earlier_one() -> None:
 
 def test_a_plan_that_cannot_be_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"once per image, got \('top_k', .* \(51.0, 10.0\), 2, 'digits', 1, None\) twice"
+        ValueError, match=r"once per image, got \('top_k', .* \(51.0, 10.0\), 2, 'digits', 1, 'constant', None\) twice"
     ):
         plan(sweep(), sweep(images=8, start=2, batch=2))
     with pytest.raises(ValueError, match="expected 400 correctly classified images among 24, got"):

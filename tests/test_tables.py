@@ -49,7 +49,7 @@ def test_what_is_computed_of_rows_is_that_of_pictures(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["simple_gradient", "integrated_gradients", "deeplift"])
-@pytest.mark.parametrize("schedule", ["linear", "adaptive"])
+@pytest.mark.parametrize("schedule", ["linear", "momentum", "adaptive"])
 def test_an_attack_on_rows_is_that_on_pictures(method: str, schedule: str) -> None:
     model, (x, _) = network(nn.ReLU()), rows()
     options: dict[str, Any] = {**annealed(0.1, beta=10.0, iterations=12), "schedule": schedule}

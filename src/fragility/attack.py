@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fragility._alone import Alone, check_alone, check_same
+from fragility._call import logits_of
 from fragility._checks import (
     check_count,
     check_epsilon,
@@ -20,6 +21,7 @@ from fragility._checks import (
     per_row,
     trusting,
 )
+from fragility._gradient import gradient as score_gradient
 from fragility._reach import check_smooth
 from fragility._softplus import softplus
 from fragility.iterate import Attribution, BestIterate, Iterate, Judge, evaluate, gradient
@@ -29,7 +31,7 @@ from fragility.step import ball, frozen, sign_step, uniform
 
 Callback = Callable[[Iterate], None]
 
-SCHEDULES = ("constant", "linear", "adaptive")
+SCHEDULES = ("constant", "linear", "momentum", "adaptive")
 
 
 class Budget(TypedDict):
@@ -179,9 +181,11 @@ def iterative(
             code selects by the metric, for example `lambda maps, reference: -top_k_intersection(maps, reference, k)`.
         min_confidence: least softmax probability of the original prediction that a kept iterate must have.
         schedule: of the step. `"constant"` is Algorithm 1. `"linear"` lets it fall, alpha (1 - (p - 1) / P), see
-            `annealed`. `"adaptive"` keeps a quarter of the
-            last move as momentum, and where an image has made no progress over a tenth of the run halves its step and
-            goes back to its best iterate: Auto-PGD [Croce2020] with a simpler clock; alpha is best epsilon then.
+            `annealed`. `"momentum"` does too, adds half of the earlier slopes' sum to each slope [Dong2018], and where
+            the last iterate has lost its prediction climbs that one's lead over the next class. `"adaptive"` keeps a
+            quarter of the last move as momentum, and where an image has made no progress over a tenth of the run
+            halves its step and goes back to its best iterate: Auto-PGD [Croce2020] with a simpler clock; alpha is best
+            epsilon then.
         restarts: number of further runs, from random points of the ball; the best iterate of all runs is returned.
         generator: source of randomness for the restarts; None for PyTorch's own.
         progress: show a progress bar.
@@ -223,16 +227,24 @@ def iterative(
                 per_row(torch.full_like(judge.confidence, step_size, dtype=x.dtype), x),
                 run_best.value,
             )
+            kept, pace = torch.ones_like(judge.sound), torch.zeros_like(x)
             for p in range(1, iterations + 1):
                 slope = climb(x, p)[0] if run or p > 1 else first
+                if schedule == "momentum" and not kept.all():
+                    slope = slope.where(per_row(kept, x), _lead(model, x, judge.prediction))
                 finite = per_row(slope.isfinite().flatten(1).all(1), x)
                 sound = sound & finite
-                size = step * (1 - (p - 1) / iterations) if schedule == "linear" else step
+                if schedule == "momentum":
+                    mean = per_row(slope.abs().flatten(1).mean(1), x).clamp(min=torch.finfo(x.dtype).tiny)
+                    slope = pace = pace / 2 + (slope / mean).where(finite, 0)
+                size = step * (1 - (p - 1) / iterations) if schedule in ("linear", "momentum") else step
                 target = sign_step(x, slope.where(moving & finite, 0), size, lower, upper)
                 if schedule == "adaptive" and p > 1:
                     target = (x + 0.75 * (target - x) + 0.25 * (x - last)).clamp(lower, upper)
                 last, x = x, target
-                _offer(judge(x), selection or objective, judge.reference, [best, run_best], bar, callback)
+                seen = judge(x)
+                kept = seen.kept
+                _offer(seen, selection or objective, judge.reference, [best, run_best], bar, callback)
                 if schedule == "adaptive" and p % max(1, iterations // 10) == 0:
                     stalled = per_row(run_best.value <= mark, x)
                     step, mark = torch.where(stalled, step / 2, step), run_best.value
@@ -275,6 +287,15 @@ def _moving(slope: Tensor, scale: Tensor, *, on_surrogate: bool) -> Tensor:
             "an attribution returns without a graph."
         )
     return moving
+
+
+def _lead(model: nn.Module, x: Tensor, prediction: Tensor) -> Tensor:
+    """The slope of the prediction's lead over the next class, on the network itself."""
+    with torch.enable_grad():
+        points, own = x.detach().requires_grad_(), prediction.unsqueeze(1)
+        logits = logits_of(model, points)
+        lead = logits.gather(1, own) - logits.scatter(1, own, float("-inf")).amax(1, keepdim=True)
+        return score_gradient(lead, points, create_graph=False)
 
 
 def _offer(

@@ -177,7 +177,9 @@ def _choice(name: str, help_text: str, *values: str) -> Callable[..., Any]:
 @_choice("--method", "What the map shows.", "simple_gradient", "integrated_gradients", "deeplift")
 @_choice("--objective", "Targeted: into the opposite quadrant.", "top_k", "mass_center", "targeted")
 @_amount("--epsilon", "8/255", "Radius of the L-inf ball.")
-@_choice("--schedule", "Annealed: of step and surrogate together.", "annealed", "constant", "linear", "adaptive")
+@_choice(
+    "--schedule", "Annealed: of step and surrogate together.", "annealed", "constant", "linear", "momentum", "adaptive"
+)
 @_amount("--step-size", None, "The first step (default: epsilon / 8 if annealed, else 1/255).")
 @click.option("--iterations", default=40, show_default=True, metavar="P", help="Number of steps.")
 @click.option("--label", type=int, metavar="N", help="The class explained (default: the prediction).")

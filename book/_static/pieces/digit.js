@@ -183,7 +183,7 @@ pieces.add("digit", ["pieces/network.js", "play/digit-data.js"], (figure) => {
     go.disabled = !now.original;
     go.textContent = now.climb ? "Stop" : way.position() === 2 ? "Add noise" : "Attack";
     marks.forEach((mark) => (mark.hidden = !now.original));
-    log.textContent = now.tries.length ? `Tried so far: ${now.tries.join("; ")}.` : "";
+    log.textContent = now.tries.length ? `Tried so far (\u2713: it is there): ${now.tries.join("; ")}.` : "";
     if (!now.original) {
       for (const panel of [seen, map]) panel.draw(new Float64Array(SIDE * SIDE), pieces.grey);
       answer.textContent = share.textContent = "";

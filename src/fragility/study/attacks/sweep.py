@@ -84,7 +84,8 @@ class SweepProfile:
     def __post_init__(self) -> None:
         seen = set()
         for sweep in self.sweeps:
-            images, fixed = range(sweep.start, sweep.images), ([sweep.setup], [sweep.iterations], [sweep.betas])
+            images = range(sweep.start, sweep.images)
+            fixed = [sweep.setup], [sweep.iterations], [sweep.schedule], [sweep.betas]
             for condition in product(sweep.attacks, sweep.methods, sweep.sizes.items(), images, *fixed):
                 if condition in seen:
                     raise ValueError(f"sweeps: expected every condition once per image, got {condition} twice")
