@@ -34,7 +34,7 @@ const drawnAngles = (dimension) =>
 pieces.add("dial", ["play/dial-data.js"], (figure) => {
   const { make, panel } = pieces;
   const now = pieces.state({ at: 0, drawn: [], guess: null, measured: false }, () => show());
-  const [WIDE, HIGH, LOW] = [360, 170, 20]; // the axis stands LOW above the bottom
+  const [WIDE, HIGH, LOW] = [300, 160, 22]; // the axis stands LOW above the bottom
   const plot = pieces.canvas(WIDE, HIGH, { role: "img" });
   const law = new Map(DIMENSIONS.map((dimension) => [dimension, angleLaw(dimension)]));
   const said = pieces.said();
@@ -85,7 +85,7 @@ pieces.add("dial", ["play/dial-data.js"], (figure) => {
     bars(pairs, "#2f81f7aa");
     steps(random, ink);
     if (measured.length) bars(measured, "#e0631bcc");
-    Object.assign(context, { fillStyle: ink, strokeStyle: ink, lineWidth: 1, font: "10px sans-serif", textAlign: "center" });
+    Object.assign(context, { fillStyle: ink, strokeStyle: ink, lineWidth: 1, font: "11px sans-serif", textAlign: "center" });
     context.beginPath();
     context.moveTo(x(0), HIGH - LOW);
     context.lineTo(x(90), HIGH - LOW);

@@ -10,7 +10,7 @@ pieces.add("draw", ["play/draw-data.js"], (figure) => {
   const now = pieces.state({ guess: places.map((_, i) => (i ? null : 1)), at: 1, drawn: 0 }, () => show());
   let stop = () => {};
 
-  const [WIDE, HIGH, LEFT, TOP, RIGHT, BOTTOM] = [320, 200, 34, 10, 8, 32];
+  const [WIDE, HIGH, LEFT, TOP, RIGHT, BOTTOM] = [256, 180, 38, 10, 8, 34];
   const x = (size) => LEFT + ((WIDE - LEFT - RIGHT) * size) / most;
   const y = (share) => TOP + (HIGH - TOP - BOTTOM) * (1 - share);
   const plane = pieces.canvas(WIDE, HIGH, {
@@ -97,7 +97,7 @@ pieces.add("draw", ["play/draw-data.js"], (figure) => {
     const style = getComputedStyle(figure);
     const ink = style.color;
     context.clearRect(0, 0, WIDE, HIGH);
-    Object.assign(context, { strokeStyle: ink, fillStyle: ink, lineWidth: 1, font: "10px sans-serif", textAlign: "center" });
+    Object.assign(context, { strokeStyle: ink, fillStyle: ink, lineWidth: 1, font: "11.5px sans-serif", textAlign: "center" });
     context.strokeRect(LEFT, TOP, WIDE - LEFT - RIGHT, HIGH - TOP - BOTTOM);
     for (const size of places) context.fillText(size, x(size), HIGH - 18);
     context.fillText("\u03b5, levels of 255", (LEFT + WIDE - RIGHT) / 2, HIGH - 4);
