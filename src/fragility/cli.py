@@ -207,6 +207,45 @@ def attack(out: Path, **options: Any) -> None:
         click.get_current_context().exit(1)
 
 
+@cli.command()
+@click.option(
+    "--model",
+    default="squeezenet",
+    show_default=True,
+    metavar="M",
+    help="FILE.py:FUNCTION, MODULE:FUNCTION "
+    "(your own code, which is run: it returns the model, or the model and a transform), or torchvision:NAME.",
+)
+@click.option("--weights", type=Path, metavar="FILE", help="A state_dict for torchvision's; only tensors are read.")
+@click.option("--images", type=Path, metavar="DIR", help="Flat, or a folder per class (default: four photographs).")
+@click.option("--out", type=Path, required=True, metavar="DIR", help="The folder for the report.")
+@click.option("--size", default=227, show_default=True, metavar="N", help="Height and width that the model takes.")
+@click.option("--channels", default=3, show_default=True, metavar="C", help="3 for colour, 1 for grey.")
+@click.option("--limit-images", type=int, metavar="N", help="At most so many, in turn from each class.")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Again for each (default: all three).")
+@click.option(
+    "--epsilon",
+    "epsilons",
+    multiple=True,
+    type=_pixel_amount,
+    metavar="E",
+    help="Again for each (default: 2/255, 4/255 and 8/255).",
+)
+@click.option("--minutes", type=float, default=5.0, show_default=True, metavar="T", help="0: until nothing moves.")
+@click.option("--device", default="cpu", show_default=True, help="Or cuda, or another device of PyTorch.")
+def audit(out: Path, **options: Any) -> None:
+    """Measure how fragile the explanations of your own model are.
+
+    Searches for the worst case on your images, compares it with noise and with what sampling tools report, and writes
+    report.html, report.json, rows.csv and the changed images. A run can be killed at any moment; the same command
+    resumes it, and with more minutes goes on.
+    """
+    from fragility.audit.command import audit_command
+
+    found = audit_command(out, **options)
+    print("\n".join([*found.summary["sentences"], f"See {out / 'report.html'}"]))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the `fragility` command.
 
