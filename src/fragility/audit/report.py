@@ -21,11 +21,11 @@ EXPLANATIONS = (
     (
         "What the numbers mean",
         "<p>An <em>explanation</em> here is a map that says how much every pixel matters for the model's answer. The "
-        "<em>share replaced</em> is the part of the {k:,} most important pixels that are no longer among the {k:,} most "
-        "important ones after the change; all numbers are of changed images for which the model's answer is the same, "
+        "<em>share replaced</em> is the part of the {k:,} most important pixels that are no longer among them "
+        " after the change; all numbers are of changed images for which the model's answer is the same, "
         "read from the files in the folder <code>images</code>. An attack that finds nothing for an image counts as no "
-        "change.</p><p>The <em>worst case found</em> is a lower bound: a stronger attack may find more, and nothing here "
-        "certifies that an explanation is safe. <em>Samples</em> is what the usual tools report: max-sensitivity (the "
+        "change.</p><p>The <em>worst case found</em> is a lower bound: a stronger attack may find more, and nothing "
+        "here certifies that an explanation is safe. <em>Samples</em> is what the usual tools report: max-sensitivity (the "
         "largest relative change of the map) and the local Lipschitz estimate (the largest change per change of the "
         "image) over uniform draws from the same ball; the factors say by how much the attacks' images surpass "
         "them. A map that moves need not be wrong, and a map that stays need not be right: fragility is about "
@@ -147,7 +147,8 @@ def _gallery(setting: Setting, summary: dict[str, Any], cell: dict[str, Any], fr
             f'<div><img class="change" src="{pictures["change"]}" alt="the change, magnified">'
             '<span class="label">the change, magnified</span></div></div><div class="buttons">'
             '<button type="button" aria-pressed="false">Show the changed image</button>'
-            f'<button type="button" aria-pressed="false">Blink</button></div><p class="note">{found}.{wrong}</p></section>'
+            f'<button type="button" aria-pressed="false">Blink</button></div><p class="note">{found}.{wrong}</p>'
+            "</section>"
         )
     shown = "" if len(frame) <= CARDS else f" The {CARDS} that changed most, of {len(frame)}."
     return (
@@ -168,8 +169,8 @@ def _table(head: list[str], body: list[list[str]], name: str) -> str:
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in body)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}"><table><thead><tr>{top}'
+        f"</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 
@@ -246,7 +247,7 @@ def _tables(summary: dict[str, Any], rows: pd.DataFrame) -> str:
         (f"Files that were left out ({len(summary['left_out'])})", listed(summary["left_out"])),
         ("How it was made", f"<p>{escape(summary['source'])}. Wrong predictions, reported apart: "
          f"{summary['misclassified']}. All numbers are in <code>rows.csv</code> and <code>report.json</code>.</p>"
-         + listed([f"{key}: {value}" for session in summary["provenance"]["sessions"] for key, value in session.items()])),
+         + listed([f"{key}: {value}" for run in summary["provenance"]["sessions"] for key, value in run.items()])),
     ]  # fmt: skip
     return "".join(f"<details><summary>{escape(title)}</summary>{text}</details>" for title, text in folded)
 

@@ -81,7 +81,7 @@ def _cell(rows: pd.DataFrame, setting: Setting) -> dict[str, Any]:
         if len(means) == 0:
             continue
         scale = 1.0 if measure == "top_k" else float(np.hypot(*setting.images.pixels.shape[2:]))
-        moved = abs(means.iloc[-1] - means.iloc[-2]) / scale if len(means) > 1 else None
+        moved = float(abs(means.iloc[-1] - means.iloc[-2])) / scale if len(means) > 1 else None
         steps[measure] = {
             "steps": int(means.index[-1]),
             "moved": moved,
@@ -167,9 +167,9 @@ def sentences(summary: dict[str, Any]) -> list[str]:
     lost, n = 1 - worst["mean"], worst["n"]
     images = "one image" if n == 1 else f"{n} images"
     first = (
-        f"We changed {images} so little that the eye hardly sees it (each pixel by at most {epsilon:g} of 255 levels) and "
-        f"the model's answer stayed the same; yet {lost:.0%} of the pixels that its explanation had called most important "
-        "were no longer among them."
+        f"We changed {images} so little that the eye hardly sees it (each pixel by at most {epsilon:g} of 255 levels) "
+        f"and the model's answer stayed the same; yet {lost:.0%} of the pixels that its explanation had called most "
+        "important were no longer among them."
     )
     noise, draws = cell.get("noise_top_k_intersection"), cell.get("draws_top_k_intersection")
     second = "How much random noise of the same size changes was not reached in the time given."
