@@ -167,7 +167,7 @@ def sentences(summary: dict[str, Any]) -> list[str]:
     lost, n = 1 - worst["mean"], worst["n"]
     images = "one image" if n == 1 else f"{n} images"
     first = (
-        f"We changed {images} so little that the eye hardly sees it (each pixel by at most {epsilon:g} of 255 levels) "
+        f"We changed {images}, each pixel by at most {epsilon:g} of 255 levels, "
         f"and the model's answer stayed the same; yet {lost:.0%} of the pixels that its explanation had called most "
         "important were no longer among them."
     )
@@ -184,8 +184,8 @@ def sentences(summary: dict[str, Any]) -> list[str]:
             f"{factor:.1f}." if factor and factor > 1 else "."
         )  # fmt: skip
     third = {
-        "high": "So do not rest a decision about a single image on where this explanation points: a change that nobody "
-        "notices can point it elsewhere.",
+        "high": "So do not rest a decision about a single image on where this explanation points: a change as "
+        "small as this can point it elsewhere.",
         "middle": "So this explanation is only partly steady: trust its rough outline, not its details.",
         "low": "So against what was tried this explanation is steady; that is evidence, not a proof, for a stronger "
         "attack may exist.",
