@@ -26,7 +26,8 @@ EXPLANATIONS = (
         "read from the files in the folder <code>images</code>. An attack that finds nothing for an image counts as no "
         "change.</p><p>The <em>worst case found</em> is a lower bound: a stronger attack may find more, and nothing "
         "here certifies that an explanation is safe. <em>Samples</em> is what the usual tools report: max-sensitivity "
-        "(the largest relative change of the map) and the local Lipschitz estimate (the largest change per change of the "
+        "(the largest relative change of the map) and the local "
+        "Lipschitz estimate (the largest change per change of the "
         "image) over uniform draws from the same ball; the factors say by how much the attacks' images surpass "
         "them. A map that moves need not be wrong, and one that stays need not be right: fragility is about "
         "whether it can be relied on, not about whether it is true.</p>",
