@@ -411,6 +411,28 @@ class TestAlgorithm:
         assert capsys.readouterr().err == ""
 
 
+class TestLevels:
+    def test_the_best_iterate_is_the_best_of_the_files(self, every_relu, images):
+        """The path is the same; of its points, each rounded, the best by D is chosen here by hand."""
+        x = (images * 255).round() / 255
+        labels, points = every_relu(x).argmax(1), []
+        options = {"attribution": simple_gradient, "objective": top_k(6), "surrogate_beta": 2.0, "iterations": 8}
+        options |= {"epsilon": 3.4 / 255, "step_size": 0.7 / 255}
+        iterative(every_relu, x, labels, callback=lambda seen: points.append(seen.images), **options)
+        found = iterative(every_relu, x, labels, levels=255, **options)
+        best, before = x.clone(), importance(simple_gradient(every_relu, x, labels))
+        largest = torch.full((len(x),), -torch.inf, dtype=x.dtype)
+        for point in points:
+            file = (255 * point).round().clamp((255 * x).round() - 3, (255 * x).round() + 3).clamp(0, 255) / 255
+            value = top_k(6)(importance(simple_gradient(every_relu, file, labels)), before)
+            kept = (every_relu(file).argmax(1) == labels) & (file != x).flatten(1).any(1)
+            better = kept & (value > largest)
+            largest[better], best[better] = value[better], file[better]
+        torch.testing.assert_close(found.images, best, rtol=0, atol=1e-12)
+        torch.testing.assert_close(found.images * 255, (found.images * 255).round(), rtol=0, atol=1e-9)
+        assert found.labels_kept.any()
+
+
 class TestBall:
     @settings(max_examples=300)
     @given(
@@ -530,6 +552,8 @@ def test_dead_iterates_get_a_uniform_map():
         ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
         ({"schedule": "cosine"}, ValueError, f"schedule: expected one of {', '.join(SCHEDULES)}, got 'cosine'"),
         ({"restarts": -1}, ValueError, "restarts: expected an integer >= 0, got -1"),
+        ({"levels": 0}, ValueError, "levels: expected an integer >= 1, got 0"),
+        ({"levels": 2}, ValueError, "levels: expected multiples of 1 / 2 within epsilon of all pixels"),
         ({"surrogate_beta": 0}, ValueError, "surrogate_beta: expected a finite number > 0, got 0"),
         ({"min_confidence": 1.5}, ValueError, "min_confidence: expected a probability between 0 and 1, got 1.5"),
         ({"objective": lambda maps, _: maps.sum()}, ValueError, r"objective: expected one value per image, \(2,\)"),

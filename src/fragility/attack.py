@@ -149,6 +149,7 @@ def iterative(
     min_confidence: float | None = None,
     schedule: str = "constant",
     restarts: int = 0,
+    levels: int | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
     callback: Callback | None = None,
@@ -187,6 +188,8 @@ def iterative(
             halves its step and goes back to its best iterate: Auto-PGD [Croce2020] with a simpler clock; alpha is best
             epsilon then.
         restarts: number of further runs, from random points of the ball; the best iterate of all runs is returned.
+        levels: judge and return iterates as a file holds them, rounded to multiples of 1 / levels inside the ball (255
+            for 8 bits); None for as they are. Steps are taken from what is not rounded.
         generator: source of randomness for the restarts; None for PyTorch's own.
         progress: show a progress bar.
         callback: called with every `Iterate` as it was judged: for curves, films, or a choice of one's own.
@@ -204,6 +207,8 @@ def iterative(
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
     check_count("restarts", restarts, least=0)
     lower, upper = ball(images, epsilon)
+    if levels is not None:
+        check_count("levels", levels)
     alone = check_alone(model, images, again=False, honest=surrogate_beta is None)
     with frozen(model), trusting(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
         judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
@@ -242,7 +247,7 @@ def iterative(
                 if schedule == "adaptive" and p > 1:
                     target = (x + 0.75 * (target - x) + 0.25 * (x - last)).clamp(lower, upper)
                 last, x = x, target
-                seen = judge(x)
+                seen = judge(x if levels is None else _rounded(x, levels, lower, upper))
                 kept = seen.kept
                 _offer(seen, selection or objective, judge.reference, [best, run_best], bar, callback)
                 if schedule == "adaptive" and p % max(1, iterations // 10) == 0:
@@ -250,6 +255,14 @@ def iterative(
                     step, mark = torch.where(stalled, step / 2, step), run_best.value
                     last, x = (torch.where(stalled, run_best.images, image) for image in (last, x))
     return best.perturbation(sound.flatten())
+
+
+def _rounded(x: Tensor, levels: int, lower: Tensor, upper: Tensor) -> Tensor:
+    """The multiples of 1 / levels next to x, among those inside the ball up to the bounds' own rounding."""
+    least, greatest = (levels * lower - 1e-3).ceil(), (levels * upper + 1e-3).floor()
+    if (least > greatest).any():
+        raise ValueError(f"levels: expected multiples of 1 / {levels} within epsilon of all pixels, got pixels without")
+    return (levels * x).round().clamp(least, greatest) / levels
 
 
 def _surrogate(beta: float | tuple[float, float] | None, done: float) -> AbstractContextManager[None]:

@@ -232,6 +232,7 @@ def attack(out: Path, **options: Any) -> None:
     help="Again for each (default: 2/255, 4/255 and 8/255).",
 )
 @click.option("--minutes", type=float, default=5.0, show_default=True, metavar="T", help="0: until nothing moves.")
+@click.option("--doublings", default=4, show_default=True, metavar="N", help="Of an attack's steps, at most.")
 @click.option("--device", default="cpu", show_default=True, help="Or cuda, or another device of PyTorch.")
 def audit(out: Path, **options: Any) -> None:
     """Measure how fragile the explanations of your own model are.

@@ -24,6 +24,7 @@ def audit_command(
     methods: Sequence[str] = (),
     epsilons: Sequence[float] = (),
     minutes: float = 5.0,
+    doublings: int = 4,
     device: str = "cpu",
 ) -> Audit:
     """Load a model and images, and audit them.
@@ -39,6 +40,7 @@ def audit_command(
         methods: keys of `fragility.attribution.ATTRIBUTIONS`; empty for all.
         epsilons: in units of the pixel range; empty for `EPSILONS`.
         minutes: the limit of time; 0 for none.
+        doublings: as for `fragility.audit.audit`.
         device: of PyTorch.
 
     Returns:
@@ -50,9 +52,11 @@ def audit_command(
     if minutes < 0:
         raise ValueError(f"minutes: expected a number >= 0, got {minutes}")
     given = shipped(size) if images is None else read_folder(images, size=size, channels=channels, limit=limit_images)
-    network = load_model(model, weights)
+    known = model == BUILT_IN or model.startswith("torchvision:")
     return audit(
-        network, given, methods=methods or tuple(ATTRIBUTIONS), epsilons=epsilons or EPSILONS, minutes=minutes or None,
-        folder=out, device=device, title="SqueezeNet" if model == BUILT_IN else model.removeprefix("torchvision:"),
-        class_names=imagenet_classes() if model == BUILT_IN or model.startswith("torchvision:") else (),
+        load_model(model, weights), given, methods=methods or tuple(ATTRIBUTIONS),
+        epsilons=epsilons or EPSILONS, minutes=minutes or None,
+        doublings=doublings, folder=out, device=device,
+        title="SqueezeNet" if model == BUILT_IN else model.removeprefix("torchvision:"),
+        class_names=imagenet_classes() if known else (),
     )  # fmt: skip

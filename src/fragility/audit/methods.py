@@ -1,9 +1,11 @@
 """The methods of an audit: what is explained with, what may steady it, and what a model does not allow."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fragility._checks import check_choice
@@ -37,6 +39,16 @@ class Method(NamedTuple):
     judge: Attribution
     cost: float = 1
     helps: bool = False
+
+    @property
+    def settings(self) -> str:
+        """A checksum of its options, or of its source if it has no name; its name where that is not to be had."""
+        if is_named(self.judge):
+            return fingerprint(self.judge)[:12]
+        try:
+            return fingerprint(inspect.getsource(self.judge))[:12]
+        except (OSError, TypeError):
+            return self.name
 
 
 def _softened(model: nn.Module, images: Tensor, labels: Tensor, *, beta: float) -> Tensor:
@@ -83,26 +95,18 @@ def remedies(beta: float | None, epsilon: float) -> list[Method]:
     Returns:
         Methods; an average is attacked with one draw of its noise and judged with another.
     """
-    softened = partial(_softened, beta=beta / 8) if beta is not None else None
-    found = (
-        []
-        if softened is None
-        else [
-            Method(
-                "softplus", f"softplus at test time (beta = {beta / 8 if beta else 0:g})", softened, softened, 1, True
-            )
-        ]
-    )
+    found = []
+    if beta is not None:
+        soft = partial(_softened, beta=beta / 8)
+        found = [Method("softplus", f"softplus at test time (beta {beta / 8:.3g})", soft, soft, 1, True)]
+    radius = f"{255 * epsilon:g}/255"
     averages: dict[str, tuple[str, Callable[..., Tensor]]] = {
-        "smooth_gradient": (f"SmoothGrad (sigma = 0.1, {SAMPLES} copies)", partial(smooth_gradient, sigma=0.1)),
-        "uniform_gradient": (
-            f"uniform average (radius {255 * epsilon:g}/255, {SAMPLES} copies)",
-            partial(uniform_gradient, radius=epsilon),
-        ),
+        "smooth_gradient": ("SmoothGrad (sigma 0.1)", partial(smooth_gradient, sigma=0.1)),
+        "uniform_gradient": (f"uniform average ({radius})", partial(uniform_gradient, radius=epsilon)),
     }
     for name, (title, function) in averages.items():
         drawn = [partial(function, samples=SAMPLES, seed=seed) for seed in (0, 1)]
-        found.append(Method(name, title, drawn[0], drawn[1], SAMPLES, True))
+        found.append(Method(name, f"{title}, {SAMPLES} copies", drawn[0], drawn[1], SAMPLES, True))
     return found
 
 
@@ -156,11 +160,8 @@ def cannot(method: Method, model: nn.Module, image: Tensor, label: Tensor, beta:
 
 
 def faithfulness(method: Method, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """How much a steadier map still says of the model's own gradient: their rank correlation, float64 (B,)."""
+    """Rank correlation of a steadier map with the model's own gradient map, float64 (B,); NaN where sizes differ."""
     own, steady = (importance(f(model, images, labels).detach()) for f in (simple_gradient, method.judge))
+    if own.shape != steady.shape:  # a map of fewer pixels than the image
+        return torch.full((len(images),), float("nan"), dtype=torch.float64)
     return spearman(steady, own)
-
-
-def identity(method: Method) -> str:
-    """A name for a method with its options, by which stored rows are known."""
-    return fingerprint(method.judge)[:12] if is_named(method.judge) else method.name

@@ -2,29 +2,33 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from fragility._call import logits_of
-from fragility._checks import check_epsilon, check_images, check_labels, check_positive
+from fragility._checks import check_count, check_epsilon, check_images, check_labels, check_positive
 from fragility.attribution import ATTRIBUTIONS
 from fragility.audit import measure, models, report
 from fragility.audit.images import Images, levels, write_png
 from fragility.audit.methods import beta_for, cannot, chosen, remedies
 from fragility.audit.summary import summarise
+from fragility.fingerprint import fingerprint
 from fragility.iterate import Attribution
 from fragility.study.machine import check_device, describe, repeatable
-from fragility.study.piece import Piece, Plan, Row, Study
-from fragility.study.store import Store, piece_name, provenance, read_pieces
+from fragility.study.piece import Computed, Piece, Plan, Row
+from fragility.study.run import alone, complete
+from fragility.study.store import Store, provenance, read_pieces
+
+WORK = 4e9  # floating-point operations of a batch, forwards
+STALE = 1e-3  # by how much a stored probability may differ from today's
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,7 @@ class Audit:
 
     Attributes:
         folder: with report.html, report.json, rows.csv and the changed images.
-        rows: one for each image and measure; the columns are those of `fragility.audit.measure.COLUMNS`.
+        rows: one for each image and measure; report.json says what the columns mean.
         summary: the content of report.json.
     """
 
@@ -50,6 +54,7 @@ def audit(
     methods: Sequence[str] | Mapping[str, Attribution] = tuple(ATTRIBUTIONS),
     epsilons: Sequence[float] = (2 / 255, 4 / 255, 8 / 255),
     minutes: float | None = None,
+    doublings: int = 4,
     progress: bool = True,
     folder: Path | None = None,
     device: str = "cpu",
@@ -70,6 +75,7 @@ def audit(
             -> (B, C, H, W) by name; the first is measured first.
         epsilons: largest changes of a pixel, in units of the pixel range, 1 / 255 at least.
         minutes: when to stop; None for when the doubled budget moves no mean by .01 any more.
+        doublings: how often the steps of an attack may be doubled, from 40, or fewer where `minutes` is short.
         progress: show a progress bar.
         folder: where the report goes; None for a new temporary one.
         device: of PyTorch.
@@ -89,34 +95,26 @@ def audit(
     given = images if isinstance(images, Images) else _named(images, labels)
     if minutes is not None:
         check_positive("minutes", minutes)
+    check_count("doublings", doublings, 4, least=0)
     check_device(device)
     folder = Path(tempfile.mkdtemp(prefix="audit-")) if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder), repeatable():
-        setting, checks = _prepared(model.to(device), given, methods, _ordered(epsilons), folder, device)
+    with alone(folder / "audit-pieces"), repeatable():
+        setting, checks, rate = _prepared(model.to(device), given, methods, _ordered(epsilons), folder)
         for place, image in enumerate(given.pixels):
             write_png(folder / f"images/{place:04d}-original.png", image)
         plan = _plan(setting, given.source)
         store = Store("audit", "pieces", plan, folder, describe(device))
-        missing = _compute(store, plan, start, minutes, progress)
-        rows = pd.DataFrame([row for rows in _done(folder).values() for row in rows])
-        if rows.empty:
-            raise ValueError(f"minutes: expected time for one piece at least, got {minutes}")
+        _check_stale(setting)
+        compute, late = _within(plan, minutes, start, rate, doublings, progress)
+        complete(store, plan, progress=progress and minutes is None, compute=compute)
+        done = _done(folder)
+        rows = pd.DataFrame([row for part in done.values() for row in part])
         rows.to_csv(folder / "rows.csv", index=False)
-        summary = summarise(setting, rows, checks, missing, minutes, provenance("audit", "pieces", folder))
+        summary = summarise(setting, rows, checks, late, minutes, provenance("audit", "pieces", folder))
         summary |= {"title": title or type(model).__name__, "class_names": list(class_names or given.classes)}
         report.write(setting, rows, summary)
     return Audit(folder, rows, summary)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse to work in a folder that another process works in; the lock dies with its process."""
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise BlockingIOError(f"{folder}: another audit is running in it; wait until it ends") from error
 
 
 def _named(images: Tensor, labels: Tensor | None) -> Images:
@@ -141,19 +139,18 @@ def _ordered(epsilons: Sequence[float]) -> list[float]:
 
 
 def _prepared(
-    model: nn.Module,
-    given: Images,
-    methods: Sequence[str] | Mapping[str, Attribution],
-    epsilons: Sequence[float],
+    model: nn.Module, given: Images, methods: Sequence[str] | Mapping[str, Attribution], epsilons: Sequence[float],
     folder: Path,
-    device: str,
-) -> tuple[measure.Setting, list[str]]:
-    """Check everything, choose the surrogate, and leave out what the model does not allow."""
-    own = chosen(methods)
+) -> tuple[measure.Setting, list[str], float]:  # fmt: skip
+    """Check everything, choose the surrogate, leave out what the model does not allow, and time a gradient."""
+    own, device = chosen(methods), next((part.device for part in model.parameters()), torch.device("cpu"))
     pixels = given.pixels.to(device)
     classes = models.check(model, pixels).shape[1]
     with torch.no_grad():
-        labels = torch.cat([logits_of(model, batch).argmax(1) for batch in torch.split(pixels, 16)])
+        with FlopCounterMode(display=False) as counter:
+            logits_of(model, pixels[:1])
+        batch = int(max(1, min(64, WORK // max(1, counter.get_total_flops()))))
+        labels = torch.cat([logits_of(model, part).argmax(1) for part in torch.split(pixels, batch)])
     checks = [
         "The model is a function of one image at a time, in evaluation mode, for pixels from 0 to 1.",
         f"Activations with kinks among its parts: {models.kinks(model)}.",
@@ -165,59 +162,79 @@ def _prepared(
         given = given._replace(labels=None, classes=())
     beta, sentence = beta_for(model, pixels[:2], labels[:2])
     checks.append(sentence)
-    able = {}
+    able, rate = {}, 0.0
     for method in own:
+        start = time.monotonic()
         if reason := cannot(method, model, pixels[:1], labels[:1], beta):
             checks.append(f"Not attacked: {method.title}. {reason}")
         else:
             able[method.name] = method
+            rate = rate or (time.monotonic() - start) / (8 * method.cost)
     if not able:
         raise ValueError(f"methods: expected one that can be attacked on this model, got none; {checks[-1]}")
     if own[0].name == "simple_gradient" and own[0].name in able:
         able |= {method.name: method for method in remedies(beta, epsilons[0])}
+    name = fingerprint(type(model).__name__, dict(model.state_dict()))[:12]
     given = given._replace(pixels=pixels)
-    return measure.Setting(model, given, labels, able, beta, epsilons, folder), checks
+    return measure.Setting(model, name, given, labels, able, beta, epsilons, batch, folder), checks, rate
 
 
 def _plan(setting: measure.Setting, source: str) -> Plan:
     """The pieces as a plan of the studies' machinery; `minutes` is none of its parameters, for they may be added."""
-    study = Study(
-        measure.COLUMNS, {}, lambda *_: (None, {}), lambda *_: (), measure.rows, cost=lambda piece: float(piece["cost"])
-    )
-    pieces = measure.pieces(setting)
+    study = replace(measure.STUDY, cost=lambda piece: measure.cost(piece, setting))
     parameters = {"methods": list(setting.methods), "epsilons": list(setting.epsilons), "beta": setting.beta}
     inputs = {"model": setting.name, "images": source, "count": len(setting.images.names)}
-    return Plan(study, parameters, inputs, pieces, setting)
-
-
-def _compute(store: Store, plan: Plan, start: float, minutes: float | None, progress: bool) -> list[Piece]:
-    """Compute what is wanted and fits into the time; return the pieces that were not reached."""
-    names = [piece_name(piece) for piece in plan.pieces]
-    done, cost = _done(store.table.parent), plan.study.cost
-    earlier = provenance("audit", "pieces", store.table.parent)["sessions"] if done else []
-    spent = sum(sum(session["seconds"].values()) for session in earlier)
-    work = sum(cost(piece) for piece, name in zip(plan.pieces, names, strict=True) if name in done)
-    seconds, late = spent, []
-    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    wanted = [piece for piece, name in zip(plan.pieces, names, strict=True) if name not in done]
-    with tqdm(total=sum(map(cost, wanted)), desc="audit", bar_format=form, disable=not progress) as bar:
-        for piece in wanted:
-            bar.set_postfix_str(f"{piece['method']}, {piece['measure']}, {piece['budget']}")
-            if not measure.wanted(piece, done, plan.pieces, names):
-                bar.update(cost(piece))
-                continue
-            rate = seconds / work if work else 0.0
-            if minutes is not None and spent + time.monotonic() - start + rate * cost(piece) > 60 * minutes:
-                late.append(piece)
-                continue
-            _, rows, took = plan.timed(piece)
-            store.add(piece, rows, took)
-            seconds, work = seconds + took, work + cost(piece)
-            done = _done(store.table.parent)
-            bar.update(cost(piece))
-    return late
+    return Plan(study, parameters, inputs, measure.pieces(setting), setting)
 
 
 def _done(folder: Path) -> dict[str, list[Row]]:
     """The rows that are stored, as they read: the same on the way and after a kill."""
     return read_pieces("audit", "pieces", folder) if (folder / "audit-pieces.json").exists() else {}
+
+
+def _check_stale(setting: measure.Setting) -> None:
+    """Refuse rows of a model whose weights are the same and whose code is not."""
+    with torch.no_grad():
+        seen = torch.cat([logits_of(setting.model, part).softmax(1).amax(1)
+                          for part in torch.split(setting.images.pixels, setting.batch)])  # fmt: skip
+    now = dict(zip(setting.images.names, seen.tolist(), strict=True))
+    for row in (row for rows in _done(setting.folder).values() for row in rows):
+        if abs(float(row["confidence_before"] or 0) - now[str(row["image"])]) > STALE:
+            raise ValueError(
+                f"folder: {setting.folder} holds an audit of a model that answered otherwise for {row['image']}; name "
+                "another folder"
+            )
+
+
+def _within(
+    plan: Plan, minutes: float | None, start: float, rate: float, doublings: int, progress: bool
+) -> tuple[Callable[[Sequence[Piece]], Iterator[Computed]], list[Piece]]:
+    """A way to compute what is wanted and fits into the time, in order; and a list of what then was not reached."""
+    setting, late = plan.ready, []
+    sessions = provenance("audit", "pieces", setting.folder)["sessions"] if _done(setting.folder) else []
+    spent = sum(sum(session["seconds"].values()) for session in sessions)
+    limit = float("inf") if minutes is None else 60 * minutes
+    batch = min(setting.batch, len(setting.labels))
+    fitting = [steps for steps in measure.STEPS[:3] if steps * 4.5 * batch * rate <= limit / 10]
+    base = max(fitting, default=measure.STEPS[0])
+    form = "audit: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+    def compute(todo: Sequence[Piece]) -> Iterator[Computed]:
+        history, work, seconds = measure.history(setting, _done(setting.folder), plan.pieces), 0.0, 0.0
+        hidden = not progress or minutes is None
+        with tqdm(total=round(limit) if minutes else 1, bar_format=form, disable=hidden) as bar:
+            for piece in todo:
+                if not measure.wanted(piece, history, base, base * 2**doublings):
+                    continue
+                now, load = spent + time.monotonic() - start, plan.study.cost(piece)
+                if history and now + load * (seconds / work if work else rate) > limit:
+                    late.append(piece)
+                    continue
+                bar.n = min(round(limit), round(now)) if minutes else 0
+                bar.set_postfix_str(f"{piece['method']}, {piece['measure']}, {piece['budget']}")
+                computed = plan.timed(piece)
+                work, seconds = work + load, seconds + computed.seconds
+                yield computed
+                history = measure.history(setting, _done(setting.folder), plan.pieces)
+
+    return compute, late

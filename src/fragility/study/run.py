@@ -65,7 +65,7 @@ def run(
     if folder is None:
         folder = (checkout() or Path()) / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / f"{study}-{profile}"), repeatable():
+    with alone(folder / f"{study}-{profile}"), repeatable():
         plan, session = chosen.plan(chosen.profiles[profile], device), describe(device)
         if scheduler is None:
             return complete(Store(study, profile, plan, folder, session), plan, limit_images, progress)
@@ -100,7 +100,7 @@ def complete(
 
 
 @contextmanager
-def _alone(table: Path) -> Iterator[None]:
+def alone(table: Path) -> Iterator[None]:
     """Refuse to work on a table that another process works on; the lock dies with its process."""
     locks = data_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
