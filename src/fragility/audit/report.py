@@ -39,7 +39,7 @@ def write(setting: Setting, rows: pd.DataFrame, summary: dict[str, Any]) -> None
     counted = f"{summary['measured']} of {summary['images']} images"
     content = {
         "title": escape(summary["title"]),
-        "kicker": f"Audit of {escape(summary['title'])} &middot; {counted} &middot; {escape(summary['source'])}",
+        "kicker": f"Audit of {escape(summary['title'])} &middot; {counted}",
         "headline": "No explanation could be audited",
         "sentences": "".join(f"<p>{escape(sentence)}</p>" for sentence in said),
         "conclusion": escape(last),

@@ -164,8 +164,9 @@ def sentences(summary: dict[str, Any]) -> list[str]:
         if factor := cell.get("understated_relative_change"):
             second += f"; the usual sampling test saw the map move {1 / factor:.0%} as far as the search did"
         second += "."
+    left = f"{kept:.0%}" if kept >= 0.005 else "nothing"
     third = (
-        f"So where somebody may have touched the image, count on {kept:.0%} of what this explanation points at"
+        f"So where somebody may have touched the image, count on {left} of what this explanation points at"
         + (f", and on {noise['mean']:.0%} where only chance has" if noise else "")
         + "; a longer search may leave less."
     )
