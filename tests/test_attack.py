@@ -561,13 +561,7 @@ def test_dead_iterates_get_a_uniform_map():
         ({"objective": lambda maps, _: (maps - maps).sum((1, 2)).sqrt()}, ValueError, "objective: expected a finite"),
         ({"objective": lambda maps, _: maps.sum((1, 2))}, ValueError, "zero up to rounding"),
         ({"objective": top_k(65)}, ValueError, "k: expected an integer from 1 to 64, got 65"),
-        ({"images": torch.full((2, 3, 8, 8), 1.5)}, ValueError, r"images: expected pixels in \[0, 1\]"),
-        ({"images": torch.full((2, 3, 8, 8), torch.nan)}, ValueError, r"images: expected pixels in \[0, 1\]"),
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float16)}, TypeError, "images: expected float32 or float64"),
-        ({"labels": torch.tensor([0, 4])}, ValueError, r"labels: expected classes in \[0, 4\)"),
-        ({"labels": torch.tensor([0.0, 1.0])}, TypeError, "labels: expected dtype torch.int64"),
-        ({"model": EveryRelu().double()}, ValueError, "model: expected evaluation mode"),
-        ({"model": torch.relu}, TypeError, "model: expected an nn.Module"),
     ],
 )
 def test_bad_input(attack, changes, error, message):

