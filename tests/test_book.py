@@ -12,7 +12,6 @@ from typing import Any
 import instructor
 import lesson
 import matplotlib.pyplot as plt
-import nbformat
 import pages
 import papermill
 import pytest
@@ -21,47 +20,39 @@ import status
 import torch
 import yaml
 
-DECK = [
-    slides.chapter(nbformat.read(path, as_version=4), path.stem) for path in sorted(pages.NOTEBOOKS.glob("*.ipynb"))
-]
+from committed import CHAPTERS, outputs
+
+DECK = {name: slides.chapter(chapter, name) for name, chapter in CHAPTERS.items()}
 
 
 def test_every_figure_is_on_a_slide_with_its_caption_and_alternative_text() -> None:
-    shown = "".join(slide.body for part in DECK for slide in part)
-    count = 0
-    for path in sorted(pages.NOTEBOOKS.glob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            for output in cell.get("outputs", []):
-                if {"image/png", "image/svg+xml"} & set(output.get("data", {})):
-                    count += 1
-                    data = output.data.get("image/svg+xml")
-                    encoded = output.data["image/png"] if data is None else base64.b64encode(data.encode()).decode()
-                    assert encoded.replace("\n", "") in shown, (path.name, cell.metadata.mystnb.figure.name)
-    assert count == shown.count("<figure>") == len(re.findall(r'<img src="[^"]+" alt="[^"]{10,}">', shown))
-    assert count > 20
+    shown = "".join(slide.body for part in DECK.values() for slide in part)
+    drawn = list(outputs("image/svg+xml", "image/png"))
+    for name, cell, data in drawn:
+        encoded = base64.b64encode(data.encode()).decode() if "<svg" in data else data.replace("\n", "")
+        assert encoded in shown, (name, cell.metadata.mystnb.figure.name)
+    assert len(drawn) == shown.count("<figure>") == len(re.findall(r'<img src="[^"]+" alt="[^"]{10,}">', shown))
+    assert len(drawn) > 20
 
 
 def test_both_pictures_of_every_comparator_are_on_a_slide() -> None:
     count = 0
-    for path, part in zip(sorted(pages.NOTEBOOKS.glob("*.ipynb")), DECK, strict=True):
-        for cell in nbformat.read(path, as_version=4).cells:
-            for output in cell.get("outputs", []):
-                pictures = re.findall(r'<img src="(data:[^"]+)"', output.get("data", {}).get("text/html", ""))
-                if pictures:
-                    count += 1
-                    holding = [slide.kind for slide in part if all(picture in slide.body for picture in pictures)]
-                    assert holding == ["picture"], (path.name, cell.source)
+    for name, cell, html in outputs("text/html"):
+        if pictures := re.findall(r'<img src="(data:[^"]+)"', html):
+            count += 1
+            holding = [slide.kind for slide in DECK[name] if all(picture in slide.body for picture in pictures)]
+            assert holding == ["picture"], (name, cell.source)
     assert count >= 3
 
 
 def test_a_chapter_opens_with_its_goals_and_closes_with_what_was_measured() -> None:
-    for part in DECK[:6]:
+    for part in list(DECK.values())[:6]:
         assert "<li>" in part[0].body, part[0].heading
         assert any("Claimed" in slide.heading and "<table>" in slide.body for slide in part), part[0].heading
 
 
 def test_the_deck_needs_nothing_else_and_its_formulas_are_set() -> None:
-    deck = slides.deck([slide for part in DECK for slide in part])
+    deck = slides.deck([slide for part in DECK.values() for slide in part])
     assert set(re.findall(r'(?:src|srcset)="(\w+):', deck)) == {"data"}
     assert not re.search(r"<link|@import|url\(", deck)
     words = re.sub(r"(?s)<style>.*?</style>|<script>.*?</script>|<code>.*?</code>|<img[^>]*>", "", deck)
@@ -127,11 +118,10 @@ def test_the_classs_tests_refuse_what_students_often_write() -> None:
 
 def test_a_chapters_page_for_teachers_has_every_prediction_with_the_answer_marked() -> None:
     notes = yaml.safe_load(instructor.NOTES.read_text(encoding="utf-8"))
-    for path in sorted(pages.NOTEBOOKS.glob("*.ipynb")):
-        chapter = nbformat.read(path, as_version=4)
-        text = instructor.write(chapter, path.stem, notes[path.stem])
+    for name, chapter in CHAPTERS.items():
+        text = instructor.write(chapter, name, notes[name])
         asked = sum(cell.source.count("**Predict.**") for cell in chapter.cells)
         assert (
             text.count("### Prediction") == text.count("(what the page found)") == text.count("*Expect:*") == asked
-        ), path.name
-        assert "data-option" not in text, path.name
+        ), name
+        assert "data-option" not in text, name

@@ -6,7 +6,6 @@ import re
 import shutil
 import tomllib
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -16,6 +15,7 @@ import pytest
 import student
 from address import ROOT, current
 
+from committed import CHAPTERS, outputs
 from fragility import chapter
 from fragility.study.claims import LEDGER
 
@@ -65,20 +65,11 @@ def test_no_committed_page_weighs_a_megabyte() -> None:
     assert {path.name for path in pages.NOTEBOOKS.glob("*.ipynb") if path.stat().st_size >= 1e6} == set()
 
 
-def executed() -> Iterator[tuple[str, nbformat.NotebookNode]]:
-    """Every cell of the committed pages, with its chapter."""
-    for source in pages.sources([]):
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-            yield source.stem, cell
-
-
 def test_every_figure_has_a_caption_and_an_alternative_text() -> None:
-    for name, cell in executed():
-        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
-        if kinds & {"image/png", "image/svg+xml"}:
-            display = cell.metadata.get("mystnb", {})
-            assert len(display.get("figure", {}).get("caption", "")) > 10, (name, cell.source)
-            assert len(display.get("image", {}).get("alt", "")) > 10, (name, cell.source)
+    for name, cell, _ in outputs("image/png", "image/svg+xml"):
+        display = cell.metadata.get("mystnb", {})
+        assert len(display.get("figure", {}).get("caption", "")) > 10, (name, cell.source)
+        assert len(display.get("image", {}).get("alt", "")) > 10, (name, cell.source)
 
 
 def test_code_fits_the_column_of_a_page() -> None:
@@ -102,18 +93,15 @@ def test_the_lesson_is_what_the_code_shows() -> None:
 
 
 def test_long_tables_are_folded() -> None:
-    for name, cell in executed():
-        for output in cell.get("outputs", []):
-            table = output.get("data", {}).get("text/markdown", "")
-            assert table.startswith("<details>") or table.count("\n| ") <= 13, (name, cell.source)
+    for name, cell, table in outputs("text/markdown"):
+        assert table.startswith("<details>") or table.count("\n| ") <= 13, (name, cell.source)
 
 
 def test_the_closing_tables_are_what_the_rules_say_now() -> None:
-    for name, cell in executed():
-        if cell.cell_type == "code" and cell.source.startswith("chapter.ledger("):
-            expected = chapter.ledger(*re.findall(r'"(\w+)"', cell.source))._repr_markdown_()
+    for name, cell, table in outputs("text/markdown"):
+        if cell.source.startswith("chapter.ledger("):
             # If this fails a rule has changed since: run `make notebooks`.
-            assert cell.outputs[0].data["text/markdown"] == expected, name
+            assert table == chapter.ledger(*re.findall(r'"(\w+)"', cell.source))._repr_markdown_(), name
 
 
 def test_no_two_figures_share_a_name() -> None:
@@ -297,11 +285,11 @@ def test_readers_predict_before_they_run_and_find_a_folded_answer_after() -> Non
 
 
 def test_no_output_between_a_prediction_and_its_answer_stands_open() -> None:
-    for source in pages.sources([]):
+    for name, page in CHAPTERS.items():
         asked = False
-        for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+        for cell in page.cells:
             asked = (asked or "**Predict.**" in cell.source) and not tagged(cell, "answer")
-            assert not (asked and cell.get("outputs")) or tagged(cell, "hide-output"), (source.name, cell.source)
+            assert not (asked and cell.get("outputs")) or tagged(cell, "hide-output"), (name, cell.source)
 
 
 NUMBER = re.compile(r"(?<![\w.])(\d*\.\d+|\d+)( ?%)?(?![\w.]?\d)")
@@ -314,11 +302,11 @@ def results(text: str) -> set[str]:
 
 
 # Chapter 7 quotes formulas, whose numbers are nobody's results.
-@pytest.mark.parametrize("name", [source.stem for source in pages.sources([]) if source.stem != "07_errata"])
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "07_errata"])
 def test_every_result_in_prose_stands_in_an_output_of_the_page(name: str) -> None:
-    cells = nbformat.read(pages.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    shown = "\n".join(output.get("text") or output.data.get("text/markdown", "") for output in outputs)
+    cells = CHAPTERS[name].cells
+    made = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = "\n".join(output.get("text") or output.data.get("text/markdown", "") for output in made)
     remarks = [line for cell in cells if tagged(cell, student.TAG) for line in re.findall(r"# (.*)", cell.source)]
     told = results(prose(cells) + "\n" + "\n".join(remarks))
     assert len(told) >= 5
@@ -326,12 +314,8 @@ def test_every_result_in_prose_stands_in_an_output_of_the_page(name: str) -> Non
 
 
 def test_a_result_is_known_however_it_is_written() -> None:
-    assert results("from .80 to 0.8, by 12.2 % or 93 %, at 8/255 in 2019 with $M = 0.3$") == {
-        ".80",
-        ".8",
-        "12.2%",
-        "93%",
-    }
+    text = "from .80 to 0.8, by 12.2 % or 93 %, at 8/255 in 2019 with $M = 0.3$"
+    assert results(text) == {".80", ".8", "12.2%", "93%"}
 
 
 def test_every_work_named_in_prose_is_in_the_bibliography() -> None:

@@ -56,7 +56,7 @@ pieces.add("board", ["pieces/influence.js", "play/board-data.js"], (figure) => {
       showTraining(tile.firstChild, shown.indexOf(place));
       tile.firstChild.style.width = `${100 * (LEAST + (1 - LEAST) * Math.sqrt(Math.abs(values[place]) / most))}%`;
       const words = `a ${names[labels[place]]}, influence ${milli(values[place])}`;
-      Object.assign(tile, { place, title: words, ariaLabel: words, ariaPressed: String(now.out.includes(place)) });
+      Object.assign(tile, { place, title: words, ariaLabel: `Leave out ${words} thousandths`, ariaPressed: String(now.out.includes(place)) });
     });
   const turn = (place) => (now.out = now.out.includes(place) ? now.out.filter((one) => one !== place) : [...now.out, place]);
 

@@ -23,13 +23,14 @@ pieces.add("draw", ["play/draw-data.js"], (figure) => {
   const whole = () => now.guess.every((share) => share !== null);
   const reveal = pieces.button("Show what was measured", () => {
     stop();
+    let reached = 0; // 1: noise has drawn its curve; 2: so has the attack
     stop = pieces.run(
       () => {
-        now.drawn += 0.05;
-        return now.drawn < 2;
+        reached = Math.min(2, reached + 0.05);
+        return reached < 2;
       },
+      () => (now.drawn = reached),
       () => {},
-      () => (now.drawn = 2),
     );
   });
   const again = pieces.button("Draw again", () => {
