@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def test_the_files_show_the_stored_label_and_metric(found: Audit) -> None:
         assert (after - before).abs().max() <= 8 / 255 + 1e-6
         shared = len(top(before, label) & top(after, label)) / 15
         assert row.top_k_intersection == pytest.approx(shared, abs=1 / 15 + 1e-6)  # a tie within rounding
+
+
+def test_predictions_are_the_models_own_whatever_is_explained(found: Audit) -> None:
+    with torch.no_grad():
+        images = (255 * noise(2, 1, 28, 28)).round() / 255
+        confidence = mnist_cnn()(images).softmax(1).amax(1).tolist()
+    assert {"softplus", "smooth_gradient"} <= set(found.rows.method)
+    for row in found.rows.itertuples():
+        assert row.confidence_before == pytest.approx(confidence[int(row.image[-1])], abs=1e-5)
 
 
 def test_noise_has_as_many_tries_as_the_attacks_have_steps(found: Audit) -> None:
@@ -288,3 +298,13 @@ def test_the_report_opens_from_a_file_for_everybody(found: Audit) -> None:
             assert not image.is_visible()
             page.get_by_role("button", name="Changed").first.click()
             assert image.is_visible()
+
+
+def test_the_pages_lines_run_and_find_more_than_draws_do() -> None:
+    page = (Path(__file__).parents[1] / "book" / "audit.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)  # noqa: S102 - the page's own text
+    assert names["attacked"].labels_kept.all()
+    assert names["top_k_intersection"](names["before"], names["after"], 17).max() < 0.8
+    assert (names["worst"].change > 2 * names["sampled"].change).all()

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from fragility._checks import check_choice
 from fragility.attack import annealed, iterative
 from fragility.attribution import ATTRIBUTIONS, importance, simple_gradient
 from fragility.defense.smoothing import smooth_gradient, uniform_gradient
-from fragility.fingerprint import fingerprint, is_named
+from fragility.fingerprint import fingerprint
 from fragility.iterate import Attribution
 from fragility.objective import top_k
 from fragility.similarity import spearman
@@ -42,19 +43,22 @@ class Method(NamedTuple):
 
     @property
     def settings(self) -> str:
-        """A checksum of its options, or of its source if it has no name; its name where that is not to be had."""
-        if is_named(self.judge):
-            return fingerprint(self.judge)[:12]
-        try:
-            return fingerprint(inspect.getsource(self.judge))[:12]
-        except (OSError, TypeError):
-            return self.name
+        """A checksum of its options and of its name, or of its source where it is a function of the user's."""
+        options = self.judge.keywords if isinstance(self.judge, partial) else {}
+        function: Any = self.judge.func if isinstance(self.judge, partial) else self.judge
+        name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', self.name)}"
+        with suppress(OSError, TypeError):  # of a function that was typed at a prompt, or an object that is called
+            name = name if name.startswith("fragility.") else inspect.getsource(function)
+        return fingerprint(name, repr(sorted(options.items())))[:12]
 
 
 def _softened(model: nn.Module, images: Tensor, labels: Tensor, *, beta: float) -> Tensor:
     """The gradient of the softplus network."""
     with softplus(beta):
-        return simple_gradient(model, images, labels)
+        found = simple_gradient(model, images, labels)
+    with torch.no_grad():
+        model(images)  # whoever judges by the logits of the last call sees the model itself
+    return found
 
 
 def chosen(methods: Sequence[str] | Mapping[str, Attribution]) -> list[Method]:
@@ -151,7 +155,10 @@ def cannot(method: Method, model: nn.Module, image: Tensor, label: Tensor, beta:
     Returns:
         The reason, or nothing.
     """
-    goal: dict[str, Any] = {"attribution": method.attack, "objective": top_k(1), "epsilon": 1 / 255}
+    attribution = method.attack
+    if isinstance(attribution, partial) and "steps" in attribution.keywords:
+        attribution = partial(attribution, steps=2)  # what can be attacked at two points of a path can be at all
+    goal: dict[str, Any] = {"attribution": attribution, "objective": top_k(1), "epsilon": 1 / 255}
     try:
         iterative(model, image, label, **goal, **budget(1 / 255, beta, 1))
     except (TypeError, ValueError, RuntimeError) as error:

@@ -146,7 +146,9 @@ def sentences(summary: dict[str, Any]) -> list[str]:
         Sentences: what can be done to the explanation, what noise shows of it, and what to expect.
     """
     if not summary["cells"]:
-        return ["The model was wrong about every image that was measured, so there was no explanation to audit."]
+        return [
+            "No image that the model gets right was reached in the time given, so there is no explanation to report."
+        ]
     cell = summary["cells"][0]
     kept, n = cell["worst_top_k_intersection"]["mean"], cell["n"]
     images = "one image was" if n == 1 else f"{n} images were"
