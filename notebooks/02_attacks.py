@@ -829,7 +829,7 @@ Markdown(
     f"{told['mass_center', 'center_shift']:.0f}."
 )
 
-# %% tags=["hide-input"]
+# %%
 least = same.groupby(["method", "attack"])[pair].mean()
 least = least.groupby("method").min()  # under the stronger attack
 ours = least.loc["integrated_gradients"]
