@@ -462,7 +462,7 @@ plot.before_after(*parts, epsilon=8 / 255, rows=names[:2])
 plt.show()
 
 # %% [markdown]
-# Without the gradient the attack on these two is as good as with it: 3.9 % of the leading pixels are left against 4.2 %. Now digits, a hundred of them, and with controls. What a direction costs has to be compared with what *any* direction costs: another image's gradient; random directions; and the most
+# Without the gradient the attack on these two is as good as with it: about as few of the leading pixels are left. Now digits, a hundred of them, and with controls. What a direction costs has to be compared with what *any* direction costs: another image's gradient; random directions; and the most
 # fragile directions of the map itself, own and of another image.
 #
 # **Predict.** Of the leading pixels that the attack drives out, how many come back without the score's gradient: all, half, next to none? And which costs the attacker more, one direction of

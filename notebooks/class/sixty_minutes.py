@@ -176,7 +176,9 @@ for _ in range(10):
     x = clip(step(x, gradient(x), 2 / 255), image, epsilon).detach()
     best = judge(x, best)
 print("noise:", kept(noisy), "  attack:", kept(best), "  of", k)
-print("The network says:", photographs.class_names[model(best).argmax()])
+print(
+    "The network says:", photographs.class_names[model(best).argmax()]
+)
 both = torch.cat([image, best])
 maps = importance(simple_gradient(model, both, label.repeat(2)))
 rows = "before", "after"
