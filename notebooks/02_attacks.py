@@ -71,7 +71,7 @@ notes = {"photograph": [f"answer: {name}, {p:.0%}" for p in sure]}
 columns = {"photograph": both, "its explanation": glow}
 titles = "before", "after the attack"
 figure = plot.grid(columns, rows=titles, notes=notes)
-figure.set_size_inches(6.2, 6.7)
+figure.set_size_inches(5.8, 6.3)
 panels, centers = figure.axes[1::2], center_of_mass(maps)
 for panel, (y, x) in zip(panels, centers, strict=True):
     panel.plot(x, y, "wo", markersize=13, markeredgecolor="black")
