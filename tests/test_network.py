@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision import models
 
 from fragility import network, train
+from fragility.attack import iterative
+from fragility.attribution import deeplift, integrated_gradients, simple_gradient
 from fragility.data import datasets
 from fragility.fingerprint import fingerprint
+from fragility.objective import top_k
 from fragility.study.defenses import mnist_weights
 from fragility.weights import make_squeezenet
 
@@ -104,6 +108,76 @@ def test_missing_weights_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     for build, name in ((network.squeezenet, "squeezenet1_1-b8a52dc0"), (network.inception_v3, "inception_v3_google")):
         with pytest.raises(ConnectionError, match=rf"{name}.*Without a network, put the file at .*checkpoints.{name}"):
             build(weights="torchvision")
+
+
+# The log-odds.
+
+
+class Plus(nn.Module):
+    """Logits with one linear function added to all of them, or the images themselves as logits."""
+
+    def __init__(self, model: nn.Module, picture: Tensor | float = 0.0) -> None:
+        super().__init__()
+        self.model, self.picture = model, picture
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) + (self.picture * images).flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 1000])
+def test_log_odds_are_what_the_formula_says(count: int) -> None:
+    draw = torch.Generator().manual_seed(count)
+    logits = 30 * torch.randn(5, count, generator=draw, dtype=torch.float64)
+    logits[0, 0], logits[1] = 1e4, 0.0  # a probability of 1 in all floating-point numbers, and many that are equal
+    for dtype in (torch.float64, torch.float32):
+        given = logits.to(dtype)
+        rows, found = given.double().numpy(), network.LogOdds(nn.Identity().eval())(given).double().numpy()
+        others = np.stack([logsumexp(np.delete(rows, c, axis=1), axis=1) for c in range(count)], 1)
+        # Each of the log2(K) + 2 sums rounds numbers as large as the largest logit, three times.
+        allowed = 3 * (np.log2(count) + 2) * torch.finfo(dtype).eps * (np.abs(rows).max(1) + np.log(count))
+        assert (np.abs(found - (rows - others)).max(1) <= allowed).all()
+        clear = np.diff(np.sort(rows, axis=1)[:, -2:])[:, 0] > allowed
+        assert (found.argmax(1) == rows.argmax(1))[clear].all()
+        assert clear.sum() >= 3
+
+
+def test_a_function_added_to_all_logits_moves_no_map_of_the_log_odds() -> None:
+    model = (
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 7)).double().eval()
+    )
+    images = random_images(4, 3, 8, 8)
+    moved = Plus(model, 20 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    labels = model(images).argmax(1)
+    torch.testing.assert_close(network.LogOdds(model)(images).sigmoid(), model(images).softmax(1), rtol=1e-12, atol=0)
+    for explain in (simple_gradient, partial(integrated_gradients, steps=5), deeplift):
+        before, after = (explain(network.LogOdds(one), images, labels) for one in (model, moved))
+        assert (after - before).abs().max() < 1e-10
+        assert (explain(moved, images, labels) - explain(model, images, labels)).abs().mean() > 1
+    # The gradient of log p is that of the log-odds times 1 - p.
+    x = images.clone().requires_grad_()
+    probabilities = model(x).softmax(1).gather(1, labels[:, None])
+    (slope,) = torch.autograd.grad(probabilities.log().sum(), x)
+    own = simple_gradient(network.LogOdds(model), images, labels) * (1 - probabilities.detach()).view(-1, 1, 1, 1)
+    torch.testing.assert_close(own, slope, rtol=1e-9, atol=1e-12)
+
+
+def test_log_odds_can_be_attacked_and_confidence_stays_a_probability() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Softplus(), nn.Flatten(), nn.Linear(216, 5)).double().eval()
+    images = random_images(2, 3, 8, 8)
+    labels, outputs = model(images).argmax(1), model(images).softmax(1).amax(1)
+    found = iterative(
+        network.LogOdds(model), images, labels, attribution=simple_gradient, objective=top_k(5), epsilon=0.1,
+        step_size=0.02, iterations=3,
+    )  # fmt: skip
+    assert found.labels_kept.all()
+    torch.testing.assert_close(found.confidence_before, outputs)
+    torch.testing.assert_close(found.confidence_after, model(found.images).softmax(1).gather(1, labels[:, None])[:, 0])
+    odds = network.LogOdds(nn.Identity())
+    points = 3 * torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(odds, points.requires_grad_())
+    with pytest.raises(ValueError, match=r"model: expected logits \(B, K\) of two classes or more, got shape \(2, 1\)"):
+        odds(points[:, :1])
 
 
 # The network for MNIST's digits.

@@ -170,12 +170,16 @@ def _choice(name: str, help_text: str, *values: str) -> Callable[..., Any]:
     return click.option(name, type=click.Choice(values), default=values[0], show_default=True, help=help_text)
 
 
+LOG_ODDS = click.option("--log-odds", is_flag=True, help="Explain log-odds in place of logits.")
+
+
 @cli.command()
 @click.option("--image", type=Path, required=True, metavar="FILE", help="Any format that Pillow reads.")
 @click.option("--out", type=Path, required=True, metavar="DIR", help="The folder for the results.")
 @_choice("--model", "With its pretrained weights.", "squeezenet", "inception_v3")
 @_choice("--method", "What the map shows.", "simple_gradient", "integrated_gradients", "deeplift")
 @_choice("--objective", "Targeted: into the opposite quadrant.", "top_k", "mass_center", "targeted")
+@LOG_ODDS
 @_amount("--epsilon", "8/255", "Radius of the L-inf ball.")
 @_choice(
     "--schedule", "Annealed: of step and surrogate together.", "annealed", "constant", "linear", "momentum", "adaptive"
@@ -217,6 +221,7 @@ def attack(out: Path, **options: Any) -> None:
     "(your own code, which is run: it returns the model, or the model and a transform), or torchvision:NAME.",
 )
 @click.option("--weights", type=Path, metavar="FILE", help="A state_dict for torchvision's; only tensors are read.")
+@LOG_ODDS
 @click.option("--images", type=Path, metavar="DIR", help="Flat, or a folder per class (default: four photographs).")
 @click.option("--out", type=Path, required=True, metavar="DIR", help="The folder for the report.")
 @click.option("--size", default=227, show_default=True, metavar="N", help="Height and width that the model takes.")

@@ -13,6 +13,7 @@ from fragility._checks import check_logits, entries, per_row
 from fragility._convolution import twice_differentiable
 from fragility._pool import QuickPools
 from fragility.attribution import importance
+from fragility.network import probabilities
 from fragility.objective import Objective
 
 Attribution = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -90,7 +91,7 @@ class Judge:
         if not self.sound.any():
             importance(attributions)  # says what is wrong
         self.images, self.logits, self.prediction = images, logits, logits.argmax(1)
-        self.confidence = self._confidence(logits)
+        self.confidence = self.confidence_of(logits)
 
     def __call__(self, images: Tensor) -> Iterate:
         """Judge the next iterate.
@@ -104,7 +105,7 @@ class Judge:
         self._count += 1
         attributions, logits = self.look(images)
         maps, alive = safe_importance(attributions)
-        confidence, moved = self._confidence(logits), (images != self.images).flatten(1).any(1)
+        confidence, moved = self.confidence_of(logits), (images != self.images).flatten(1).any(1)
         kept = self.sound & alive & moved & (logits.argmax(1) == self.prediction)
         if self._min_confidence is not None:
             kept &= confidence >= self._min_confidence
@@ -130,8 +131,9 @@ class Judge:
         unknown = per_row(logits.isnan().any(1), attributions)
         return attributions.masked_fill(unknown, float("nan")), logits
 
-    def _confidence(self, logits: Tensor) -> Tensor:
-        return logits.softmax(1).gather(1, self.prediction.unsqueeze(1)).squeeze(1)
+    def confidence_of(self, logits: Tensor) -> Tensor:
+        """Return the probability (B,) of the original prediction that the model's outputs (B, K) stand for."""
+        return probabilities(self._model, logits).gather(1, self.prediction.unsqueeze(1)).squeeze(1)
 
 
 class BestIterate:

@@ -14,6 +14,7 @@ from urllib.error import URLError
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 from torch.nn.utils import vector_to_parameters
 from torchvision import models
 
@@ -91,6 +92,66 @@ class Logits(nn.Module):
                 "logits needs no wrapper"
             )
         return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+
+
+class LogOdds(nn.Module):
+    """A model of logits f, turned into a model of the classes' log-odds, f_c - log sum_{k != c} exp f_k.
+
+    A function g(x) added to all logits changes no probability, and every logit's gradient by that of g, which may be
+    anything [Srinivas2021]. The log-odds, log p_c / (1 - p_c), do not change, and unlike p_c they do not saturate. The
+    order of the classes stays as it is. An attack's `confidence` remains p_c, see `probabilities`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the log-odds of every class against all others.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            Log-odds (B, K), correct to rounding errors of the logits.
+
+        Raises:
+            ValueError: The model returns fewer than two logits.
+        """
+        logits: Tensor = self.model(images)
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ValueError(f"model: expected logits (B, K) of two classes or more, got shape {tuple(logits.shape)}")
+        before, after = _sums(logits[:, :-1]), _sums(logits[:, 1:].flip(1)).flip(1)
+        others = torch.cat([after[:, :1], _add(before[:, :-1], after[:, 1:]), before[:, -1:]], 1)
+        return logits - others
+
+
+def probabilities(model: nn.Module, outputs: Tensor) -> Tensor:
+    """Return the probabilities that a model's outputs stand for.
+
+    Args:
+        model: images to outputs.
+        outputs: (B, K), log-odds if the model is a `LogOdds`, logits otherwise.
+
+    Returns:
+        (B, K) the sigmoid of log-odds, the softmax of logits.
+    """
+    return outputs.sigmoid() if isinstance(model, LogOdds) else outputs.softmax(1)
+
+
+def _sums(logits: Tensor) -> Tensor:
+    """Return log(exp f_1 + ... + exp f_k) for every k, in log2(K) steps."""
+    reach = 1
+    while reach < logits.shape[1]:
+        added = _add(logits[:, reach:], logits[:, :-reach])
+        logits, reach = torch.cat([logits[:, :reach], added], 1), 2 * reach
+    return logits
+
+
+def _add(a: Tensor, b: Tensor) -> Tensor:
+    """Return log(exp a + exp b) by softplus alone, for which DeepLIFT has a rule; past 40 it is linear to 2^-57."""
+    return a + softplus(b - a, 1.0, 40.0)
 
 
 def digits_cnn(*, seed: int = 0) -> nn.Module:

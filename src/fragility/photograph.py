@@ -31,6 +31,7 @@ def attack_photograph(
     model: str,
     method: str,
     objective: str,
+    log_odds: bool = False,
     label: int | None = None,
     k: int = 1000,
     path_steps: int = 25,
@@ -52,6 +53,7 @@ def attack_photograph(
         model: a key of `MODELS`.
         method: a key of `fragility.attribution.ATTRIBUTIONS`.
         objective: `"top_k"`, `"mass_center"`, or `"targeted"` at the quadrant away from the centre of mass.
+        log_odds: whether log-odds are explained in place of logits, see `fragility.network.LogOdds`.
         label: the class explained; None for the prediction.
         k: how many pixels count as most important.
         path_steps: points on the path of integrated gradients.
@@ -69,7 +71,8 @@ def attack_photograph(
     pixels = np.array(read_image(image).resize((size, size), Image.Resampling.BILINEAR))
     original = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0) / 255
     out.mkdir(parents=True, exist_ok=True)
-    net = network.PRETRAINED[model]()
+    plain = network.PRETRAINED[model]()
+    net = network.LogOdds(plain) if log_odds else plain
     labels = net(original).argmax(1) if label is None else torch.tensor([label])
     options: dict[str, Any] = {} if method == "simple_gradient" else {"baseline": torch.tensor(mean).view(3, 1, 1)}
     if method == "integrated_gradients":
@@ -89,7 +92,7 @@ def attack_photograph(
     written = (255 * found.images).round().clamp(level - reach, level + reach) / 255
 
     def describe(x: Tensor, maps: Tensor) -> dict[str, Any]:
-        probabilities = net(x).softmax(1)[0]
+        probabilities = plain(x).softmax(1)[0]
         best = int(probabilities.argmax())
         return {
             "prediction": best,
@@ -110,6 +113,7 @@ def attack_photograph(
         "method": method,
         **({"path_steps": path_steps} if "steps" in options else {}),
         "objective": objective,
+        **({"score": "log-odds"} if log_odds else {}),
         "epsilon": epsilon,
         **budget,
         "label_kept": kept,

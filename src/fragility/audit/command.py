@@ -8,6 +8,7 @@ from fragility.audit.images import read_folder, shipped
 from fragility.audit.models import BUILT_IN, load_model
 from fragility.audit.run import Audit, audit
 from fragility.data.datasets import imagenet_classes
+from fragility.network import LogOdds
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 
@@ -17,6 +18,7 @@ def audit_command(
     *,
     model: str = BUILT_IN,
     weights: Path | None = None,
+    log_odds: bool = False,
     images: Path | None = None,
     size: int = 227,
     channels: int = 3,
@@ -33,6 +35,7 @@ def audit_command(
         out: the folder for the report.
         model: as for `fragility.audit.models.load_model`.
         weights: as there.
+        log_odds: whether log-odds are explained in place of logits, see `fragility.network.LogOdds`.
         images: as for `fragility.audit.images.read_folder`; None for four photographs.
         size: as there.
         channels: as there.
@@ -53,8 +56,9 @@ def audit_command(
         raise ValueError(f"minutes: expected a number >= 0, got {minutes}")
     given = shipped(size) if images is None else read_folder(images, size=size, channels=channels, limit=limit_images)
     known = model == BUILT_IN or model.startswith("torchvision:")
+    loaded = load_model(model, weights)
     return audit(
-        load_model(model, weights), given, methods=methods or tuple(ATTRIBUTIONS),
+        LogOdds(loaded) if log_odds else loaded, given, methods=methods or tuple(ATTRIBUTIONS),
         epsilons=epsilons or EPSILONS, minutes=minutes or None,
         doublings=doublings, folder=out, device=device,
         title="SqueezeNet" if model == BUILT_IN else model.removeprefix("torchvision:"),

@@ -179,7 +179,7 @@ def _compared(judge: Judge, x: Tensor) -> dict[str, Any]:
     return {
         "label_kept": (best == judge.prediction) & alive & judge.sound,
         "prediction": best,
-        "confidence_after": logits.softmax(1).gather(1, judge.prediction.unsqueeze(1)).squeeze(1),
+        "confidence_after": judge.confidence_of(logits),
         "distance": 255 * (x - judge.images).abs().flatten(1).amax(1),
         "top_k_intersection": top_k_intersection(maps, reference, k),
         "recall": neighborhood_recall(reference, maps, k, radius=1),

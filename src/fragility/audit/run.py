@@ -22,6 +22,7 @@ from fragility.audit.methods import beta_for, cannot, chosen, remedies
 from fragility.audit.summary import summarise
 from fragility.fingerprint import fingerprint
 from fragility.iterate import Attribution
+from fragility.network import probabilities
 from fragility.study.machine import check_device, describe, repeatable
 from fragility.study.piece import Computed, Piece, Plan, Row
 from fragility.study.run import alone, complete
@@ -198,7 +199,7 @@ def _done(folder: Path) -> dict[str, list[Row]]:
 def _check_stale(setting: measure.Setting) -> None:
     """Refuse rows of a model whose weights are the same and whose code is not."""
     with torch.no_grad():
-        seen = torch.cat([logits_of(setting.model, part).softmax(1).amax(1)
+        seen = torch.cat([probabilities(setting.model, logits_of(setting.model, part)).amax(1)
                           for part in torch.split(setting.images.pixels, setting.batch)])  # fmt: skip
     now = dict(zip(setting.images.names, seen.tolist(), strict=True))
     for row in (row for rows in _done(setting.folder).values() for row in rows):

@@ -18,7 +18,11 @@ from fragility.study import cifar_network
 from fragility.study.piece import Piece, positions
 from fragility.surrogate import suggest_beta
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"digits_cnn": network.digits_cnn, "squeezenet": network.squeezenet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "digits_cnn": network.digits_cnn,
+    "squeezenet": network.squeezenet,
+    "squeezenet_log_odds": lambda **options: network.LogOdds(network.squeezenet(**options)),
+}
 RECIPES: dict[str, Callable[[ImageDataset], nn.Module]] = {"cifar_cnn": cifar_network.trained}
 CALIBRATION = 16  # training images by which a surrogate is chosen
 
@@ -77,6 +81,7 @@ SETUPS = {
     ),
     "cifar": Setup(data="cifar10", data_options={"split": "test"}, candidates=128, network="cifar_cnn", k=100),
 }
+SETUPS["squeezenet-log-odds"] = replace(SETUPS["squeezenet"], network="squeezenet_log_odds")
 SETUPS["squeezenet-ceil"] = replace(SETUPS["squeezenet"], network_options={"weights": "caffe", "pooling": "ceil"})
 
 
