@@ -19,8 +19,8 @@ help:  ## this list
 book: $(SITE)/index.html  ## execute the notebooks and build the site: the first command to try
 	@echo "The book is at $(CURDIR)/$(SITE)/index.html"
 
-test: lint types  ## lint, types and tests
-	$(BIN)/pytest
+test: lint types  ## lint, types and tests, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## the tests that need the real data or minutes
 	$(BIN)/pytest -m "slow and not site"

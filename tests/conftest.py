@@ -96,6 +96,12 @@ def rows_of(dataset: ImageDataset) -> list[int]:
     return [int(file.removeprefix("row ")) for file in dataset.files]
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> None:
+    """Pages let them count as zero, for speed; a test that follows one in the same process expects them."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def every_relu() -> nn.Module:
     return randomise(EveryRelu())

@@ -335,6 +335,18 @@ def test_a_model_that_cannot_be_copied(images, labels):
         simple_gradient(turned, images.float(), labels)
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("lead", [9, 13, 17])
+def test_a_probability_close_to_one(lead, wrong, images):
+    """Its slope is no larger than its curvature over the first of the steps that are tried."""
+    model, image = around(HIDING["reversed"]) if wrong else around(activation=nn.ReLU()), images[:1]
+    least = model(image).sort(1).values.diff()[0, -1].item()
+    sure = around(lambda _, x: (lead / least * model(x)).softmax(1))
+    label = sure(image).argmax(1)
+    with pytest.raises(ValueError, match="but along a random direction") if wrong else nullcontext():
+        assert simple_gradient(sure, image, label).any()
+
+
 def test_an_exported_network_needs_no_eval(images, labels):
     model = around(activation=nn.ReLU())
     exported = torch.export.export(model, (images,)).module()

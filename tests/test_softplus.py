@@ -161,7 +161,7 @@ class TestSpellings:
     def test_guards_are_left_alone(self, guard, z):
         torch.testing.assert_close(after_a_layer(GUARDS[guard], 2.0), GUARDS[guard](z), rtol=0, atol=0)
 
-    @pytest.mark.parametrize("form", set(RELUS) - {form for form in RELUS if "place" in form or "threshold" in form})
+    @pytest.mark.parametrize("form", [form for form in RELUS if "place" not in form and "threshold" not in form])
     def test_before_any_layer_only_activations_by_name_change(self, form):
         with softplus(2.0):
             found = RELUS[form](Z)

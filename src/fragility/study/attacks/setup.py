@@ -133,7 +133,7 @@ class Subject:
 
         def explain_probability(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             softmax = nn.Sequential(model, nn.Softmax(1)).eval()
-            with trusting(softmax):  # where it is sure, its score is too flat for the check by differences
+            with trusting(softmax):  # new at every call, it would be tried at every step
                 return explain(softmax, images, labels)
 
         return explain_probability
