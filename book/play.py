@@ -9,14 +9,11 @@ load nothing from outside; without JavaScript they are pictures. `_static/pieces
 
 from __future__ import annotations
 
-import html
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import play_board
 import play_digit
@@ -25,7 +22,6 @@ import play_original
 import play_still
 import play_stored
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,7 +33,7 @@ from fragility.objective import box, mass_center, targeted
 from fragility.similarity import center_of_mass, center_shift, spearman, top_k_intersection
 from fragility.surrogate import softplus
 
-FOLDER = Path(__file__).parent / "_static" / "play"
+FOLDER = play_still.FOLDER
 MEAN = torch.tensor([123, 117, 104]).view(3, 1, 1) / 255  # of ImageNet, in the order of RGB
 K, STEPS = 1000, 60
 NINTHS = [f"{row} {column}".strip() for row in ("top", "middle", "bottom") for column in ("left", "", "right")]
@@ -82,7 +78,6 @@ class Piece:
         panels: the pictures.
         readouts: a sentence per combination.
         still: the combination that is shown without JavaScript.
-        alt: what there is to see.
         marks: points on the last panel, per combination: (x, y) in per cent of its sides.
     """
 
@@ -90,7 +85,6 @@ class Piece:
     panels: Sequence[Panel]
     readouts: Sequence[str]
     still: int
-    alt: str
     marks: Sequence[Sequence[tuple[float, float]]] = field(default=())
 
 
@@ -159,8 +153,6 @@ def aim() -> Piece:
         ],
         readouts,
         len(sizes) - 1,
-        "A photograph of a cat, and its importance map, which gathers where you point as the change grows; the "
-        "photograph looks the same.",
         marks,
     )
 
@@ -222,8 +214,6 @@ def budget() -> Piece:
         [Panel("the photograph", [pictures], frames), Panel("its importance map", [maps], frames)],
         readouts,
         len(sizes) - 1,
-        "A photograph of a cat that hardly changes, and its importance map, which moves away from the cat as the "
-        "attack's budget grows.",
         marks,
     )
 
@@ -265,7 +255,6 @@ def path() -> Piece:
         ],
         readouts,
         2,
-        "A cup of espresso, a baseline, and the map of integrated gradients, which changes with the baseline.",
     )
 
 
@@ -288,86 +277,26 @@ def beta() -> Piece:
         ],
         readouts,
         2,
-        "The ReLU network's importance map, and the surrogate's, which is blurred for small beta and approaches it.",
     )
 
 
 def write(name: str, piece: Piece) -> None:
-    """Write a piece's pictures and the HTML that shows it."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    panels: list[dict[str, Any]] = []
+    """Write a piece's pictures, those that stand there without JavaScript, and what moves them."""
+    panels, stills = [], []
     for place, panel in enumerate(piece.panels):
+        rendered = [[page.rendered(image) for image in images] for images in panel.sheets]
         sheets = []
-        for number, images in enumerate(panel.sheets):
-            pictures = [page.rendered(image) for image in images]
-            width, height = pictures[0].size
-            sheet = Image.new("RGB", (width * len(pictures), height))
-            for column, picture in enumerate(pictures):
-                sheet.paste(picture, (column * width, 0))
+        for number, pictures in enumerate(rendered):
             file = f"{name}-{place}-{number}.webp"
-            sheet.save(FOLDER / file, quality=82, method=6)
-            sheets.append({"file": file, "count": len(pictures)})
-        panels.append({"sheets": sheets, "frames": panel.frames})
-    (FOLDER / f"{name}.html").write_text(_html(name, piece, panels), encoding="utf-8")
-
-
-def _html(name: str, piece: Piece, panels: Sequence[dict[str, Any]]) -> str:
-    """Compose the markup: pictures as backgrounds of boxes, native controls, and what moves them as JSON."""
-    data = {"readouts": list(piece.readouts), "marks": list(piece.marks), "panels": panels}
-    boxes = []
-    for panel, stored in zip(piece.panels, panels, strict=True):
+            play_still.side_by_side(file, pictures, gap=0, quality=82)
+            sheets.append([file, len(pictures)])
         sheet, column = panel.frames[piece.still]
-        count = len(panel.sheets[sheet])
-        style = (
-            f"background-image:url(../_static/play/{stored['sheets'][sheet]['file']});background-size:{100 * count}% "
-            f"100%;background-position:{100 * column / max(1, count - 1):g}% 0"
-        )
-        over = _over(name, piece) if panel is piece.panels[-1] else ("", "", "")
-        boxes.append(
-            f'<div class="player-panel"><div>{html.escape(panel.title)}</div>{over[0]}\n'
-            f'<div class="player-frame" style="{style}">{over[1]}</div>{over[2]}</div>'
-        )
-    below = "\n".join(
-        _control(name, number, control) for number, control in enumerate(piece.controls) if control.kind != "place"
-    )
-    return (
-        f'<figure class="player">\n'
-        f'<div class="player-panels" role="group" aria-label="{html.escape(piece.alt)}">\n' + "\n".join(boxes) + "\n"
-        f"</div>\n{below}\n"
-        f'<figcaption><output class="player-said">{html.escape(piece.readouts[piece.still])}</output></figcaption>\n'
-        f'<script type="application/json">{json.dumps(data).replace("<", chr(92) + "u003c")}</script>\n</figure>\n'
-    )
-
-
-def _over(name: str, piece: Piece) -> tuple[str, str, str]:
-    """What stands before, on and after the last picture: the points on it, and a control that lies over it."""
-    marks = "".join(
-        f'<span class="player-mark player-mark-{i}"></span>' for i in range(len(next(iter(piece.marks), ())))
-    )
-    for number, control in enumerate(piece.controls):
-        if control.kind == "place":
-            before, *buttons, after = _control(name, number, control).split("\n")
-            return before, "\n".join([marks, *buttons[:9]]), "\n".join([*buttons[9:], after])
-    return "", marks, ""
-
-
-def _control(name: str, number: int, control: Control) -> str:
-    """One control with its name."""
-    key, title = f"{name}-{number}", html.escape(control.name)
-    if control.kind == "range":
-        positions = html.escape(json.dumps(list(control.positions)))
-        return (
-            f'<div class="player-control"><label for="{key}">{title}:</label> '
-            f'<output for="{key}">{html.escape(control.positions[control.start])}</output>\n'
-            f'<input id="{key}" type="range" min="0" max="{len(control.positions) - 1}" value="{control.start}" '
-            f'data-positions="{positions}"></div>'
-        )
-    buttons = "\n".join(
-        f'<label><input type="radio" name="{key}"{" checked" if at == control.start else ""}>'
-        f"<span>{html.escape(position)}</span></label>"
-        for at, position in enumerate(control.positions)
-    )
-    return f'<fieldset class="player-control player-{control.kind}"><legend>{title}</legend>\n{buttons}\n</fieldset>'
+        stills.append(rendered[sheet][column])
+        panels.append({"title": panel.title, "sheets": sheets, "frames": panel.frames})
+    play_still.side_by_side(f"{name}.webp", stills)
+    controls = [asdict(control) for control in piece.controls]
+    data = {"controls": controls, "panels": panels, "readouts": piece.readouts, "marks": piece.marks}
+    (FOLDER / f"{name}-data.js").write_text(f"globalThis.{name}Data = {json.dumps(data)};\n", encoding="utf-8")
 
 
 PIECES: dict[str, Callable[[], Piece]] = {"aim": aim, "budget": budget, "path": path, "beta": beta}

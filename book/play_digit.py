@@ -131,7 +131,7 @@ def picture() -> None:
     pictures = []
     for image in (images[4:5], found.images):
         pictures += [page.rendered(image[0]), page.rendered(importance(simple_gradient(model, image, labels[4:5]))[0])]
-    play_still.side_by_side("digit", pictures)
+    play_still.side_by_side("digit.webp", pictures)
 
 
 def main() -> None:

@@ -15,15 +15,15 @@ FOLDER = Path(__file__).parent / "_static" / "play"
 COLOURS = "--pst-color-text-base: #222832; --pst-color-surface: #f3f4f5; --pst-color-border: #d1d5da"
 
 
-def side_by_side(name: str, pictures: Sequence[Image.Image], gap: int = 12) -> None:
-    """Write pictures of one height beside each other, as NAME.webp."""
+def side_by_side(file: str, pictures: Sequence[Image.Image], gap: int = 12, quality: int = 85) -> None:
+    """Write pictures of one height beside each other."""
     width = sum(picture.width + gap for picture in pictures) - gap
-    whole = Image.new("RGBA", (width, pictures[0].height))
+    whole = Image.new("RGBA" if gap else "RGB", (width, pictures[0].height))
     right = 0
     for picture in pictures:
         whole.paste(picture, (right, 0))
         right += picture.width + gap
-    whole.save(FOLDER / f"{name}.webp", quality=85, method=6)
+    whole.save(FOLDER / file, quality=quality, method=6)
 
 
 def photograph(name: str) -> None:

@@ -3,7 +3,16 @@
 #
 # An [importance map](../book/glossary.md#importance-map) says which *pixels* made the network decide. [Influence](../book/glossary.md#influence) says which *training images* did: how much
 # would the loss at this test picture rise, had the network never seen that one? Nobody retrains a thousand networks to find out. A formula with one linear
-# solve answers for all images at once. This chapter computes it exactly, holds it against retraining, uses it to find wrong labels, and attacks it.
+# solve answers for all images at once. Here is a test digit, and the training digits that help the network most to read it, and harm it most. Tap one: the last layer is trained again without it.
+#
+# <figure class="piece" data-piece="board">
+#
+# ![A test digit, a three, beside two rows of training digits of different sizes, those that help and those that harm, and three bars below.](../book/_static/play/board.webp)
+#
+# <figcaption>The eight training digits that help a prediction most, and the eight that harm it most, on the layer of this chapter, computed in the page. Changes of the loss are in thousandths of a nat.</figcaption>
+# </figure>
+#
+# This chapter computes influence exactly, holds it against retraining, uses it to find wrong labels, and attacks it.
 #
 # **After this chapter you can**
 #
@@ -285,14 +294,7 @@ chapter.means(pd.DataFrame(rows), ["l2"], columns)
 # images have leverages up to .82. Koh and Liang report a correlation of .86 for a convolutional network trained as a whole. The last layer alone is a convex
 # problem, and the agreement here is a statement about that problem only.
 #
-# Call in a promise yourself: tap a training digit, and the layer is trained again without it. Then take out all eight.
-#
-# <figure class="piece" data-piece="board">
-#
-# ![A test digit, a three, beside two rows of training digits of different sizes, those that help and those that harm, and three bars below.](../book/_static/play/board.webp)
-#
-# <figcaption>The eight training digits that help a prediction most, and the eight that harm it most, on the layer of this chapter, computed in the page. Changes of the loss are in thousandths of a nat.</figcaption>
-# </figure>
+# Go back to the top of this page and call in a promise yourself: the first digit alone, then all eight.
 
 # %% [markdown]
 # ## Several images at once
@@ -614,7 +616,7 @@ apart = pd.concat(rows)
 # %% mystnb={"code_prompt_show": "Look: four ways to change a test image", "code_prompt_hide": "Fold", "figure": {"caption": "What four changes of the same size leave of the ranking, for three penalties. Filled: means over the images that keep their label. Hollow, joined to them: the same with images that lost it counted as unchanged.", "name": "taken-apart"}, "image": {"alt": "Two panels with three groups of four lines. In every group the marks of eq. 2 and of raising the confidence lie on top of each other. With the residual frozen the filled mark lies far to the left and the hollow one to the right."}} tags=["hide-output", "nbval-check-output"]
 from fragility.titles import TITLES
 
-figure, panels = plt.subplots(1, 2, figsize=(8.4, 4), sharey=True)
+figure, panels = plt.subplots(1, 2, figsize=(7, 4), sharey=True)
 keys = [(l2, c) for l2 in sorted({*apart.l2}) for c in conditions]
 for axes, value in zip(panels, alike, strict=True):
     for line_at, (strength, condition) in enumerate(keys):
@@ -1077,7 +1079,7 @@ for decay in (1e-2, 1e-3):
 
 # %% mystnb={"figure": {"caption": "Stored: correlation of influence and retraining against the number of hidden layers, for three strengths of weight decay; means over ten draws with 95 % intervals. Dotted: the ceiling that the noise of retraining sets for a perfect estimate.", "name": "depth"}, "image": {"alt": "Three lines that fall with the number of hidden layers; the one with the strongest decay lies highest, near one."}}
 depth = stored("depth-laptop")
-figure, axes = plt.subplots(figsize=(5.6, 3.6))
+figure, axes = plt.subplots(figsize=(4.8, 3.6))
 for decay, part in depth.groupby("decay"):
     draws = part.pivot(index="depth", columns="image", values="r")
     samples = torch.tensor(draws.to_numpy())

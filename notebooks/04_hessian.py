@@ -526,7 +526,7 @@ chapter.Table(["step", *values], table)
 # %% [markdown]
 # A half unit of length along $v_1$ turns the gradient as far as random signs of the same length do, .53 and .52 of its own length, and not the 10 to 29 lengths that the
 # eigenvalues promise; and as all of that happens in the spot, the ranks of the other pixels hold: a rank correlation of .94 against .85. Only its *sign*, spread over the whole photograph, beats random
-# signs: .50 against .63. The most fragile direction of the gradient is not the most fragile direction of the map.
+# signs: a correlation of about a half against .63. The most fragile direction of the gradient is not the most fragile direction of the map.
 #
 # ## An attack follows the bend
 #
@@ -582,8 +582,8 @@ plt.show()
 
 # %% [markdown]
 # To first order the one step is by far the best: it promises to turn the gradient by 73.87 times its length, and random signs by 4.72. On the network it does no more than
-# noise: 1.36 against 1.33, a rank correlation of .45 against .48. The ten steps end where the formula promises less, 14.85, and there the map is another: a correlation of .33, .04 of the
-# leading pixels left, and every label kept. Nor do the first two eigenvectors make the attack: 26.8 % of what it does to first order lies along them, 17.1 % of what noise does.
+# noise: 1.36 against 1.33, a rank correlation of .45 against .48. The ten steps end where the formula promises less, and there the map is another: the last line has the lowest correlation, less than a tenth of the
+# leading pixels is left, and every label kept. Nor do the first two eigenvectors make the attack: less than a third of what it does to first order lies along them, as 17.1 % of what noise does.
 #
 # So, with the pools' winners held, the Hessian at the photograph is good for the first tenth of a grey level; on the network itself jumps come in from a hundredth on. What breaks the map is to ask again after every step, as Algorithm 1 does.
 #

@@ -206,7 +206,7 @@ null, T = cosines[n, orders].mean(1), cosines.diag().mean()
 below = ((null <= T).sum() + 1) / (len(null) + 1)
 
 figure, axes = plt.subplots(figsize=(4.8, 3))
-axes.hist(null.tolist(), bins=40)
+axes.hist(null.tolist(), bins=40, linewidth=0)
 axes.axvline(1 / images[0].numel(), color="k", linestyle=":")
 axes.annotate(
     "T",

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fragility import chapter
+from fragility import chapter, plot
 from fragility.attack import iterative
 from fragility.attribution import importance, simple_gradient
 from fragility.data import datasets
@@ -85,6 +85,15 @@ by_chance = torch.randint(10, y.shape).to(device)
 model = fit(build(seed), x, by_chance)
 print(f"random labels fitted: {accuracy(model, x, by_chance):.1%}")
 print(f"new digits read: {accuracy(model, new, truth):.1%}")
+
+# %% mystnb={"figure": {"caption": "Eight of the digits that the network was trained on and, below each, what it reads there: the label that was drawn for it.", "name": "by-heart"}, "image": {"alt": "Eight handwritten digits from 0 to 7; nearly all are read as another digit."}}
+firsts = [int((y == digit).nonzero()[0]) for digit in range(8)]
+columns = {f"a {digit}": x[[row]] for digit, row in enumerate(firsts)}
+answers = model(x[firsts]).argmax(1).tolist()
+notes = zip(columns, answers, strict=True)
+notes = {title: [f"read as {answer}"] for title, answer in notes}
+plot.grid(columns, notes=notes)
+plt.show()
 
 # %% [markdown]
 # It knows all the labels, though there was nothing to understand. This book asks of every kind of network whether its explanations hold still. So: **are the explanations of a network that memorised more
@@ -250,7 +259,7 @@ print(f"condition of the system: about 1e{np.log10(condition):.0f}")
 # %% mystnb={"code_prompt_show": "Look: the network along its direction", "code_prompt_hide": "Fold", "figure": {"caption": "The network of the theorem between its first twenty images, along its direction a. Dots: the images and their random labels.", "name": "lookup"}, "image": {"alt": "A zigzag line that passes through twenty dots at heights from 0 to 9 and shoots far beyond them in between."}} tags=["hide-output"]
 line = torch.linspace(b[0], z[20], 2000, dtype=torch.float64)
 height = (line - b[:, None]).clamp(min=0).T @ w
-figure, axes = plt.subplots(figsize=(7, 2.8))
+figure, axes = plt.subplots(figsize=(4.8, 2.8))
 axes.plot(line, height, linewidth=1)
 axes.plot(z[:20], values[order][:20], "o", markersize=5)
 axes.set(
@@ -453,7 +462,7 @@ slopes = {
     name: np.array([slope(p, value, beside) for p in pairs])
     for name, (value, beside) in comparisons.items()
 }
-figure, axes = plt.subplots(figsize=(7, 3))
+figure, axes = plt.subplots(figsize=(4.8, 3))
 axes.axvspan(-0.1, 0.1, color="0.92")
 axes.axvline(0, color="0.5", linewidth=1)
 for place, found in enumerate(slopes.values()):

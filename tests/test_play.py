@@ -282,7 +282,7 @@ def play(request: pytest.FixtureRequest, browser: Browser, origins: dict[str, st
         page.on("console", lambda m: m.type not in {"error", "warning"} or wrong.append(m.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(f"{home}/{name}.html")
-        expect(page.locator("figure:is(.piece, .player, .blink):not(.live)")).to_have_count(0)
+        expect(page.locator("figure:is(.piece, .blink):not(.live)")).to_have_count(0)
         return page
 
     yield visit
@@ -425,6 +425,39 @@ def test_the_keyboard_alone_makes_a_4_point_at_its_corner(play: Callable[..., Pa
     expect(draw.locator(".piece-said")).to_contain_text("you said 80 %", timeout=30_000)
 
 
+SHOWN = "e => [...e.querySelectorAll('.piece-frame')].map(f => f.style.backgroundImage + f.style.backgroundPosition)"
+
+
+@pytest.mark.parametrize("play", ["file"], indirect=True)
+def test_pictures_computed_beforehand_follow_every_control(play: Callable[..., Page]) -> None:
+    page = play()
+    for player in page.locator("figure[data-piece=player]").all():
+        said = player.locator(".piece-said")
+        for control in player.locator("input[type=range], input:checked").all():
+            ranged = control.get_attribute("type") == "range"
+            for key in ("End", "Home") if ranged else ("ArrowDown", "ArrowUp"):
+                before = player.evaluate(SHOWN), said.inner_text()
+                control.press(key)
+                assert player.evaluate(SHOWN) != before[0]
+                assert not ranged or said.inner_text() != before[1]
+    page.wait_for_load_state("networkidle")
+
+
+@pytest.mark.parametrize("play", ["file"], indirect=True)
+def test_the_first_page_starts_with_the_picture_as_it_is_and_a_finger_sends_the_importance_away(
+    play: Callable[..., Page],
+) -> None:
+    page = play("phone", "book/intro")
+    player = page.locator("figure[data-pictures=aim]")
+    said, slider = player.locator(".piece-said"), player.get_by_label("Largest change of a pixel")
+    expect(slider).to_have_value("0")
+    expect(said).to_contain_text("Nothing is changed yet")
+    player.locator(".piece-over label").nth(8).tap()
+    expect(player.get_by_label("bottom right")).to_be_checked()
+    slider.fill("4")
+    expect(said).to_contain_text("Still Egyptian cat")
+
+
 LATE = """name => document.activeElement.closest(`figure[data-piece=${name}]`) !== null"""
 
 
@@ -487,7 +520,7 @@ def test_pieces_are_pictures_without_javascript(browser: Browser, origins: dict[
 @pytest.mark.parametrize(
     ("name", "pieces"),
     [
-        ("notebooks/02_attacks", ["wall", "film"]),
+        ("notebooks/02_attacks", ["wall", "film", "draw"]),
         ("notebooks/03_influence", ["board"]),
         ("notebooks/04_hessian", ["wall"]),
         ("notebooks/05_orthogonality", ["dial"]),

@@ -106,7 +106,7 @@ def test_points_stand_on_a_line_for_each_condition(rows):
 
 
 def test_a_region_is_outlined_on_all_sides():
-    for first, last, inside, outside in ((1, 3, (1.5, 1.5), (3, 3)), (0, 2, (0.5, 0.5), (2, 2))):
+    for first, last, inside, outside in ((1, 3, (1.5, 1.5), (3, 3)), (0, 3, (1.5, 1.5), (2.6, 2.6))):
         figure = grid({"map": torch.rand(1, 4, 4)})
         region = torch.zeros(4, 4)
         region[first:last, first:last] = 1
@@ -115,6 +115,7 @@ def test_a_region_is_outlined_on_all_sides():
         assert path.contains_point(inside)
         assert not path.contains_point(outside)
         np.testing.assert_array_equal(path.vertices[0], path.vertices[-1])  # closed, where the map ends too
+        assert path.vertices.min() > 0  # and within it
         assert figure.axes[0].get_xlim() == (-0.5, 3.5)
 
 

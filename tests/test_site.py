@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import html
 import os
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import lesson
 import lighter
 import matplotlib.pyplot as plt
 import numpy as np
+import openers
 import pages
 import pdf
 import pytest
@@ -37,9 +39,7 @@ from fragility.page import blink
 
 pytestmark = pytest.mark.site
 
-LOOKS = [(device, scheme) for device in WIDTHS for scheme in ("light", "dark")]
-# Between them these hold formulas, tables, code, figures, folded solutions, sliders and the search field.
-REPRESENTATIVE = ["book/intro", "book/play", "book/status", "notebooks/01_methods", "search"]
+SCHEMES = ("light", "dark")
 
 LOOK = """() => {
     const texts = selector => [...document.querySelectorAll(selector)];
@@ -71,6 +71,9 @@ LOOK = """() => {
             .filter(size => size < 10.9),
         stops: texts('mjx-container[tabindex="0"]').length,
         folded: texts('.bd-article summary').map(e => e.innerText),
+        opener: texts('.opener li').map(e => [e.innerText, e.querySelectorAll('.verdict').length,
+            e.querySelector('a[href*="claims.html#"]').hash.slice(1)]),
+        touched: texts('.bd-article figure:is(.piece, .blink)').length,
         nameless: texts('.bd-article table').filter(e => !e.ariaLabel || e.querySelector('td:first-child'))
             .map(e => e.innerText.slice(0, 60)),
     };
@@ -86,6 +89,7 @@ class Visit:
     failed: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
     loaded: set[str] = field(default_factory=set)
+    hindrances: list[str] | None = None  # None: not looked for
 
 
 Visits = dict[tuple[str, str, str], Visit]
@@ -134,6 +138,18 @@ def watch(page: Page, address: str, visit: Visit) -> None:
     page.on("pageerror", lambda error: visit.console.append(str(error)))
 
 
+def hindrances(page: Page) -> list[str]:
+    """What axe-core finds on a page that hinders a reader, a line per rule: the rule, and where."""
+    found = Axe().run(page).response
+    assert found["passes"], "axe-core checked nothing"
+    return [
+        f"{rule['id']}: {node['target']} {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"][:4]
+    ]
+
+
 @contextmanager
 def reader(browser: Browser, device: str, scheme: str) -> Iterator[BrowserContext]:
     """Someone with a screen of that width who prefers light or dark pages."""
@@ -146,16 +162,23 @@ def reader(browser: Browser, device: str, scheme: str) -> Iterator[BrowserContex
 
 @pytest.fixture(scope="module")
 def visits(site: Path, address: str, browser: Browser) -> dict[tuple[str, str, str], Visit]:
+    """Every page once on each device, which changes its scheme there; axe-core reads those with pieces to touch."""
     seen = {}
-    for device, scheme in LOOKS:
-        with reader(browser, device, scheme) as context:
+    for device in WIDTHS:
+        with reader(browser, device, SCHEMES[0]) as context:
             for name in page_names(site):
                 page, visit = context.new_page(), Visit({})
                 watch(page, address, visit)
                 page.goto(f"{address}/{name}.html")
                 settle(page)
-                visit.look = page.evaluate(LOOK)
-                seen[name, device, scheme] = visit
+                page.wait_for_function("!document.querySelector('figure:is(.piece, .blink):not(.live)')")
+                for scheme in SCHEMES:
+                    page.emulate_media(color_scheme=scheme)
+                    page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+                    visit = replace(visit, look=page.evaluate(LOOK))
+                    if visit.look["touched"] or name == "book/status":
+                        visit.hindrances = hindrances(page)
+                    seen[name, device, scheme] = visit
                 page.close()
     return seen
 
@@ -188,6 +211,7 @@ FAULTS: dict[str, Callable[[Visit, str, str], Any]] = {
         (visit.look["headings"], visit.look["language"]) != (1, "en")
     ),
     "the other scheme": lambda visit, _, scheme: visit.look["theme"] != scheme,
+    "what axe-core finds serious": lambda visit, *_: visit.hindrances,
     "pictures in other colours": lambda visit, *_: visit.look["filtered"],
 }
 
@@ -203,9 +227,18 @@ def test_what_is_looked_for_is_there(visits: Visits) -> None:
     assert visits["book/intro", "desktop", "light"].look["formulas"] > 5
     assert sum(look["marked"] for look in looks) > 0
     assert any(look["folded"] for look in looks)
+    assert sum(visit.hindrances is not None for visit in visits.values()) > 20
     backgrounds = [{v.look["background"] for k, v in visits.items() if k[2] == scheme} for scheme in ("light", "dark")]
     assert len(backgrounds[0]) == len(backgrounds[1]) == 1
     assert backgrounds[0] != backgrounds[1]
+
+
+@pytest.mark.parametrize("name", openers.FOUND)
+def test_a_chapter_says_what_came_out_before_it_begins(visits: Visits, site: Path, name: str) -> None:
+    opened = visits[f"notebooks/{name}", "phone", "light"].look["opener"]
+    assert [(chips, anchor) for _, chips, anchor in opened] == [(1, key.lower()) for key in openers.FOUND[name]]
+    ledger = (site / "book" / "claims.html").read_text(encoding="utf-8")
+    assert all(text.split(".")[0] in html.unescape(ledger) for text, *_ in opened)
 
 
 def weight(path: Path) -> int:
@@ -267,46 +300,6 @@ def test_the_switch_changes_the_scheme(address: str, page: Page) -> None:
         page.locator(".theme-switch-button:visible").first.click()
         seen.add(page.evaluate("document.documentElement.dataset.theme"))
     assert seen == {"light", "dark"}
-
-
-SHOWN = "e => [...e.querySelectorAll('.player-frame')].map(f => f.style.backgroundImage + f.style.backgroundPosition)"
-
-
-def test_pieces_follow_the_keyboard(address: str, page: Page) -> None:
-    page.goto(f"{address}/book/play.html")
-    for piece in page.locator("figure.player").all():
-        for control in piece.locator("input[type=range], input:checked").all():
-            ranged = control.get_attribute("type") == "range"
-            for key in ("End", "Home") if ranged else ("ArrowDown", "ArrowUp"):
-                before, said = piece.evaluate(SHOWN), piece.locator("figcaption").inner_text()
-                control.focus()
-                page.keyboard.press(key)
-                assert piece.evaluate(SHOWN) != before
-                assert not ranged or piece.locator("figcaption").inner_text() != said
-        page.wait_for_load_state("networkidle")
-
-
-def test_pieces_start_with_the_picture_as_it_is_and_say_what_their_controls_are(address: str, page: Page) -> None:
-    page.goto(f"{address}/book/play.html")
-    for control in page.locator("figure.player input").all():
-        assert control.evaluate("e => e.labels[0].textContent.trim()")
-    for slider in page.locator("figure.player").get_by_label("Largest change of a pixel").all():
-        assert slider.input_value() == "0"
-    assert page.get_by_text("Nothing is changed yet").is_visible()
-    page.locator(".player-frame label").nth(8).click()
-    piece = page.locator("figure.player").first
-    piece.get_by_label("Largest change of a pixel").fill("4")
-    assert "Still" in piece.locator("figcaption").inner_text()
-
-
-def test_pieces_are_pictures_without_javascript(address: str, browser: Browser) -> None:
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(f"{address}/book/play.html")
-    assert page.locator(".player-frame").count() == 9
-    assert not any(control.is_visible() for control in page.locator("figure.player input").all())
-    assert page.locator("figure.player figcaption").first.inner_text()
-    context.close()
 
 
 def test_a_guess_unfolds_what_the_page_found_and_is_marked(address: str, page: Page) -> None:
@@ -545,7 +538,7 @@ def test_what_is_opened_for_paper_is_there_at_once(address: str, page: Page) -> 
     page.emulate_media(media="print")
     opened = page.locator(".bd-article details").evaluate_all(FADING)
     assert len(opened) > 4
-    assert [html for name, html in opened if name != "none"] == []
+    assert [shown for name, shown in opened if name != "none"] == []
 
 
 def test_code_on_paper_keeps_its_indentation(address: str, page: Page) -> None:
@@ -681,39 +674,31 @@ def test_a_wrong_address_leads_back_to_the_book(address: str, page: Page) -> Non
     assert visit.outside + visit.failed + visit.console == []
 
 
-def serious(context: BrowserContext, url: str) -> list[str]:
-    """What axe-core finds on a page that hinders a reader, a line per rule: the rule, and where."""
-    page = context.new_page()
-    page.goto(url)
-    settle(page)
-    found = Axe().run(page).response
-    page.close()
-    assert found["passes"], "axe-core checked nothing"
-    return [
-        f"{rule['id']}: {node['target']} {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
-        for rule in found["violations"]
-        if rule["impact"] in ("serious", "critical")
-        for node in rule["nodes"][:4]
-    ]
-
-
 def violations(names: list[str], address: str, browser: Browser) -> dict[tuple[str, str, str], list[str]]:
     found = {}
-    for device, scheme in LOOKS:
-        with reader(browser, device, scheme) as context:
+    for device in WIDTHS:
+        with reader(browser, device, SCHEMES[0]) as context:
+            page = context.new_page()
             for name in names:
-                if problems := serious(context, f"{address}/{name}.html"):
-                    found[name, device, scheme] = problems
+                page.goto(f"{address}/{name}.html")
+                settle(page)
+                for scheme in SCHEMES:
+                    page.emulate_media(color_scheme=scheme)
+                    if problems := hindrances(page):
+                        found[name, device, scheme] = problems
     return found
 
 
-def test_axe_finds_nothing_serious(address: str, browser: Browser) -> None:
-    assert violations(REPRESENTATIVE, address, browser) == {}
+def test_axe_finds_nothing_serious_on_the_page_of_the_search(address: str, browser: Browser) -> None:
+    assert violations(["search"], address, browser) == {}
 
 
 @pytest.mark.slow
-def test_axe_finds_nothing_serious_on_any_other_page(site: Path, address: str, browser: Browser) -> None:
-    others = sorted({*page_names(site), "genindex", "404"} - set(REPRESENTATIVE))
+def test_axe_finds_nothing_serious_on_any_other_page(
+    site: Path, address: str, browser: Browser, visits: Visits
+) -> None:
+    read = {name for (name, *_), visit in visits.items() if visit.hindrances is not None}
+    others = sorted({*page_names(site), "genindex", "404"} - read)
     assert others
     assert violations(others, address, browser) == {}
 
@@ -724,6 +709,8 @@ def test_axe_does_find_what_is_wrong(address: str, browser: Browser) -> None:
             "**/bare.html",
             lambda route: route.fulfill(body="<img src=x><p style='color:#ddd'>Faint", content_type="text/html"),
         )
-        found = " ".join(serious(context, f"{address}/bare.html"))
+        page = context.new_page()
+        page.goto(f"{address}/bare.html")
+        found = " ".join(hindrances(page))
     assert "image-alt" in found
     assert "color-contrast" in found

@@ -16,12 +16,12 @@ const pieces = (() => {
   const add = async (name, needs, build) => {
     for (const file of needs) await load(file);
     for (const figure of document.querySelectorAll(`figure[data-piece="${name}"], figure.${name}`)) {
-      build(figure);
+      await build(figure);
       figure.classList.add("live");
     }
   };
   document.addEventListener("DOMContentLoaded", () => {
-    const figures = [...document.querySelectorAll("figure:is([data-piece], .blink, .player)")];
+    const figures = [...document.querySelectorAll("figure:is([data-piece], .blink)")];
     for (const name of new Set(figures.map((figure) => figure.dataset.piece ?? figure.classList[0]))) {
       load(`pieces/${name}.js`);
     }
@@ -166,7 +166,7 @@ const pieces = (() => {
     take(0);
   };
 
-  // Values whose change redraws a piece, once however many change at a time.
+  // Values whose change redraws a piece, once however many change at a time; so does a change of the colour scheme.
   const state = (values, draw) => {
     let waiting = false;
     const later = () => {
@@ -177,6 +177,7 @@ const pieces = (() => {
         draw();
       });
     };
+    new MutationObserver(later).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     return new Proxy(values, { set: (target, key, value) => ((target[key] = value), later(), true) });
   };
 
@@ -199,5 +200,5 @@ const pieces = (() => {
   // A line below the piece that a screen reader reads out when it changes.
   const said = () => make("output", { className: "piece-said" });
 
-  return { home, add, make, stage, panel, button, slider, choice, canvas, picture, sheet, grey, heat, drag, arrows, rove, state, run, said };
+  return { home, load, add, make, stage, panel, button, slider, choice, canvas, picture, sheet, grey, heat, drag, arrows, rove, state, run, said };
 })();

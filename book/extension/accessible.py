@@ -60,12 +60,15 @@ def name_parts(body: str) -> str:
 
 
 def _name_cells(table: str) -> str:
-    """Give every cell the name of its column, for where the table is set as cards."""
+    """Give every cell the name of its column, and say which hold a dash, for where the table is set as cards."""
     heads = [re.sub("<[^>]*>", "", head) for head in re.findall(r"(?s)<th scope=\"col\".*?</th>", table)]
     first, *rows = table.split("<tr ")
     for number, row in enumerate(rows):
         start, *cells = re.split("<td(?=[ >])", row)
-        named = (f'<td data-column="{head}"{cell}' for head, cell in zip(heads[1:], cells, strict=False))
+        named = (
+            f'<td data-column="{head}"{" data-empty" if "<p>-</p>" in cell else ""}{cell}'
+            for head, cell in zip(heads[1:], cells, strict=False)
+        )
         rows[number] = start + "".join(named)
     return "<tr ".join([first, *rows])
 

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 PHONE, LEAST = 358, 11  # px: the width of a phone, edge to edge, and the smallest label
 PX = 4 / 3  # of a point, in which matplotlib measures
 PAD = 2  # points: what ticks and markers need beyond texts and frames
+HANDLE = 40  # points: the line or mark of a legend before its text, and the gap between columns
 _IMAGE = re.compile(r'(<a\b[^>]*>\s*)?(<img\b[^>]*\bsrc="([^"]*/_images/[^"]*|_images/[^"]*)"[^>]*>)')
 _PLOT = re.compile(r'<img\b([^>]*\bsrc="([^"]*_images/)([^"/]+)\.svg"[^>]*)>')
 _TEXT = re.compile(r"translate\((\S+) (\S+)\)(?: rotate\((\S+)\))? scale\((\S+) -")
@@ -80,9 +81,10 @@ def panel(axes: ElementTree.Element) -> Panel:
     path = next(axes.iter(f"{_SVG}path")).get("d", "")
     frame = frame_of(path)
     boxes = [box for box, _ in texts(axes)]
+    ticks = any(part.get("id", "").startswith("xtick") for part in axes.iter())
     sides = {
         "above": any(box.y[1] <= frame.y[0] + 1 for box in boxes),
-        "below": any(box.y[0] >= frame.y[1] - 1 for box in boxes),
+        "below": not ticks or any(box.y[0] >= frame.y[1] - 1 for box in boxes),  # a picture without ticks lacks nothing
         "left": any(box.x[1] <= frame.x[0] + 1 for box in boxes),
     }
     (left, right), (top, bottom) = around([frame, *boxes])
@@ -127,9 +129,9 @@ def lines(table: list[list[Panel]], room: float) -> Iterator[tuple[list[Span], l
                 givers = [p for other in table for p in other if side in p.sides and _same_column(row[0], p)]
                 givers = [p for p in givers if (p.frame.y < row[0].frame.y) == (side == "above")]
                 if givers and side == "above":
-                    heights.insert(0, (givers[0].whole.y[0], givers[0].frame.y[0]))
+                    heights.insert(0, (givers[0].whole.y[0], givers[0].frame.y[0] - PAD))
                 elif givers:
-                    heights.append((givers[-1].frame.y[1], givers[-1].whole.y[1]))
+                    heights.append((givers[-1].frame.y[1] + PAD, givers[-1].whole.y[1]))
         widths: list[Span] = []
         for each in row:
             new = [each.whole.x]
@@ -137,9 +139,28 @@ def lines(table: list[list[Panel]], room: float) -> Iterator[tuple[list[Span], l
                 yield widths, heights
                 widths = []
             if not widths and "left" not in each.sides and "left" in row[0].sides:
-                new.insert(0, (row[0].whole.x[0], row[0].frame.x[0]))
+                new.insert(0, (row[0].whole.x[0], row[0].frame.x[0] - PAD))
             widths += new
         yield widths, heights
+
+
+def entries(boxes: Sequence[Box], room: float, before: float) -> Iterator[tuple[list[Span], list[Span]]]:
+    """Set the columns of a legend anew, as `lines` does panels; what stands before a text takes so many points."""
+    columns: dict[int, list[Box]] = {}
+    for box in sorted(boxes):
+        columns.setdefault(round(box.x[0]), []).append(box)
+    line: list[Box] = []
+    for column in map(around, columns.values()):
+        if line and sum(box.x[1] - box.x[0] + before + PAD for box in [*line, column]) > room:
+            yield _window(line, before)
+            line = []
+        line.append(column)
+    yield _window(line, before)
+
+
+def _window(columns: Sequence[Box], before: float) -> tuple[list[Span], list[Span]]:
+    top, bottom = around(columns).y
+    return [(box.x[0] - before, box.x[1] + PAD) for box in columns], [(top - PAD, bottom + PAD)]
 
 
 def smallest_label(figure: ElementTree.Element) -> float:
@@ -165,13 +186,13 @@ def stacked(svg: str) -> tuple[str, float] | None:
     if table is None or len(outer) < 2 or whole.x[1] - whole.x[0] <= room:
         return None
     parts = list(lines(table, room))
+    taken = max(sum(b - a for a, b in widths) for widths, _ in parts)
     for extra in figure:  # a title or a legend of the whole figure
-        boxes = [box for box, _ in texts(extra)] if not extra.get("id", "").startswith("axes_") else []
+        kind = extra.get("id", "").partition("_")[0]
+        boxes = [box for box, _ in texts(extra)] if kind != "axes" else []
         if boxes:
-            box = around(boxes)
-            place = 0 if box.y[1] <= whole.y[0] + PAD + 1 else len(parts)
-            left = box.x[0] - (40 if extra.get("id", "").startswith("legend") else PAD)
-            parts.insert(place, ([(left, box.x[1] + PAD)], [(box.y[0] - PAD, box.y[1] + PAD)]))
+            place = 0 if around(boxes).y[1] <= whole.y[0] + PAD + 1 else len(parts)
+            parts[place:place] = entries(boxes, taken, HANDLE if kind == "legend" else PAD)
     drawn, down, across = [], 0.0, max(sum(b - a for a, b in widths) for widths, _ in parts)
     for widths, heights in parts:
         for top, bottom in heights:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 from torch import Tensor
-from torch.nn.functional import pad
 
 from fragility.interval import mean_interval
 from fragility.titles import METRICS, TITLES, in_order
@@ -72,11 +71,9 @@ def outline(axes: Axes, region: Tensor) -> None:
         axes: of the map.
         region: (H, W), 1 inside and 0 outside.
     """
-    height, width = region.shape
-    around = pad(region.detach().cpu().float(), (1, 1, 1, 1)).numpy()  # a border that lies on the map's own, too
-    axes.autoscale(False)
-    lines = axes.contour(range(-1, width + 1), range(-1, height + 1), around, [0.5], colors="white", linewidths=1.2)
-    lines.set_clip_on(False)
+    inside = region.detach().cpu().float().clone()
+    inside[[0, -1]] = inside[:, [0, -1]] = 0  # a border that would lie on the map's own is drawn within the map
+    axes.contour(inside.numpy(), [0.5], colors="white", linewidths=1.2)
 
 
 def grid(columns: Mapping[str, Tensor], *, rows: Sequence[str] = (), notes: Mapping[str, Sequence[str]] = {}) -> Figure:
@@ -286,6 +283,8 @@ def _grid(draw: Callable[..., seaborn.FacetGrid], data: pd.DataFrame, **options:
         grid = draw(data, **options)
     sides = ("left", "right", "bottom", "top", "wspace", "hspace")
     grid.figure.subplots_adjust(**{side: round(getattr(grid.figure.subplotpars, side), 6) for side in sides})
+    if grid.row_names:  # room for titles of two lines
+        grid.figure.subplots_adjust(hspace=0.5)
     grid.set_titles("{row_name}\n{col_name}" if grid.row_names else "{col_name}")
     if (legend := grid.legend) is not None:
         every = zip(legend.legend_handles, (text.get_text() for text in legend.texts), strict=True)

@@ -55,7 +55,7 @@ pieces.add("digit", ["pieces/network.js", "play/digit-data.js"], (figure) => {
   const seen = pieces.picture(SIDE, { role: "img", ariaLabel: "The image as the network gets it" });
   const map = pieces.picture(SIDE, { role: "img", ariaLabel: "Its importance map" });
   const [answer, share, log] = ["piece-note", "piece-note", "piece-log"].map((className) => pieces.make("div", { className }));
-  const marks = [0, 1].map((i) => pieces.make("span", { className: `player-mark player-mark-${i}` }));
+  const marks = [0, 1].map((i) => pieces.make("span", { className: `piece-mark piece-mark-${i}` }));
   const clear = pieces.button("Clear", () => draw([]));
   const examples = pieces.choice("Take one of MNIST's digits:", [..."0123456789"], 4, (label) => take(label), "piece-chips");
   const place = pieces.choice("Where the importance should go", [...NINTHS, "anywhere else"], 6, () => reset([]), "piece-place");

@@ -18,7 +18,7 @@ pieces.add("film", ["play/film-data.js"], (figure) => {
   const names = ["photograph", "change", "map"];
   const sheets = names.map((name) => pieces.sheet(`film-${name}.webp`, steps + 1));
   const frames = names.map((name) => make("div", { className: "piece-frame", role: "img", ariaLabel: name }));
-  const marks = [0, 1].map((i) => make("span", { className: `player-mark player-mark-${i}` }));
+  const marks = [0, 1].map((i) => make("span", { className: `piece-mark piece-mark-${i}` }));
   frames[2].append(...marks);
   const code = make("ol", { className: "piece-code" }, ...LINES.map((line) => make("li", {}, line)));
   const curve = pieces.canvas(200, 100, { role: "img", ariaLabel: "D against the step" });

@@ -1,36 +1,41 @@
-// Controls that choose among pictures computed beforehand. The last control changes fastest.
+// Pictures that book/play.py computed beforehand, and the controls that choose among them; the last one changes fastest.
+// A page says which: <figure class="piece" data-piece="player" data-pictures="NAME">.
 "use strict";
 
-pieces.add("player", [], (figure) => {
-  const { readouts, marks, panels } = JSON.parse(figure.querySelector("script").textContent);
-  const controls = [...figure.querySelectorAll(".player-control")].map((part) => [...part.querySelectorAll("input")]);
-  const said = figure.querySelector(".player-said");
-  const slider = (inputs) => inputs[0].type === "range";
-  const size = (inputs) => (slider(inputs) ? Number(inputs[0].max) + 1 : inputs.length);
-  const value = (inputs) => (slider(inputs) ? Number(inputs[0].value) : inputs.findIndex((input) => input.checked));
+pieces.add("player", [], async (figure) => {
+  const { make, panel, sheet } = pieces;
+  const name = figure.dataset.pictures;
+  await pieces.load(`play/${name}-data.js`);
+  const { controls, panels, readouts, marks } = globalThis[`${name}Data`];
+
+  const made = controls.map(({ name, positions, kind, start }) =>
+    kind === "range" ? pieces.slider(`${name}:`, positions, start, () => show()) : pieces.choice(name, positions, start, () => show(), `piece-${kind}`),
+  );
+  const frames = panels.map(({ title }) => make("div", { className: "piece-frame", role: "img", ariaLabel: title }));
+  const dots = (marks[0] ?? []).map((_, i) => make("span", { className: `piece-mark piece-mark-${i}` }));
+  const said = pieces.said();
 
   const show = () => {
-    const index = controls.reduce((sum, inputs) => sum * size(inputs) + value(inputs), 0);
-    for (const inputs of controls.filter(slider)) {
-      const position = JSON.parse(inputs[0].dataset.positions)[value(inputs)];
-      inputs[0].setAttribute("aria-valuetext", position);
-      inputs[0].parentElement.querySelector("output").textContent = position;
-    }
-    figure.querySelectorAll(".player-frame").forEach((frame, i) => {
-      const { sheets, frames } = panels[i];
-      const [sheet, column] = frames[index];
-      pieces.sheet(sheets[sheet].file, sheets[sheet].count)(frame, column);
+    const index = made.reduce((sum, control, i) => sum * controls[i].positions.length + control.position(), 0);
+    panels.forEach(({ sheets, frames: places }, i) => {
+      const [number, column] = places[index];
+      sheet(...sheets[number])(frames[i], column);
     });
-    figure.querySelectorAll(".player-mark").forEach((mark, i) => {
-      [mark.style.left, mark.style.top] = marks[index][i].map((share) => `${share}%`);
-    });
+    dots.forEach((dot, i) => ([dot.style.left, dot.style.top] = marks[index][i].map((share) => `${share}%`)));
     said.textContent = readouts[index];
   };
   const fetchSheets = () => {
-    for (const { sheets } of panels) for (const { file } of sheets) new Image().src = `${pieces.home}play/${file}`;
+    for (const [file] of panels.flatMap(({ sheets }) => sheets)) new Image().src = `${pieces.home}play/${file}`;
   };
-
-  for (const input of controls.flat()) input.addEventListener("input", show);
   for (const start of ["pointerenter", "focusin"]) figure.addEventListener(start, fetchSheets, { once: true });
+
+  // The points lie on the last picture, and so do the first nine buttons of a control that is a place.
+  const place = made.find((_, i) => controls[i].kind === "place");
+  const over = make("div", { className: "piece-over" }, frames.pop(), ...dots, ...(place?.labels.slice(0, 9) ?? []));
+  place?.element.append(over, ...place.labels.slice(9));
+  const shown = [...frames, place?.element ?? over].map((picture, i) => panel(panels[i].title, picture));
+  const below = made.filter((control) => control !== place).map(({ element }) => element);
+  pieces.stage(figure, make("div", { className: "piece-panels" }, ...shown), ...below, said);
+  frames.push(over.firstChild);
   show();
 });
