@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-QUALITY = 70  # of WebP, at most 100: maps and photographs look the same as at 90
+QUALITY = 64  # of WebP, at most 100: maps and photographs look the same as at 90
 _SPACE = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _G, _PATH, _USE, _DEFS, _STYLE, _METADATA = (

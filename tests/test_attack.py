@@ -309,7 +309,7 @@ class TestAlgorithm:
             torch.testing.assert_close(seen.images, x, rtol=0, atol=1e-12)
 
     def test_the_annealed_attack_is_the_one_of_its_parts(self, attack):
-        parts = {"step_size": 0.05, "iterations": 7, "schedule": "linear", "surrogate_beta": (0.25, 2.0)}
+        parts = {"step_size": 0.05, "iterations": 7, "schedule": "momentum", "surrogate_beta": (0.25, 2.0)}
         assert same(attack(epsilon=0.4, **annealed(0.4, 2.0, 7)), attack(epsilon=0.4, **parts))
         for wrong, message in (((0.0, 1.0), "epsilon"), ((0.1, -1.0), "beta"), ((0.1, 1.0, 0), "iterations")):
             with pytest.raises(ValueError, match=f"{message}: expected"):

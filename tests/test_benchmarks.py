@@ -123,8 +123,8 @@ def test_gains_are_shares_of_what_the_papers_steps_gain_on_the_same_image(tmp_pa
     for image, size in enumerate((1.0, 2.0, 4.0)):
         paper.append(course("top_k", "constant", 300, 10 * size, image=image, step_size=0.5))
         beta = {"image": image, "step_size": 1.0, "first_beta": 0.125, "last_beta": 1.0}
-        ours.append(course("top_k", "linear", 100, 12 * size, **beta))
-        ours.append(course("top_k", "linear", 100, 99 * size, **(beta | {"first_beta": 0.25})))  # not the chosen one
+        ours.append(course("top_k", "momentum", 100, 12 * size, **beta))
+        ours.append(course("top_k", "momentum", 100, 99 * size, **(beta | {"first_beta": 0.25})))  # not the chosen one
     paper.append(course("top_k", "constant", 300, 5.0, image=9, step_size=0.5))  # an image of the other table alone
     for study, rows in (("paper_sweep", paper), ("few_steps", ours)):
         pd.DataFrame(rows).to_csv(tmp_path / f"{study}-laptop.csv")

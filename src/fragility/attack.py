@@ -47,7 +47,8 @@ def annealed(epsilon: float, beta: float, iterations: int = 40) -> Budget:
     """Choose steps of which few gain much: how much beside Algorithm 1, the page on speed tells (book/speed.md).
 
     The step falls linearly from epsilon / 8, beta rises geometrically from an eighth of its value: on a smooth
-    surrogate a gradient stays right over long steps, and as they shrink the surrogate becomes the network.
+    surrogate a gradient stays right over long steps, and as they shrink the surrogate becomes the network. Momentum
+    carries the attack on where single slopes contradict one another, and a lost prediction is won back.
 
     Args:
         epsilon: radius of the L-inf ball, as for `iterative`.
@@ -64,7 +65,7 @@ def annealed(epsilon: float, beta: float, iterations: int = 40) -> Budget:
     check_epsilon(epsilon)
     check_positive("beta", beta)
     check_count("iterations", iterations)
-    return Budget(step_size=epsilon / 8, iterations=iterations, schedule="linear", surrogate_beta=(beta / 8, beta))
+    return Budget(step_size=epsilon / 8, iterations=iterations, schedule="momentum", surrogate_beta=(beta / 8, beta))
 
 
 def random_sign(images: Tensor, epsilon: float, *, generator: torch.Generator | None = None) -> Tensor:
@@ -181,12 +182,12 @@ def iterative(
         selection: the function (maps, reference) -> (B,) by which the best iterate is chosen; None for D. The released
             code selects by the metric, for example `lambda maps, reference: -top_k_intersection(maps, reference, k)`.
         min_confidence: least softmax probability of the original prediction that a kept iterate must have.
-        schedule: of the step. `"constant"` is Algorithm 1. `"linear"` lets it fall, alpha (1 - (p - 1) / P), see
-            `annealed`. `"momentum"` does too, adds half of the earlier slopes' sum to each slope [Dong2018], and where
-            the last iterate has lost its prediction climbs that one's lead over the next class. `"adaptive"` keeps a
-            quarter of the last move as momentum, and where an image has made no progress over a tenth of the run
-            halves its step and goes back to its best iterate: Auto-PGD [Croce2020] with a simpler clock; alpha is best
-            epsilon then.
+        schedule: of the step. `"constant"` is Algorithm 1. `"linear"` lets it fall, alpha (1 - (p - 1) / P).
+            `"momentum"`, that of `annealed`, does too, adds half of the earlier slopes' sum to each slope [Dong2018],
+            and where the last iterate lost its prediction climbs that one's lead over the next class. `"adaptive"`
+            keeps a quarter of the last move as momentum, and where an image has made no progress over a tenth of the
+            run halves its step and goes back to its best iterate: Auto-PGD [Croce2020] with a simpler clock; alpha is
+            best epsilon then.
         restarts: number of further runs, from random points of the ball; the best iterate of all runs is returned.
         levels: judge and return iterates as a file holds them, rounded to multiples of 1 / levels inside the ball (255
             for 8 bits); None for as they are. Steps are taken from what is not rounded.

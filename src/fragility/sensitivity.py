@@ -89,7 +89,7 @@ def climb(
 ) -> Iterator[Tensor]:
     """Attack the attributions themselves: sign steps along the gradient of |a(x') - a(x)|^2, from a draw of the ball.
 
-    Steps and surrogate are those of `fragility.attack.annealed`.
+    Step sizes and surrogate are those of `fragility.attack.annealed`, without its momentum.
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
