@@ -9,7 +9,8 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,12 @@ def watch(page: Page, address: str, visit: Visit) -> None:
     page.on("pageerror", lambda error: visit.console.append(str(error)))
 
 
+def prefer(page: Page, scheme: str) -> None:
+    """Let the reader of a page prefer a scheme, at once: buttons would fade from one to the other."""
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+
+
 def hindrances(page: Page) -> list[str]:
     """What axe-core finds on a page that hinders a reader, a line per rule: the rule, and where."""
     found = Axe().run(page).response
@@ -173,12 +180,12 @@ def visits(site: Path, address: str, browser: Browser) -> dict[tuple[str, str, s
                 settle(page)
                 page.wait_for_function("!document.querySelector('figure:is(.piece, .blink):not(.live)')")
                 for scheme in SCHEMES:
-                    page.emulate_media(color_scheme=scheme)
-                    page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
-                    visit = replace(visit, look=page.evaluate(LOOK))
-                    if visit.look["touched"] or name == "book/status":
-                        visit.hindrances = hindrances(page)
-                    seen[name, device, scheme] = visit
+                    prefer(page, scheme)
+                    visit.look = page.evaluate(LOOK)
+                    seen[name, device, scheme] = deepcopy(visit)
+                for scheme in SCHEMES if visit.look["touched"] or name == "book/status" else ():
+                    prefer(page, scheme)
+                    seen[name, device, scheme].hindrances = hindrances(page)  # it asks for files of its own
                 page.close()
     return seen
 
@@ -683,7 +690,7 @@ def violations(names: list[str], address: str, browser: Browser) -> dict[tuple[s
                 page.goto(f"{address}/{name}.html")
                 settle(page)
                 for scheme in SCHEMES:
-                    page.emulate_media(color_scheme=scheme)
+                    prefer(page, scheme)
                     if problems := hindrances(page):
                         found[name, device, scheme] = problems
     return found
