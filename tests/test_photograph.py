@@ -37,6 +37,7 @@ def photograph(tmp_path: Path) -> Path:
         (["--epsilon", "8/0"], "'--epsilon': expected a number such as 8/255"),
         (["--step-size", "nan"], "'--step-size': expected a number such as 8/255"),
         (["--method", "gradcam"], "'--method': 'gradcam' is not one of"),
+        (["--method", "lrp", "--surrogate-beta", "1"], "surrogate_beta: expected none for lrp"),
         (["--k", "51530"], "k: expected an integer from 1 to 51529, got 51530"),
         (["--out", "text.png"], "File exists"),
     ],

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fragility.attribution import deeplift as deeplift
     from fragility.attribution import importance as importance
     from fragility.attribution import integrated_gradients as integrated_gradients
+    from fragility.attribution import lrp as lrp
     from fragility.attribution import simple_gradient as simple_gradient
     from fragility.curvature import input_hvp as input_hvp
     from fragility.curvature import top_direction as top_direction
@@ -32,6 +33,7 @@ _HOME = {
     "simple_gradient": "attribution",  # the gradient of a class's logit in the pixels
     "integrated_gradients": "attribution",  # its mean along the line from a reference
     "deeplift": "attribution",  # secants instead of slopes: the Rescale rule
+    "lrp": "attribution",  # relevance shared out layer by layer, and Deep Taylor
     "importance": "attribution",  # from attributions to a map that sums to 1
     "spearman": "similarity",  # rank correlation of two maps
     "top_k_intersection": "similarity",  # how many of the most important pixels two maps share

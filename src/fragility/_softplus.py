@@ -92,6 +92,12 @@ def deferred() -> Iterator[None]:
         _deferred.reset(token)
 
 
+def substituted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute an activation by the active softplus, as a mode does to which it is deferred."""
+    beta = _active_beta.get()
+    return func(*args, **kwargs) if beta is None else _Softplus(beta)._call(func, args, kwargs)
+
+
 @contextmanager
 def _softplus(beta: float) -> Iterator[None]:
     token = _active_beta.set(beta)

@@ -1,6 +1,6 @@
 """Importance of every pixel for the score of a class, differentiable with respect to the image once more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, overload
 
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fragility._call import logits_of
-from fragility._checks import check_count, entries, rounding
+from fragility._checks import check_choice, check_count, check_positive, entries, rounding
 from fragility._convolution import twice_differentiable
 from fragility._gradient import check_call, gradient, pick, scores_of
 from fragility._linear import CHOOSING
 from fragility._path import mean_gradient
 from fragility._pool import QuickPools
+from fragility._relevance import Rules, Trail
 from fragility._rescale import multiply, record
 from fragility._softplus import active_beta
 from fragility._state import recall
@@ -168,6 +169,86 @@ def deeplift(model: nn.Module, images: Tensor, labels: Tensor, *, baseline: Base
         return attributions.to(images.dtype)
 
 
+RULES = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus")
+COMPOSITES = {"composite": ("z_box", "gamma", "epsilon"), "deep_taylor": ("z_box", "z_plus", "z_plus")}
+
+
+def lrp(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    rules: str | Mapping[str, str] = "composite",
+    epsilon: float = 0.01,
+    gamma: float = 0.25,
+    alpha: float = 2.0,
+) -> Tensor:
+    """Layer-wise relevance propagation: the score is shared out, layer by layer, down to the pixels [Bach2015].
+
+    A layer with contributions x_i w_ij and relevances R_j gives its input R_i = x_i sum_j rho(w_ij) R_j / z_j, where
+    z_j sums up x_i rho(w_ij) [Montavon2019]. `"zero"`: rho(w) = w, and z_j has the bias. `"epsilon"`: also z_j grows by
+    `epsilon` in size. `"gamma"`: rho(w) = w + `gamma` max(w, 0), meant for x >= 0. `"alpha_beta"`: `alpha` times the
+    shares of the positive contributions less alpha - 1 times those of the negative ones. `"z_plus"`: the positive ones
+    alone. `"z_box"`, for pixels l <= x <= h: contributions x w - l max(w, 0) - h min(w, 0) [Montavon2017]. Activations
+    pass relevance on unchanged, max-pools to the largest entry, averages and sums of tensors by contributions.
+
+    A pixel's relevance is that of what the first layer gets for it: of the normalised pixel, if the model normalises.
+    The map has a second derivative on a ReLU network itself: attack it without a surrogate, as the paper's authors do.
+    Inside `softplus` units with z_j near 0 have a relevance all the same, which makes `"zero"`, `"epsilon"` and
+    `"gamma"` steep there.
+
+    Args:
+        model: images in [0, 1] to logits (B, K), in evaluation mode, made of linear layers, convolutions, activations
+            of `torch.nn.functional`, pools, concatenations and sums; batch norms have to be folded into the layers.
+        images: (B, C, H, W) in [0, 1], or rows of a table (B, d).
+        labels: int64 (B,), the classes explained.
+        rules: `"composite"` (z_box for pixels, gamma in convolutions, epsilon in dense layers), `"deep_taylor"` (z_box
+            for pixels, else z_plus without biases: that of [Ghorbani2019]), one of `RULES` for all layers, or a rule
+            for each of `"pixels"`, `"convolution"` and `"dense"`.
+        epsilon: of the epsilon rule, in units of pre-activations.
+        gamma: of the gamma rule.
+        alpha: of alpha_beta, at least 1.
+
+    Returns:
+        Signed relevances of the labels' logits, of the images' shape; they carry a graph exactly when
+        `images.requires_grad`. They sum to the score less what biases (and `epsilon`) take.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or the model is TorchScript or compiled.
+        ValueError: if pixels, labels, a rule, the model's mode or its output are wrong, or the model does something for
+            which LRP has no rule: the error names it.
+    """
+    chosen = _rules(rules, epsilon, gamma, alpha)
+    check_call(model, images, labels, eager=True)
+    run, dtype = _in_full_precision(model), torch.promote_types(images.dtype, torch.float32)
+    trail = Trail(model, chosen)
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        points = (images.view_as(images) if images.requires_grad else images.detach().requires_grad_()).to(dtype)
+        with twice_differentiable() if images.requires_grad else QuickPools():
+            logits = logits_of(partial(trail.follow, run), points)
+            with torch.set_grad_enabled(images.requires_grad):
+                own = torch.zeros_like(logits).scatter(1, labels.unsqueeze(1), pick(logits, labels).unsqueeze(1))
+                return trail.back(logits, own, images).to(images.dtype)
+
+
+def _rules(rules: str | Mapping[str, str], epsilon: float, gamma: float, alpha: float) -> Rules:
+    """The rule of every kind of layer."""
+    for name, value in {"epsilon": epsilon, "gamma": gamma, "alpha": alpha}.items():
+        check_positive(name, value)
+    if alpha < 1:
+        raise ValueError(f"alpha: expected a number >= 1, got {alpha}")
+    if isinstance(rules, str):
+        check_choice("rules", rules, (*COMPOSITES, *RULES))
+        kinds = COMPOSITES.get(rules, (rules,) * 3)
+    else:
+        if set(rules) != {"pixels", "convolution", "dense"}:
+            raise ValueError(f"rules: expected one each of pixels, convolution and dense, got {sorted(rules)}")
+        for kind, rule in rules.items():
+            check_choice(f"rules[{kind!r}]", rule, ("z_box", *RULES) if kind == "pixels" else RULES)
+        kinds = rules["pixels"], rules["convolution"], rules["dense"]
+    return Rules(*kinds, epsilon, gamma, alpha, biases=rules != "deep_taylor")
+
+
 def importance(attributions: Tensor) -> Tensor:
     """The importance map: absolute values, summed over channels, divided by their sum [Ghorbani2019, sec. 2.1].
 
@@ -202,7 +283,12 @@ ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
     "simple_gradient": simple_gradient,
     "integrated_gradients": integrated_gradients,
     "deeplift": deeplift,
+    "lrp": lrp,
+    "deep_taylor": partial(lrp, rules="deep_taylor"),
 }
+WITH_BASELINE = ("integrated_gradients", "deeplift")
+# On a ReLU network their own derivative shows an attack the way.
+WITHOUT_SURROGATE = ("lrp", "deep_taylor")
 
 
 def _reference(baseline: Baseline, images: Tensor) -> Tensor:

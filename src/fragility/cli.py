@@ -151,6 +151,9 @@ def claims(write: bool, results: Path | None) -> None:
         print(f"written: {ledger.write(results)}")
 
 
+_METHODS = ("simple_gradient", "integrated_gradients", "deeplift", "lrp", "deep_taylor")
+
+
 def _pixel_amount(text: str | float) -> float:
     """Read a positive amount of the pixel range: `8/255` or `0.03`."""
     try:
@@ -177,7 +180,7 @@ LOG_ODDS = click.option("--log-odds", is_flag=True, help="Explain log-odds in pl
 @click.option("--image", type=Path, required=True, metavar="FILE", help="Any format that Pillow reads.")
 @click.option("--out", type=Path, required=True, metavar="DIR", help="The folder for the results.")
 @_choice("--model", "With its pretrained weights.", "squeezenet", "inception_v3")
-@_choice("--method", "What the map shows.", "simple_gradient", "integrated_gradients", "deeplift")
+@_choice("--method", "What the map shows.", *_METHODS)
 @_choice("--objective", "Targeted: into the opposite quadrant.", "top_k", "mass_center", "targeted")
 @LOG_ODDS
 @_amount("--epsilon", "8/255", "Radius of the L-inf ball.")
@@ -227,7 +230,7 @@ def attack(out: Path, **options: Any) -> None:
 @click.option("--size", default=227, show_default=True, metavar="N", help="Height and width that the model takes.")
 @click.option("--channels", default=3, show_default=True, metavar="C", help="3 for colour, 1 for grey.")
 @click.option("--limit-images", type=int, metavar="N", help="At most so many, in turn from each class.")
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="Again for each (default: all three).")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Again for each (default: three of them).")
 @click.option(
     "--epsilon",
     "epsilons",

@@ -13,7 +13,7 @@ from torch import Tensor
 from fragility import network
 from fragility._checks import check_count
 from fragility.attack import annealed, iterative
-from fragility.attribution import ATTRIBUTIONS, importance
+from fragility.attribution import ATTRIBUTIONS, WITH_BASELINE, WITHOUT_SURROGATE, importance
 from fragility.data.datasets import imagenet_classes
 from fragility.data.download import read_image
 from fragility.objective import mass_center, opposite_quadrant, targeted, top_k
@@ -57,7 +57,7 @@ def attack_photograph(
         label: the class explained; None for the prediction.
         k: how many pixels count as most important.
         path_steps: points on the path of integrated gradients.
-        surrogate_beta: sharpness of the softplus surrogate; None for a suggestion.
+        surrogate_beta: sharpness of the softplus surrogate; None for a suggestion, or for LRP, which needs none.
         epsilon: radius of the L-inf ball, in units of the pixel range (8 / 255).
         step_size: alpha, the first step, in the same unit; None for that of `annealed`, and for 1 / 255 else.
         iterations: P, the number of steps.
@@ -65,6 +65,9 @@ def attack_photograph(
 
     Returns:
         The report.
+
+    Raises:
+        ValueError: if an argument is out of range, or a surrogate is asked for where there is none.
     """
     size, mean = MODELS[model]
     check_count("k", k, size**2)
@@ -74,16 +77,21 @@ def attack_photograph(
     plain = network.PRETRAINED[model]()
     net = network.LogOdds(plain) if log_odds else plain
     labels = net(original).argmax(1) if label is None else torch.tensor([label])
-    options: dict[str, Any] = {} if method == "simple_gradient" else {"baseline": torch.tensor(mean).view(3, 1, 1)}
+    options: dict[str, Any] = {"baseline": torch.tensor(mean).view(3, 1, 1)} if method in WITH_BASELINE else {}
     if method == "integrated_gradients":
         options["steps"] = path_steps
     attribution = partial(ATTRIBUTIONS[method], **options)
     before = importance(attribution(net, original, labels))
-    beta = suggest_beta(net, original, labels) if surrogate_beta is None else surrogate_beta
+    smooth = method not in WITHOUT_SURROGATE
+    if surrogate_beta is not None and not smooth:
+        raise ValueError(f"surrogate_beta: expected none for {method}, which is attacked on the network itself")
+    beta = surrogate_beta or (suggest_beta(net, original, labels) if smooth else 1.0)
     objectives = {"mass_center": mass_center(), "top_k": top_k(k), "targeted": targeted(opposite_quadrant)}
-    budget = annealed(epsilon, beta, iterations)
+    budget: dict[str, Any] = {**annealed(epsilon, beta, iterations)}
     if schedule != "annealed":
         budget |= {"step_size": 1 / 255, "schedule": schedule, "surrogate_beta": (beta, beta)}
+    if not smooth:
+        budget["surrogate_beta"] = None
     if step_size is not None:
         budget["step_size"] = step_size
     goal: dict[str, Any] = {"attribution": attribution, "objective": objectives[objective], "epsilon": epsilon}

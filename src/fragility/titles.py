@@ -8,6 +8,8 @@ TITLES = {
     "simple_gradient": "simple gradient",
     "deeplift": "DeepLIFT",
     "integrated_gradients": "integrated gradients",
+    "lrp": "LRP",
+    "deep_taylor": "Deep Taylor",
     "random": "one draw of random signs",
     "random_walk": "random walk",
     "top_k": "top-k",

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fragility.attribution import ATTRIBUTIONS
 from fragility.audit.images import read_folder, shipped
+from fragility.audit.methods import METHODS
 from fragility.audit.models import BUILT_IN, load_model
 from fragility.audit.run import Audit, audit
 from fragility.data.datasets import imagenet_classes
@@ -40,7 +40,7 @@ def audit_command(
         size: as there.
         channels: as there.
         limit_images: as there.
-        methods: keys of `fragility.attribution.ATTRIBUTIONS`; empty for all.
+        methods: keys of `fragility.attribution.ATTRIBUTIONS`; empty for the paper's three.
         epsilons: in units of the pixel range; empty for `EPSILONS`.
         minutes: the limit of time; 0 for none.
         doublings: as for `fragility.audit.audit`.
@@ -58,7 +58,7 @@ def audit_command(
     known = model == BUILT_IN or model.startswith("torchvision:")
     loaded = load_model(model, weights)
     return audit(
-        LogOdds(loaded) if log_odds else loaded, given, methods=methods or tuple(ATTRIBUTIONS),
+        LogOdds(loaded) if log_odds else loaded, given, methods=methods or METHODS,
         epsilons=epsilons or EPSILONS, minutes=minutes or None,
         doublings=doublings, folder=out, device=device,
         title="SqueezeNet" if model == BUILT_IN else model.removeprefix("torchvision:"),

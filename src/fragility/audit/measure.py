@@ -215,7 +215,7 @@ def _attacked(piece: Piece, setting: Setting, method: Method, judge: Judge) -> t
     try:
         found = iterative(
             setting.model, judge.images, labels, attribution=method.attack, evaluation=method.judge, objective=goal,
-            epsilon=epsilon, levels=255, **budget(epsilon, setting.beta, piece["budget"]),
+            epsilon=epsilon, levels=255, **budget(method, epsilon, setting.beta, piece["budget"]),
         )  # fmt: skip
     except ValueError as error:
         return judge.images, str(error)

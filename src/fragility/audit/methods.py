@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from fragility._checks import check_choice
 from fragility.attack import annealed, iterative
-from fragility.attribution import ATTRIBUTIONS, importance, simple_gradient
+from fragility.attribution import ATTRIBUTIONS, WITHOUT_SURROGATE, importance, simple_gradient
 from fragility.defense.smoothing import smooth_gradient, uniform_gradient
 from fragility.fingerprint import fingerprint
 from fragility.iterate import Attribution
 from fragility.objective import top_k
 from fragility.similarity import spearman
 from fragility.surrogate import softplus, suggest_beta, surrogate_fidelity
+from fragility.titles import TITLES
 
+METHODS = ("simple_gradient", "integrated_gradients", "deeplift")  # of an audit that is not asked for others
 SAMPLES = 8  # noisy copies of an averaged gradient
 
 
@@ -32,6 +34,7 @@ class Method(NamedTuple):
         judge: the attribution that its result is judged by: with other noise, where there is noise.
         cost: of one map, in gradients.
         helps: whether it is to steady the simple gradient.
+        surrogate: whether it is attacked on a smooth copy of the model.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Method(NamedTuple):
     judge: Attribution
     cost: float = 1
     helps: bool = False
+    surrogate: bool = True
 
     @property
     def settings(self) -> str:
@@ -80,12 +84,12 @@ def chosen(methods: Sequence[str] | Mapping[str, Attribution]) -> list[Method]:
     for name in methods:
         check_choice("methods", name, ATTRIBUTIONS)
     options = {"integrated_gradients": {"steps": 25}}
-    costs = {"integrated_gradients": 25, "deeplift": 3}
+    costs = {"integrated_gradients": 25, "deeplift": 3, "lrp": 3, "deep_taylor": 3}
     found = []
     for name in methods:
         function: Callable[..., Tensor] = partial(ATTRIBUTIONS[name], **options.get(name, {}))
-        title = {"deeplift": "DeepLIFT"}.get(name, name.replace("_", " "))
-        found.append(Method(name, title, function, function, costs.get(name, 1)))
+        smooth = name not in WITHOUT_SURROGATE
+        found.append(Method(name, TITLES[name], function, function, costs.get(name, 1), surrogate=smooth))
     return found
 
 
@@ -137,8 +141,9 @@ def beta_for(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float | 
     )
 
 
-def budget(epsilon: float, beta: float | None, steps: int) -> dict[str, Any]:
-    """The annealed preset, without a surrogate for a network that has no kinks."""
+def budget(method: Method, epsilon: float, beta: float | None, steps: int) -> dict[str, Any]:
+    """The annealed preset, without a surrogate for a network that has no kinks and for LRP."""
+    beta = beta if method.surrogate else None
     return {**annealed(epsilon, beta or 1.0, steps)} | ({} if beta else {"surrogate_beta": None})
 
 
@@ -160,7 +165,7 @@ def cannot(method: Method, model: nn.Module, image: Tensor, label: Tensor, beta:
         attribution = partial(attribution, steps=2)  # what can be attacked at two points of a path can be at all
     goal: dict[str, Any] = {"attribution": attribution, "objective": top_k(1), "epsilon": 1 / 255}
     try:
-        iterative(model, image, label, **goal, **budget(1 / 255, beta, 1))
+        iterative(model, image, label, **goal, **budget(method, 1 / 255, beta, 1))
     except (TypeError, ValueError, RuntimeError) as error:
         return str(error)
     return ""

@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from fragility._call import logits_of
 from fragility._checks import check_count, check_epsilon, check_images, check_labels, check_positive
-from fragility.attribution import ATTRIBUTIONS
 from fragility.audit import measure, models, report
 from fragility.audit.images import Images, levels, write_png
-from fragility.audit.methods import beta_for, cannot, chosen, remedies
+from fragility.audit.methods import METHODS, beta_for, cannot, chosen, remedies
 from fragility.audit.summary import summarise
 from fragility.fingerprint import fingerprint
 from fragility.iterate import Attribution
@@ -52,7 +51,7 @@ def audit(
     images: Tensor | Images,
     labels: Tensor | None = None,
     *,
-    methods: Sequence[str] | Mapping[str, Attribution] = tuple(ATTRIBUTIONS),
+    methods: Sequence[str] | Mapping[str, Attribution] = METHODS,
     epsilons: Sequence[float] = (2 / 255, 4 / 255, 8 / 255),
     minutes: float | None = None,
     doublings: int = 4,

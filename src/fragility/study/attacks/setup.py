@@ -11,7 +11,7 @@ from torchvision.io import decode_jpeg, encode_jpeg
 
 from fragility import network, train
 from fragility._checks import trusting
-from fragility.attribution import ATTRIBUTIONS
+from fragility.attribution import ATTRIBUTIONS, WITH_BASELINE
 from fragility.data.datasets import ImageDataset, load, sample
 from fragility.iterate import Attribution
 from fragility.study import cifar_network
@@ -124,7 +124,7 @@ class Subject:
 
         The `score` explained is the logit, or the softmax probability.
         """
-        options: dict[str, Any] = {} if method == "simple_gradient" else {"baseline": self.baseline}
+        options: dict[str, Any] = {"baseline": self.baseline} if method in WITH_BASELINE else {}
         if method == "integrated_gradients":
             options["steps"] = steps
         explain: Attribution = partial(ATTRIBUTIONS[method], **options)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fragility import objective
 from fragility.attack import iterative, random_walk
-from fragility.attribution import importance, simple_gradient
+from fragility.attribution import WITHOUT_SURROGATE, importance, simple_gradient
 from fragility.iterate import Attribution, BestIterate, Iterate, Judge, Perturbation
 from fragility.objective import Objective
 from fragility.similarity import center_shift, spearman, top_k_intersection
@@ -149,7 +149,9 @@ def _climb(piece: Piece, subject: Subject, images: Tensor, labels: Tensor, **sea
     if piece.get("by_metric"):
         search["selection"] = lambda maps, reference: -top_k_intersection(maps, reference, piece["k"])
     schedule = "adaptive" if piece.get("adaptive") else piece.get("schedule", "constant")
-    beta = (piece["first_beta"], piece["last_beta"]) if "first_beta" in piece else subject.surrogate_beta
+    beta: Any = (piece["first_beta"], piece["last_beta"]) if "first_beta" in piece else subject.surrogate_beta
+    if piece["method"] in WITHOUT_SURROGATE:
+        beta = None
     options = {"surrogate_beta": beta, "schedule": schedule, **_budget(piece, subject), **search}
     found = iterative(subject.model, images, labels, **options)
     if not piece.get("rounded"):
@@ -217,7 +219,9 @@ class Trial:
         names = self.subject.data.class_names
         columns |= {"label": self.labels, "class_name": [names[label] for label in self.labels.tolist()]}
         columns["surrogate_beta"] = beta = self.subject.surrogate_beta
-        if "surrogate_gain" not in self.attack.blank:
+        if self.piece["method"] in WITHOUT_SURROGATE:
+            columns |= {"surrogate_beta": None, "surrogate_gain": None}
+        elif "surrogate_gain" not in self.attack.blank:
             with softplus(beta):
                 before, after = self.maps(self.images), self.maps(found.images)
             columns["surrogate_gain"] = self.aim(after, before) - self.aim(before, before)
@@ -250,7 +254,7 @@ def conditions(profile: SweepProfile, subjects: Mapping[str, Subject]) -> Iterat
 
 def cost(piece: Piece) -> float:
     """Count gradient passes through the network, roughly."""
-    passes = {"simple_gradient": 1, "deeplift": 4}
+    passes = {"simple_gradient": 1, "deeplift": 4, "lrp": 3, "deep_taylor": 3}
     attacking, evaluating = (
         passes.get(piece["method"]) or int(piece[f"{key}_steps"]) for key in ("attack", "evaluation")
     )
