@@ -475,7 +475,7 @@ found, bound, printed = torch.stack(
 )
 
 # %% mystnb={"figure": {"caption": "The largest curvature found (spectral norm of the input Hessian, 20 inputs) against two bounds, for random softplus networks of two to four layers with a linear output. Points above the diagonal violate a bound.", "name": "bound"}, "image": {"alt": "Two clouds of points on logarithmic axes with a diagonal: those of the repaired bound all lie below the diagonal, those of the printed one partly above it."}} tags=["nbval-check-output"]
-figure, axes = plt.subplots(figsize=(5, 3.8))
+figure, axes = plt.subplots(figsize=(4.8, 3.8))
 axes.loglog(bound, found, "o", markersize=4, label="repaired")
 axes.loglog(printed, found, "x", markersize=4, label="eq. 7")
 ends = [found.min(), bound.max()]

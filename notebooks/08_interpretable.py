@@ -217,7 +217,7 @@ def look_at(order):
 
 
 draw, cloud = np.random.default_rng(seed), {}
-figure, axes = plt.subplots(figsize=(5, 3.6))
+figure, axes = plt.subplots(figsize=(4.8, 3.6))
 for k in (1, 2, 3):
     orders = list(permutations(range(len(sets)), k))
     values = {says: right for right, says in map(look_at, orders)}

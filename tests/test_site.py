@@ -53,6 +53,8 @@ LOOK = """() => {
         unset: texts('.math').filter(e => !e.querySelector('mjx-container')).map(e => e.textContent),
         wrong: texts('mjx-merror, [data-mjx-error]').map(e => e.textContent),
         formulas: texts('.math').length,
+        headless: texts('div.math').filter(e => e.querySelector('mjx-math')?.getBoundingClientRect().left
+            < e.getBoundingClientRect().left - 1).map(e => e.innerText),
         images: texts('img').map(e => [e.getAttribute('src').slice(0, 80), e.naturalWidth,
             (e.closest('[role=img]')?.ariaLabel ?? '') + e.getAttribute('alt')]),
         links: texts('a[href]').map(e => e.href),
@@ -202,6 +204,7 @@ FAULTS: dict[str, Callable[[Visit, str, str], Any]] = {
     "requests that leave the server": lambda visit, *_: visit.outside,
     "what fails to load or speaks in the console": lambda visit, *_: visit.failed + visit.console,
     "formulas that are not set": lambda visit, *_: visit.look["unset"] + visit.look["wrong"],
+    "formulas that begin out of reach": lambda visit, *_: visit.look["headless"],
     "pictures that do not show or do not say what": lambda visit, *_: list(filter(mute, visit.look["images"])),
     "figures that do not open in full": lambda visit, *_: visit.look["shut"],
     "predictions that do not stand out": lambda visit, *_: visit.look["asked"] != visit.look["marked"],

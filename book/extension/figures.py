@@ -146,11 +146,14 @@ def lines(table: list[list[Panel]], room: float) -> Iterator[tuple[list[Span], l
 
 def entries(boxes: Sequence[Box], room: float, before: float) -> Iterator[tuple[list[Span], list[Span]]]:
     """Set the columns of a legend anew, as `lines` does panels; what stands before a text takes so many points."""
-    columns: dict[int, list[Box]] = {}
+    columns: list[Box] = []
     for box in sorted(boxes):
-        columns.setdefault(round(box.x[0]), []).append(box)
+        if columns and box.x[0] - before < columns[-1].x[1]:  # below one another, such as a legend's title
+            columns[-1] = around([columns[-1], box])
+        else:
+            columns.append(box)
     line: list[Box] = []
-    for column in map(around, columns.values()):
+    for column in columns:
         if line and sum(box.x[1] - box.x[0] + before + PAD for box in [*line, column]) > room:
             yield _window(line, before)
             line = []
@@ -183,7 +186,8 @@ def stacked(svg: str) -> tuple[str, float] | None:
     outer = [p for p in panels if not any(_inside(p.frame, q.frame) for q in panels if q is not p)]
     whole = around([p.whole for p in outer]) if outer else Box((0, 0), (0, 0))
     table = rows(outer)
-    if table is None or len(outer) < 2 or whole.x[1] - whole.x[0] <= room:
+    extent = float(re.search("width=[\"']([\\d.]+)pt[\"']", svg)[1])  # type: ignore[index]
+    if table is None or not outer or extent <= room or (len(outer) == 1 and whole.x[1] - whole.x[0] > room):
         return None
     parts = list(lines(table, room))
     taken = max(sum(b - a for a, b in widths) for widths, _ in parts)
