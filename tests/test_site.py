@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,7 @@ def test_a_chapter_says_what_came_out_before_it_begins(visits: Visits, site: Pat
     assert all(text.split(".")[0] in html.unescape(ledger) for text, *_ in opened)
 
 
+@cache
 def weight(path: Path) -> int:
     """What travels of a file, texts packed as servers pack them."""
     data = path.read_bytes()
