@@ -15,7 +15,7 @@ SENSITIVITY_N = 16  # images, for a look at the other pooling
 AGREEMENT_MARGIN = 0.10  # of a published intersection or correlation
 SHIFT_MARGIN = (2.0, 0.20)  # pixels, or this share of the published shift, whichever is more
 ENOUGH = 0.01  # by how much twice the steps may move a mean
-TABLES = ("attack_sweep", "paper_sweep", "cifar_sweep")
+TABLES = ("attack_sweep", "paper_sweep", "cifar_sweep", "relevance_sweep")
 METHODS = ("simple_gradient", "deeplift", "integrated_gradients")
 ATTACKS, NOISES = ("top_k", "mass_center"), ("random", "random_walk")
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
@@ -39,7 +39,7 @@ def differences(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
 def select(tables: Tables, setups: Sequence[str], used: Iterable[Condition], together: Sequence[str]) -> pd.DataFrame:
     """The rows of some conditions, those alike in the columns `together` with one budget."""
     # Of the budgets that all of them have, the one with the most images (no more than N count), then the most steps.
-    parts = [tables[name].assign(own=name == "paper_sweep") for name in TABLES if name in tables]
+    parts = [tables[name].assign(own=name in ("paper_sweep", "relevance_sweep")) for name in TABLES if name in tables]
     if not parts:
         return pd.DataFrame()
     rows = pd.concat(parts, ignore_index=True)
