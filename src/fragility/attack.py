@@ -18,6 +18,7 @@ from fragility._checks import (
     check_model,
     check_positive,
     entries,
+    is_trusted,
     per_row,
     trusting,
 )
@@ -210,18 +211,19 @@ def iterative(
     lower, upper = ball(images, epsilon)
     if levels is not None:
         check_count("levels", levels)
-    alone = check_alone(model, images, again=False, honest=surrogate_beta is None)
+    alone = None if is_trusted(model) else check_alone(model, images, again=False, honest=surrogate_beta is None)
     with frozen(model), trusting(model), tqdm(total=iterations * (restarts + 1), disable=not progress) as bar:
         judge = Judge(model, images, labels, evaluation or attribution, min_confidence)
-        _check_repeats(alone, judge)
         best = BestIterate(images, judge.confidence)
 
         def climb(x: Tensor, p: int, *, with_scale: bool = False) -> tuple[Tensor, Tensor]:
             with _surrogate(surrogate_beta, (p - 1) / max(1, iterations - 1)):
                 return gradient(model, x, labels, attribution, objective, judge.reference, with_scale=with_scale)
 
-        with _surrogate(surrogate_beta, 0.0):
-            check_smooth(model, images, labels, sizes=alone.sizes)
+        if alone is not None:
+            _check_repeats(alone, judge)
+            with _surrogate(surrogate_beta, 0.0):
+                check_smooth(model, images, labels, sizes=alone.sizes)
         first, scale = climb(images, 1, with_scale=True)
         moving = per_row(judge.sound, images) & _moving(first, scale, on_surrogate=surrogate_beta is not None)
         sound = moving

@@ -232,26 +232,36 @@ def attack(out: Path, **options: Any) -> None:
 @click.option("--limit-images", type=int, metavar="N", help="At most so many, in turn from each class.")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Again for each (default: three of them).")
 @click.option(
-    "--epsilon",
-    "epsilons",
-    multiple=True,
-    type=_pixel_amount,
-    metavar="E",
+    "--epsilon", "epsilons", multiple=True, type=_pixel_amount, metavar="E",
     help="Again for each (default: 2/255, 4/255 and 8/255).",
-)
-@click.option("--minutes", type=float, default=5.0, show_default=True, metavar="T", help="0: until nothing moves.")
+)  # fmt: skip
+@click.option(
+    "--minutes", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="T",
+    help="A tenth of them may go by with reading images; 0: until nothing moves.",
+)  # fmt: skip
 @click.option("--doublings", default=4, show_default=True, metavar="N", help="Of an attack's steps, at most.")
 @click.option("--device", default="cpu", show_default=True, help="Or cuda, or another device of PyTorch.")
-def audit(out: Path, **options: Any) -> None:
+def audit(
+    out: Path, model: str, weights: Path | None, log_odds: bool, images: Path | None, size: int, channels: int,
+    limit_images: int | None, minutes: float, **options: Any,
+) -> None:  # fmt: skip
     """Measure how fragile the explanations of your own model are.
 
     Searches for the worst case on your images, compares it with noise and with what sampling tools report, and writes
     report.html, report.json, rows.csv and the changed images. A run can be killed at any moment; the same command
     resumes it, and with more minutes goes on.
     """
-    from fragility.audit.command import audit_command
+    from fragility.audit import audit as measure
+    from fragility.audit.images import read_folder
+    from fragility.audit.models import BUILT_IN, load_model
+    from fragility.data.datasets import imagenet_classes
 
-    found = audit_command(out, **options)
+    known = model == BUILT_IN or model.startswith("torchvision:")
+    loaded = load_model(model, weights, log_odds=log_odds)
+    given = read_folder(images, size=size, channels=channels, limit=limit_images, seconds=6 * minutes or None)
+    options = {name: value for name, value in options.items() if value != ()}
+    options |= {"title": model.removeprefix("torchvision:"), "class_names": imagenet_classes() if known else ()}
+    found = measure(loaded, given, folder=out, minutes=minutes or None, **options)
     print("\n".join([*found.summary["sentences"], f"See {out / 'report.html'}"]))
 
 

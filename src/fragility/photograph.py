@@ -5,9 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fragility import network
@@ -15,7 +13,7 @@ from fragility._checks import check_count
 from fragility.attack import annealed, iterative
 from fragility.attribution import ATTRIBUTIONS, WITH_BASELINE, WITHOUT_SURROGATE, importance
 from fragility.data.datasets import imagenet_classes
-from fragility.data.download import read_image
+from fragility.data.png import read_pixels, write_png
 from fragility.objective import mass_center, opposite_quadrant, targeted, top_k
 from fragility.similarity import center_shift, kendall, spearman, top_k_intersection
 from fragility.surrogate import suggest_beta
@@ -71,8 +69,7 @@ def attack_photograph(
     """
     size, mean = MODELS[model]
     check_count("k", k, size**2)
-    pixels = np.array(read_image(image).resize((size, size), Image.Resampling.BILINEAR))
-    original = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0) / 255
+    original = read_pixels(image, 3, size).unsqueeze(0)
     out.mkdir(parents=True, exist_ok=True)
     plain = network.PRETRAINED[model]()
     net = network.LogOdds(plain) if log_odds else plain
@@ -132,12 +129,8 @@ def attack_photograph(
         "perturbed_png": describe(written, after),
     }
     white = before.flatten().quantile(0.99).clamp(min=torch.finfo(before.dtype).tiny)
-    for name, tensor in {
-        "original": original[0].permute(1, 2, 0),
-        "perturbed": written[0].permute(1, 2, 0),
-        "map_original": before[0] / white,
-        "map_perturbed": after[0] / white,
-    }.items():
-        Image.fromarray((255 * tensor.clamp(0, 1)).round().byte().numpy()).save(out / f"{name}.png")
+    pictures = {"original": original[0], "perturbed": written[0]}
+    for name, picture in {**pictures, "map_original": before / white, "map_perturbed": after / white}.items():
+        write_png(out / f"{name}.png", picture)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report

@@ -17,7 +17,7 @@ from fragility.fingerprint import fingerprint
 from fragility.iterate import Attribution
 from fragility.objective import top_k
 from fragility.similarity import spearman
-from fragility.surrogate import softplus, suggest_beta, surrogate_fidelity
+from fragility.surrogate import POWERS_OF_TWO, softplus, suggest_beta, surrogate_fidelity
 from fragility.titles import TITLES
 
 METHODS = ("simple_gradient", "integrated_gradients", "deeplift")  # of an audit that is not asked for others
@@ -118,19 +118,20 @@ def remedies(beta: float | None, epsilon: float) -> list[Method]:
     return found
 
 
-def beta_for(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float | None, str]:
+def beta_for(model: nn.Module, images: Tensor, labels: Tensor, stride: int = 1) -> tuple[float | None, str]:
     """Find the surrogate on which an attack climbs, and say in a sentence what it is.
 
     Args:
         model: images to logits (B, K).
         images: (B, C, H, W).
         labels: int64 (B,).
+        stride: how many powers of two lie between one that is tried and the next.
 
     Returns:
         beta, or None for a model that an attack differentiates as it is; and the sentence.
     """
     try:
-        beta = suggest_beta(model, images, labels)
+        beta = suggest_beta(model, images, labels, betas=POWERS_OF_TWO[::stride])
     except ValueError as error:
         return None, f"The attack differentiates the model as it is: {error}."
     rho = surrogate_fidelity(model, images, labels, betas=[beta]).spearman.mean().item()

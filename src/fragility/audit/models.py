@@ -1,9 +1,10 @@
 """The model of an audit: yours from a file or a module, torchvision's with a file of weights, or the built-in one."""
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from fragility import network
 from fragility._alone import check_alone
-from fragility._call import logits_of
 from fragility._checks import check_images, check_model
 
 BUILT_IN = "squeezenet"
@@ -33,7 +33,7 @@ class Prepared(nn.Module):
         return output
 
 
-def load_model(spec: str = BUILT_IN, weights: Path | None = None) -> nn.Module:
+def load_model(spec: str = BUILT_IN, weights: Path | None = None, *, log_odds: bool = False) -> nn.Module:
     """Load the model that a command line names.
 
     Args:
@@ -41,6 +41,7 @@ def load_model(spec: str = BUILT_IN, weights: Path | None = None) -> nn.Module:
             normalisation; or `"FILE.py:FUNCTION"` or `"MODULE:FUNCTION"`, your own code, which is run: the function
             returns the model, or the model and a transform of images (B, C, H, W) in [0, 1] that goes before it.
         weights: for a model of torchvision a file with its state_dict, of which only tensors are read.
+        log_odds: whether log-odds are explained in place of logits, see `fragility.network.LogOdds`.
 
     Returns:
         The model, in the mode in which your function returned it.
@@ -49,6 +50,12 @@ def load_model(spec: str = BUILT_IN, weights: Path | None = None) -> nn.Module:
         TypeError: if your function returns something else.
         ValueError: if there is no such model, the weights do not fit, or your function fails.
     """
+    model = _load(spec, weights)
+    return network.LogOdds(model) if log_odds else model
+
+
+def _load(spec: str, weights: Path | None) -> nn.Module:
+    """The model itself."""
     place, _, name = spec.rpartition(":")
     if weights is not None and place != "torchvision":
         raise ValueError(f"weights: expected none for the model {spec!r}, got {weights}; load them in your function")
@@ -74,21 +81,19 @@ def load_model(spec: str = BUILT_IN, weights: Path | None = None) -> nn.Module:
 
 
 def _module(place: str) -> ModuleType:
-    """Import a module by its name, or a file by its path, from the current folder too."""
+    """Import a module by its name, from the current folder too, or a file by its path."""
+    path = Path(place).expanduser()
+    if place.endswith(".py") and not path.is_file():
+        raise ValueError(f"model: expected a file of Python code, got {place}, which is not there")
     try:
         if not place.endswith(".py"):
-            if str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
+            sys.path.insert(0, str(Path.cwd()))
             return importlib.import_module(place)
-        path = Path(place).expanduser()
-        found = importlib.util.spec_from_file_location(path.stem, path)
-        if found is None or found.loader is None or not path.is_file():
-            raise ValueError(f"model: expected a file of Python code, got {place}, which is not there")
-        module = importlib.util.module_from_spec(found)
+        loader = SourceFileLoader(path.stem, str(path))
+        module = module_from_spec(ModuleSpec(path.stem, loader))
+        module.__file__ = str(path.resolve())
         sys.modules.setdefault(path.stem, module)  # where pickled classes and dataclasses look for it
-        found.loader.exec_module(module)
-    except ValueError:
-        raise
+        loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"model: {place} cannot be imported: {type(error).__name__}: {error}") from error
     return module
@@ -106,26 +111,21 @@ def _of_torchvision(name: str, weights: Path | None) -> nn.Module:
     return network.Normalize(model, network.IMAGENET_MEAN, network.IMAGENET_STD).eval()
 
 
-def check(model: nn.Module, images: Tensor) -> Tensor:
-    """Refuse a model that an audit cannot explain: not a function of one image, or not to two logits or more.
+def check(model: nn.Module, images: Tensor) -> None:
+    """Refuse a model that is not a function of one image at a time.
 
     Args:
         model: images in [0, 1] to logits (B, K), in evaluation mode.
         images: (B, C, H, W) in [0, 1], the first two of which it is shown.
 
-    Returns:
-        Their logits, (2, K) or (1, K).
-
     Raises:
         TypeError: if an argument has the wrong type, or the model does not return a tensor.
-        ValueError: if a value is out of range, the model is in training mode, mixes its images, fails, or returns a
-            single logit.
+        ValueError: if a value is out of range, or the model is in training mode, mixes its images, or fails.
     """
     check_model(model)
     check_images(images)
     try:
-        with torch.no_grad():
-            logits = logits_of(model, images[:2])
+        check_alone(model, images[:2], copies=2)
     except (TypeError, ValueError):
         raise
     except Exception as error:
@@ -133,13 +133,6 @@ def check(model: nn.Module, images: Tensor) -> Tensor:
             f"model: failed on images of shape {tuple(images[:2].shape)} with {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}; are size and number of channels those that it takes?"
         ) from error
-    if logits.shape[1] < 2:
-        raise ValueError(
-            "model: expected two logits or more, got one; return torch.cat([-z, z], 1) / 2, whose softmax is the "
-            "sigmoid of z"
-        )
-    check_alone(model, images[:2])
-    return logits
 
 
 def kinks(model: nn.Module) -> str:

@@ -10,8 +10,8 @@ from fragility.audit.measure import ATTACKS, SETTLED, STUDY, Setting
 from fragility.interval import mean_interval
 from fragility.study.piece import Piece
 
-SCHEMA = "fragility-audit/1"
-KINDS = {"noise": "noise", "draws": "draws", "sampling": "sampled"} | dict.fromkeys(ATTACKS, "worst")
+KINDS = {"noise": "noise", "draws": "draws", "sampling": "sampled", "climb": "climbed", "top_k": "worst",
+         "mass_center": "worst"}  # fmt: skip
 UNCHANGED = {"top_k_intersection": 1.0, "recall": 1.0, "spearman": 1.0, "center_shift": 0.0, "relative_change": 0.0,
              "lipschitz": 0.0}  # fmt: skip
 
@@ -34,7 +34,7 @@ def by_image(rows: pd.DataFrame) -> pd.DataFrame:
     frame.columns = pd.Index([f"{kind}_{name}" for name, kind in frame.columns])
     found = rows[kept & rows.measure.isin(ATTACKS)].sort_values("top_k_intersection").groupby("image")
     frame = frame.join(found.file.first()).join(rows.groupby("image").agg({"correct": "first", "fidelity": "mean"}))
-    reached = [name for name in frame.columns if name.endswith("top_k_intersection")]
+    reached = [name for kind in ("noise", "draws", "worst") if (name := f"{kind}_top_k_intersection") in frame]
     return frame.dropna(subset=reached).reindex(pd.unique(rows.image)).dropna(subset=reached)
 
 
@@ -63,25 +63,25 @@ def _steps(rows: pd.DataFrame, column: str, scale: float) -> dict[str, Any]:
 
 
 def _cell(rows: pd.DataFrame, setting: Setting) -> dict[str, Any]:
-    """One method at one epsilon."""
-    method = setting.methods[rows.method.iloc[0]]
-    frame = by_image(rows[rows.correct != "no"])
+    """One method at one epsilon; nothing where no attack was reached."""
+    method, frame = setting.methods[rows.method.iloc[0]], by_image(rows)
+    if not len(frame) or "worst_top_k_intersection" not in frame:
+        return {}
     cell: dict[str, Any] = {"method": method.name, "title": method.title, "helps": method.helps}
     cell |= {"epsilon": float(rows.epsilon.iloc[0]), "n": len(frame)}
-    cell |= {
-        name: _mean(frame[name], name.endswith(("intersection", "recall")))
-        for name in frame.columns
-        if frame[name].dtype == float
-    }
+    numbers = frame.select_dtypes(float)
+    cell |= {name: _mean(numbers[name], name.endswith(("intersection", "recall"))) for name in numbers}
     for name in ("relative_change", "lipschitz"):
         if f"sampled_{name}" in frame:
-            ratio = (frame[f"worst_{name}"] / frame[f"sampled_{name}"]).replace([np.inf, -np.inf], np.nan).dropna()
+            most = frame.filter(regex=f"^(worst|climbed)_{name}$").max(axis=1)
+            ratio = (most / frame[f"sampled_{name}"]).replace([np.inf, -np.inf], np.nan).dropna()
             cell[f"understated_{name}"] = float(ratio.median()) if len(ratio) else None
     diagonal = float(np.hypot(*setting.images.pixels.shape[2:]))
     columns = {"top_k": ("top_k_intersection", 1.0), "mass_center": ("center_shift", diagonal)}
     attacked = {name: rows[rows.measure == name] for name in ATTACKS}
     cell["attacks"] = {name: _steps(some, *columns[name]) for name, some in attacked.items() if len(some)}
     draws = rows[rows.measure == "draws"]
+    cell["climbed"] = "climb" in set(rows.measure)
     return cell | {"draws": int(draws.groupby("image").budget.sum().max()) if len(draws) else 0}
 
 
@@ -102,19 +102,18 @@ def summarise(
     Returns:
         The summary; `cells` begins with the method and epsilon of the first screen.
     """
-    cells = [_cell(group, setting) for _, group in rows.groupby(["method", "epsilon"], sort=False) if _usable(group)]
-    order = list(setting.methods)
-    late: dict[str, list[str]] = {}
+    groups = rows[rows.correct != "no"].groupby(["method", "epsilon"], sort=False)
+    cells = [cell for _, group in groups if (cell := _cell(group, setting))]
+    late: dict[str, dict[str, None]] = {}
     for piece in missing:
-        listed = late.setdefault(f"{setting.methods[piece['method']].title} at {piece['epsilon']:g}/255", [])
-        if (text := f"{piece['measure'].replace('_', '-')} of {piece['budget']}") not in listed:
-            listed.append(text)
+        listed = late.setdefault(f"{setting.methods[piece['method']].title} at {piece['epsilon']:g}/255", {})
+        listed[f"{piece['measure'].replace('_', '-')} of {piece['budget']}"] = None
     sessions = [
         {**session, "seconds": round(sum(session["seconds"].values()), 1)}
         for session in record["sessions"] if session["seconds"]
     ]  # fmt: skip
     return {
-        "schema": SCHEMA,
+        "schema": "fragility-audit/1",
         "images": len(setting.images.names),
         "measured": int(rows.image.nunique()),
         "misclassified": int(rows[rows.correct == "no"].image.nunique()),
@@ -124,16 +123,11 @@ def summarise(
         "minutes": minutes,
         "beta": setting.beta,
         "checks": list(checks),
-        "cells": sorted(cells, key=lambda cell: (order.index(cell["method"]), -cell["epsilon"])),
-        "not_reached": late,
+        "cells": cells,
+        "not_reached": {key: list(listed) for key, listed in late.items()},
         "columns": {name: meaning for name, (_, meaning) in STUDY.columns.items()},
         "provenance": {**{key: record[key] for key in ("parameters", "inputs")}, "sessions": sessions},
     }
-
-
-def _usable(rows: pd.DataFrame) -> bool:
-    right = rows[rows.correct != "no"]
-    return bool(right.measure.isin(ATTACKS).any()) and len(by_image(right)) > 0
 
 
 def sentences(summary: dict[str, Any]) -> list[str]:
@@ -147,7 +141,8 @@ def sentences(summary: dict[str, Any]) -> list[str]:
     """
     if not summary["cells"]:
         return [
-            "No image that the model gets right was reached in the time given, so there is no explanation to report."
+            "No explanation of an image that the model gets right was attacked in the time given: allow more minutes; "
+            "below stands what was checked, and what was not reached."
         ]
     cell = summary["cells"][0]
     kept, n = cell["worst_top_k_intersection"]["mean"], cell["n"]
@@ -164,7 +159,8 @@ def sentences(summary: dict[str, Any]) -> list[str]:
         if draws:
             second += f", and the worst of {cell['draws']} random tries {1 - draws['mean']:.0%}"
         if factor := cell.get("understated_relative_change"):
-            second += f"; the usual sampling test saw the map move {1 / factor:.0%} as far as the search did"
+            how = "a search for just that" if cell["climbed"] else "the images found here"
+            second += f"; the usual sampling test saw the map move {1 / factor:.0%} as far as {how} did"
         second += "."
     left = f"{kept:.0%}" if kept >= 0.005 else "nothing"
     third = (
