@@ -100,12 +100,12 @@ pieces.add("board", ["pieces/influence.js", "play/board-data.js"], (figure) => {
       panel("the test digit", digit),
       make("div", {}, panel("help: without one the loss rises", rows[0].row), panel("harm: without one the loss falls", rows[1].row)),
     ),
-    test.element,
-    way.element,
+    said, // on a phone in view of the digits
     scale,
     best,
     back,
-    said,
+    test.element,
+    way.element,
   );
   show();
 });

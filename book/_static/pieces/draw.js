@@ -112,7 +112,10 @@ pieces.add("draw", ["play/draw-data.js"], (figure) => {
       if (upTo <= 0) continue;
       curve([1, ...mean], upTo, colour);
       bars({ ends }, upTo);
-      context.fillText(name, x(sizes[0]) + 6, y(mean[0]) - 5);
+      const [right, down] = [x(sizes[0]) + 6, y(mean[0]) - 5];
+      Object.assign(context, { lineWidth: 4, strokeStyle: getComputedStyle(document.body).backgroundColor });
+      context.strokeText(name, right, down); // keeps the curves off the name
+      context.fillText(name, right, down);
     }
     if (!now.drawn && document.activeElement === plane.element) {
       Object.assign(context, { strokeStyle: ink, lineWidth: 1 });
