@@ -62,10 +62,13 @@ def pieces(profile: dict[str, Any], ready: Ready) -> Iterator[Piece]:
 
 
 def rows(piece: Piece, ready: Ready) -> list[Row]:
-    """Draw every photograph's map as the next one of the piece, in grey."""
+    """Draw every photograph's map as the next one of the piece, in grey and equalised."""
     model, x = ready.model, ready.data.images[positions(ready.data, piece)].double()
-    drawing, labels = x.roll(-1, 0).mean(1, keepdim=True), model(x).argmax(1)
-    stencil = (drawing > drawing.flatten(1).median(1).values.view(-1, 1, 1, 1)).double()
+    grey, labels = x.roll(-1, 0).mean(1, keepdim=True), model(x).argmax(1)
+    # All greys equally often: the order of pixels in a flat area would be left to the network.
+    ranks = grey.flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
+    drawing = (ranks / ranks.shape[1]).to(x.dtype).view_as(grey)
+    stencil = (drawing > 0.5).to(x.dtype)
     # Pixels have 24 bits, so nothing is rounded on the way there and back.
     added, code, z = Added(model, drawing, piece["strength"]), Encoded(model, stencil), (x + 3 * stencil) / 4
     g, moved, coded = (simple_gradient(one, at, labels) for one, at in ((model, x), (added, x), (code, z)))
