@@ -633,6 +633,55 @@ class TestSamplingRules:
         assert outcome("K5", sampling=other.query("method == 'simple_gradient'")) == outcome("K5") == "not yet tested"
 
 
+# Rows of chapter 10 that satisfy a rule, by study.
+GOOD: dict[str, dict[str, Any]] = {
+    "same_function": {
+        "spearman": 0.999, "before": 0.1, "probability_change": 1e-13, "log_odds_change": 1e-12,
+        "recoded_change": 0.0, "recoded_input": (0.7, 0.1),
+    },
+    "unused_pixels": {
+        "silent": 46, "label_changed": False, "before": 0.01, "after": (0.97, 0.01), "log_odds": 0.97, "projected": 0.0,
+    },
+    "scaffold": {"fidelity": 0.99, "lime_biased": "race", "lime_scaffold": "charge", "shapley_scaffold": "race"},
+    "smoothed": {"rho": 0.03, "certified": (0.9, 0.05), "broken": 1.0, "attacked": 0.97, "attacked_at_most": 0.97},
+    "certificates": {
+        "beta": 1.0, "epsilon": 0.1, "certified": 0.8, "certified_everywhere": 0.7, "broken": 0.95, "attacked": 0.9,
+        "attacked_doubled": 0.89, "attacked_cube": 1.0, "drawn": 1.0, "certified_cosine": 0.98, "attacked_cosine": 0.99,
+    },
+    "relu_regions": {"radius": 0.01, "inside": 1e-16, "outside": 0.1},
+}  # fmt: skip
+
+
+class TestExplainers:
+    @pytest.mark.parametrize(
+        ("name", "table", "n", "changes"),
+        [
+            ("L1", "same_function", 64, ("spearman 0.98", "probability_change 1e-9", "log_odds_change 1e-9")),
+            ("L2", "unused_pixels", 200, ("label_changed 1", "after 0.8", "projected 0.1")),
+            ("L5", "scaffold", 500, ("fidelity 0.9", "lime_scaffold race", "lime_biased sex")),
+            ("L6", "same_function", 64, ("recoded_change 1e-9", "recoded_input 0.95")),
+            ("G1", "smoothed", 64, ("attacked_at_most 0.5", "broken 0.97")),
+            ("G2", "certificates", 200, ("drawn 0.7", "attacked_cosine 0.97", "broken 0.8", "certified 0.6")),
+            ("G3", "relu_regions", 200, ("inside 1e-9", "outside 0")),
+        ],
+    )
+    def test_every_condition_counts(self, name: str, table: str, n: int, changes: tuple[str, ...]) -> None:
+        made = rows(n, **GOOD[table]).assign(seed=np.arange(n) % 5)
+        assert outcome(name, **{table: made}) == "reproduced"
+        assert outcome(name) == "not yet tested"
+        if BY_ID[name].needed > 1:
+            assert outcome(name, **{table: made[:-1]}) == "not yet tested"
+        for change in changes:
+            column, value = change.split()
+            worse = made.assign(**{column: value if value.isalpha() else float(value)})
+            assert outcome(name, **{table: worse}) == "refuted", change
+
+    def test_one_attack_that_passes_is_one_too_many(self) -> None:
+        made = rows(200, **GOOD["certificates"])
+        made.loc[7, "attacked_doubled"] = 0.7
+        assert outcome("G2", certificates=made) == "refuted"
+
+
 class TestInterpretableRules:
     @pytest.mark.parametrize(
         ("gap", "spread", "expected"),

@@ -51,7 +51,7 @@ def certified_overlap(sizes: Tensor, k: int, radius: Tensor) -> Tensor:
     ranked = sizes.sort(dim=1, descending=True).values
     gaps = ranked[:, :k] - ranked[:, k : 2 * k].flip(1)
     # Two entries of a vector of length r differ by 2^(1/2) r at most.
-    share: Tensor = (gaps > 2**0.5 * radius.unsqueeze(1)).sum(1) / k
+    share: Tensor = (gaps > 2**0.5 * radius.unsqueeze(1)).sum(1).to(sizes.dtype) / k
     return share
 
 
