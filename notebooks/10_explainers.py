@@ -35,7 +35,6 @@ from fragility.attribution import (
     simple_gradient,
 )
 from fragility.data import datasets
-from fragility.interval import mean_interval
 from fragility.similarity import spearman
 from fragility.study.store import stored
 
@@ -170,6 +169,8 @@ print(f"after, at least: {same.spearman.min():.4f}")
 # - the log-odds'
 
 # %% mystnb={"code_prompt_show": "Look: both scores attacked", "code_prompt_hide": "Fold"} tags=["hide-output", "nbval-check-output"]
+from fragility.interval import mean_interval
+
 choice = "attack == 'top_k' and iterations == 40 and last_beta == 1"
 choice += " and method == 'simple_gradient' and first_beta == 0.125"
 choice += " and schedule == 'linear' and step_size == epsilon / 8"
@@ -626,11 +627,10 @@ liars = {
 for name, (liar, where) in liars.items():
     for which, one in (("honest", reader), (name, liar)):
         g = simple_gradient(one, digits, said)
-        by_odds = simple_gradient(network.LogOdds(one), digits, said)
-        seen = [g, by_odds, projected(digits, g)]
+        odds = simple_gradient(network.LogOdds(one), digits, said)
         shares = [
             (importance(part) * where).sum((1, 2)).mean().item()
-            for part in seen
+            for part in (g, odds, projected(digits, g))
         ]
-        texts = " ".join(f"{share:.2f}" for share in shares)
-        print(f"{which}: logit, log-odds, projected {texts}")
+        print(f"{which}: logit, log-odds, projected", end=" ")
+        print(" ".join(f"{share:.2f}" for share in shares))

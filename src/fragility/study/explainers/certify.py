@@ -64,7 +64,8 @@ def certified_cosine(g: Tensor, radius: Tensor) -> Tensor:
 def in_ball(x: Tensor, epsilon: float, source: torch.Generator) -> Tensor:
     """Draw a point from the surface of the ball around each row."""
     move = torch.randn(x.shape, generator=source, dtype=x.dtype)
-    return x + epsilon * move / move.norm(dim=1, keepdim=True)
+    y: Tensor = x + epsilon * move / move.norm(dim=1, keepdim=True)
+    return y
 
 
 def climb(

@@ -17,7 +17,7 @@ def silent(images: Tensor) -> Tensor:
     """Mark the pixels (H, W) that are the same in all images, as their neighbours are."""
     varies = (images != images[:1]).any(0).float()
     near: Tensor = max_pool2d(varies, 3, stride=1, padding=1)[0]
-    return near.logical_not()
+    return torch.logical_not(near)
 
 
 class Weighted(nn.Module):
@@ -39,7 +39,7 @@ def tangent(images: Tensor, known: Tensor, neighbours: int, directions: int) -> 
     """Return orthonormal directions (B, directions, d) in which the nearest known images differ from their mean."""
     near = torch.cdist(images.flatten(1), known.flatten(1)).topk(neighbours, largest=False).indices
     around = known.flatten(1)[near]
-    _, _, axes = torch.linalg.svd(around - around.mean(1, keepdim=True), full_matrices=False)
+    axes: Tensor = torch.linalg.svd(around - around.mean(1, keepdim=True), full_matrices=False).Vh
     return axes[:, :directions]
 
 
