@@ -526,7 +526,7 @@ chapter.Table(["radius", "certified", "attacks leave"], rows)
 # - No test of this chapter finds all of the lies. A map from somebody with an interest in it needs several tests, or access to the model.
 # - We did not look for lies in published models. That maps *can* be forged this easily says nothing about whether anyone does.
 # - A certificate is about one network, one image and one ball. Ours are for one hidden layer; the published ones for deep networks are for smoothed maps.
-# - That a map does not move does not make it right. The first lie's map is the steadiest in this book.
+# - That a map does not move does not make it right. The first lie's map hardly moves whatever is done to the image.
 #
 # ## Claimed, published, measured
 #
