@@ -31,7 +31,8 @@ def dense(data: ImageDataset, widths: list[int], activation: nn.Module, seed: in
 def slopes(model: Any, x: Tensor, labels: Tensor) -> Tensor:
     """Return the gradients of the labels' logits at points (B, d), in closed form."""
     first, bend, last = model[1:]
-    return (last.weight[labels] * torch.sigmoid(bend.beta * first(x))) @ first.weight
+    g: Tensor = (last.weight[labels] * torch.sigmoid(bend.beta * first(x))) @ first.weight
+    return g
 
 
 def hessian_bound(model: Any, x: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:
