@@ -32,7 +32,9 @@ class Fire(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = functional.max_pool2d(functional.relu(self.first(images)), 2, stride=1)
         x = functional.relu(self.squeeze(x))
-        x = torch.cat([functional.relu(self.left(x)), self.right(x).relu_() + x], 1)
+        right = self.right(x).relu_()
+        right += x  # as in a ResNet
+        x = torch.cat([functional.relu(self.left(x)), right], 1)
         x = functional.relu(self.last(self.drop(x)), inplace=True)
         return torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1)
 
@@ -253,6 +255,8 @@ def untouched(x: Tensor) -> Tensor:
 REFUSED = {
     "batch norm": (Changed(lambda x: model_of(x)), r"batch_norm.*fold it into the layer before"),
     "product": (Changed(lambda x: x * x.mean((2, 3), keepdim=True)), "mul"),
+    "square": (Changed(lambda x: x * x), "mul"),
+    "pixels squared": (Changed(lambda x: x, lambda x: x * x), "mul of pixels"),
     "softmax": (Changed(lambda x: x.softmax(1)), "softmax"),
     "division of a number": (Changed(lambda x: 1 / (x.relu() + x.relu())), "no rule"),
     "constant": (Changed(lambda x: x + 1), "add.*put it into a layer's bias"),

@@ -279,7 +279,7 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
 
 AT_SCALE = {
     f"{study}-{name}": profile
-    for study in ("attack_sweep", "cifar_sweep", "few_steps", "integrated_reasons", "paper_sweep", "sensitivity")
+    for study in "attack_sweep cifar_sweep few_steps integrated_reasons paper_sweep relevance_sweep sensitivity".split()
     for name, profile in STUDIES[study].profiles.items()
     if name != "fast"
 }

@@ -166,7 +166,8 @@ class Trail(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = list({id(part): part for part in tensors_in((args, kwargs)) if id(part) in self._nodes}.values())
+        followed = [part for part in tensors_in((args, kwargs)) if id(part) in self._nodes]
+        inputs = list({id(part): part for part in followed}.values())
         name = short_name(func)
         if not inputs:
             return func(*args, **kwargs)
@@ -181,10 +182,11 @@ class Trail(TorchFunctionMode):
             return self._layer(func, name, args, kwargs, nodes[0])
         scales = self._constants(args, kwargs) and (first is inputs[0] or "div" not in name)
         if any(node.number == 0 for node in nodes):
-            return self._pixels(func, args, kwargs, nodes, known=name in _RESHAPING or (name in _AFFINE and scales))
+            known = len(followed) == 1 and (name in _RESHAPING or (name in _AFFINE and scales))
+            return self._pixels(func, args, kwargs, nodes[0], known=known)
         if name in _UNCHANGED and not ("dropout" in name and _drops(args, kwargs)):
             return self._enter(substituted(func, args, kwargs), nodes[0].number, None)
-        linear = name in _PROPORTIONAL and scales and len(nodes) == 1 + (name in _SUMS)
+        linear = name in _PROPORTIONAL and scales and len(followed) == len(inputs) == 1 + (name in _SUMS)
         writes = bool(_WRITES.fullmatch(func.__name__))
         if not (linear or name in _ROUTING) or (writes and name not in _WRITTEN) or "rounding_mode" in kwargs:
             raise self._refusal(func, args, kwargs)
@@ -214,12 +216,10 @@ class Trail(TorchFunctionMode):
         result = func(*args, **kwargs)
         return self._step(result, [node], lambda relevance: [pass_on(kind, relevance, layer, rules, bounds)])
 
-    def _pixels(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], nodes: list[_Node], *, known: bool
-    ) -> Tensor:
+    def _pixels(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], node: _Node, *, known: bool) -> Tensor:
         """What happens to pixels before the first layer: a normalisation, or another shape."""
-        before, bounds = nodes[0].tensor, nodes[0].bounds
-        if len(nodes) > 1 or not known or bounds is None:
+        before, bounds = node.tensor, node.bounds
+        if not known or bounds is None:
             raise self._refusal(func, args, kwargs, " of pixels, before the first layer")
         ends = [_replacing(func, args, kwargs, [before])(end.expand_as(before).clone()) for end in bounds]
         result: Tensor = func(*args, **kwargs)
