@@ -534,7 +534,7 @@ for title, method in methods.items():
 # %% [markdown] tags=["answer", "solution"]
 # <details data-option="1"><summary><b>Answer</b></summary>
 #
-# By integrated gradients about two after noise (67 %) and one after the attack (38 %): for 52 % of the patients the first reason is now another, and every diagnosis is the same. Noise of that size keeps 91 % of the diagnoses. The simple gradient keeps 84 % of its top three even under attack: what a *change* would do hardly depends on the patient here, what the *difference* did depends on every measurement.
+# By integrated gradients about two after noise (67 %) and one after the attack (36 %): for 53 % of the patients the first reason is now another, and every diagnosis is the same. Noise of that size keeps 91 % of the diagnoses. The simple gradient keeps 82 % of its top three even under attack: what a *change* would do hardly depends on the patient here, what the *difference* did depends on every measurement.
 #
 # </details>
 
