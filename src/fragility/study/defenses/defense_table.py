@@ -97,7 +97,7 @@ def rows(piece: Piece, ready: Material) -> list[Row]:
         sample = training.images[:32].to(device)
         with torch.no_grad():
             predicted = model(sample).argmax(1)
-        beta = suggest_beta(model, sample, predicted, betas=[2.0**power for power in range(-1, 11)])
+        beta = suggest_beta(model, sample, predicted, betas=[2.0**power for power in range(-1, 16)])
 
     def maps(x: Tensor) -> Tensor:
         return importance(integrated_gradients(model, x, labels, steps=piece["evaluation_steps"]))
