@@ -110,7 +110,7 @@ def labels_matter(tables: Tables) -> Finding:
         f"accuracy on the training images {found.true_accuracy.mean():.3f}, with random labels "
         f"{found.random_accuracy.mean():.3f}"
     ]
-    setting = {"network": "three-layer CNN", "data": "digits", "training images": int(found.training_images.max())}
+    setting = {"network": "four-layer CNN", "data": "digits", "training images": int(found.training_images.max())}
     return Finding([at_least("rank correlation, same labels less random ones", gain, 0.1)], notes=notes, facts=facts,
                    setting=setting)  # fmt: skip
 
