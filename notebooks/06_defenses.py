@@ -857,8 +857,7 @@ for metric in metrics:
 
 # %% [markdown]
 # Two groups. With more images the natural network, the softplus and the discretised pixels read better, .98 of the digits in the end, and keep *less* of their maps: of the natural network's top hundred .63, then .46, then .38. Adversarial training and the attribution losses pay at
-# this $\epsilon$, half as large again as above, for what they keep: they never read more than .82 of the digits, however many images they have. With twenty thousand their tau lies above the natural one, .28 and .22 against .11, which is the direction of the published tables; their accuracy is far from the published
-# 98 %. What these trainings lack is less the images than the steps: a few epochs from naturally trained weights are not the published schedule. Discretised pixels keep most at the natural network's accuracy, at every size, as far as this attack can see.
+# this $\epsilon$, half as large again as above, for what they keep: they never read more than .82 of the digits, however many images they have. With twenty thousand their tau lies above the natural one, .28 and .22 against .11, which is the direction of the published tables; their accuracy is far from the published one. What these trainings lack is less the images than the steps: a few epochs from naturally trained weights are not the published schedule. Discretised pixels keep most at the natural network's accuracy, at every size, as far as this attack can see.
 #
 # D1, the bound by operator norms, is worked out in the [errata lab](07_errata.ipynb): as printed it is violated by two scalar units; corrected it is a sum
 # over layers, and infinite for ReLU. A penalty on operator norms therefore promises something for smooth activations only. (The paper itself calls its calculation "suggestive rather than conclusive".)

@@ -50,7 +50,7 @@ def methods_rank_differently(tables: Tables) -> Finding:
         orders[name] = ", ".join(TITLES.get(methods[place], "smoothed gradient") for place in order)
     notes = [f"from the steadiest by the {name} medians: {order}" for name, order in orders.items()]
     measures = [positive("1 less Kendall's tau of the two orders of the methods, of an image", 1 - taus)]
-    facts = {"apart": (taus < 1).sum(), "images": len(taus), "methods": len(methods)}
+    facts = {"apart": (taus < 1).sum(), "images": len(taus), "methods": len(methods)} if len(taus) else None
     return Finding(measures, notes=notes, facts=facts, setting=_setting(rows))
 
 
