@@ -43,7 +43,7 @@ def page(judged: Sequence[Judged], chapters: Iterable[str]) -> str:
 def sentence(one: Judged) -> str:
     """Say what was measured, for someone outside of the field."""
     finding = one.finding
-    if not finding.measures:
+    if not any(measure.n for measure in finding.measures):
         return "Nothing is stored yet."
     count = {"holding": sum(measure.holds for measure in finding.measures), "count": len(finding.measures)}
     text = "" if finding.facts is None else one.claim.plain.format(**count, **finding.facts)
