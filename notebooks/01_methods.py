@@ -462,7 +462,7 @@ print("Deep Taylor sums to the score:", bool(missed.max() < 1e-3))
 # $z^+$ as $\gamma$ grows, and in dense layers LRP-0 with a larger $|z_j|$. All can be differentiated once more. (Whoever computes such maps as the gradient of a network with fixed ratios $R_j / z_j$ gets the right map
 # and a wrong derivative: the ratios depend on the picture too.)
 
-# %% mystnb={"figure": {"caption": "The cat and the stupa, explained by the three methods that the paper attacks and by relevance, which is the fourth: LRP with a rule for each kind of layer, and Deep Taylor.", "name": "relevance"}, "image": {"alt": "A cat and a stupa with five heat maps each. Those of the gradient, of integrated gradients and of DeepLIFT are speckled; that of Deep Taylor is smooth and bright along the outlines of the picture."}} tags=["nbval-check-output"]
+# %% mystnb={"figure": {"caption": "The cat and the stupa, explained by the three methods that the paper attacks and by relevance, which is the fourth: LRP with a rule for each kind of layer, and Deep Taylor.", "name": "relevance"}, "image": {"alt": "A cat and a stupa with five heat maps each. Those of the gradient, of integrated gradients and of DeepLIFT are speckled; that of Deep Taylor is smooth and bright along the outlines of the picture."}}
 relevance = importance(lrp(model, images, labels))
 taylor = importance(taylor)
 pictures |= {"LRP": relevance, "Deep Taylor": taylor}
@@ -471,6 +471,8 @@ plot.grid(
     rows=names[::2],
 )
 plt.show()
+
+# %% tags=["nbval-check-output"]
 rows = [
     [title, *(f"{spearman(a, b).mean():.2f}" for b in (g, taylor))]
     for title, a in {**answers, "LRP": relevance}.items()
