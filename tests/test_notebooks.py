@@ -111,6 +111,15 @@ def test_no_two_figures_share_a_name() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+def test_a_figures_cell_shows_one_figure_and_no_table() -> None:
+    """Its name would belong to both."""
+    for name, page in CHAPTERS.items():
+        for cell in page.cells:
+            if "figure" in cell.metadata.get("mystnb", {}):
+                shown = [output for output in cell.outputs if output.output_type != "stream"]
+                assert len(shown) == 1, (name, cell.source)
+
+
 def test_a_second_execution_gives_the_same_bytes(source: Path) -> None:
     page = source.with_suffix(".ipynb")
     pages.execute(source, page, {"profile": "fast"})
