@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -25,6 +26,7 @@ from fragility.data.datasets import ImageDataset
 from fragility.study.attacks import setup
 from fragility.study.catalogue import STUDIES
 from fragility.study.curvature import angles
+from fragility.study.explainers import scaffold
 from fragility.study.influence import poisoning
 from fragility.study.influence.setup import Features
 from fragility.study.piece import Piece
@@ -134,6 +136,11 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
     elif study in ("compas", "race"):  # whose file lies on no machine before it is asked for
         people = pd.DataFrame({"race": ["Caucasian"]})
         monkeypatch.setattr(f"fragility.study.interpretable.{study}.read_file", lambda: people)
+    elif study == "scaffold":
+        monkeypatch.setattr(scaffold, "table", lambda: np.zeros((0, 0)))
+    elif study == "same_function":
+        photographs = stand_ins("same_function/photographs", checksums)
+        monkeypatch.setitem(datasets.LOADERS, profile["data"], lambda **_: photographs)
     elif study == "poisoning":
         monkeypatch.setattr(poisoning, "prepare", prepare_features)
         monkeypatch.setattr(poisoning, "load", load)

@@ -123,10 +123,10 @@ class TestRules:
         [
             ("T3", {("deep_taylor", "the upper half"): 0.95}, "reproduced"),
             ("T3", {("deep_taylor", "the upper half"): 0.5}, "refuted"),
-            ("S1", {("simple_gradient", "all"): 0.05}, "reproduced"),
-            ("S1", {("simple_gradient", "all"): 0.5}, "refuted"),
-            ("S2", {("integrated_gradients", "all"): 0.95, ("averaged_gradient", "all"): 0.2}, "reproduced"),
-            ("S2", {("integrated_gradients", "all"): 0.95, ("averaged_gradient", "all"): 0.6}, "refuted"),
+            ("S1", {("simple_gradient", "all"): 0.05}, "direction only"),
+            ("S1", {("simple_gradient", "all"): 0.5}, "not reproduced"),
+            ("S2", {("integrated_gradients", "all"): 0.95, ("averaged_gradient", "all"): 0.2}, "direction only"),
+            ("S2", {("integrated_gradients", "all"): 0.95, ("averaged_gradient", "all"): 0.6}, "not reproduced"),
         ],
     )
     def test_random_weights(self, name, cases, expected):
