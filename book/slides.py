@@ -26,7 +26,7 @@ from nbformat import NotebookNode
 
 # Sections whose words and tables are slides of their own; of all others, the figures are.
 SUMMARIES = re.compile(r"^(Claimed|What follows|Strengths)")
-LETTERS = 1150  # of words and tables that fit on a slide
+LETTERS = 900  # of words and tables that fit on a slide
 ROW = 90  # letters that a short row of a table counts as
 NOT_SHOWN = re.compile(r"\[([^\]]+)\]\((?!http)[^)]*\)")  # links within the book
 
