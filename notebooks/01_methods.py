@@ -551,7 +551,7 @@ rows = [
 chapter.Table(["rank correlation, random weights in", *depths], rows)
 
 # %% [markdown]
-# The second test passes the *labels* round at random and trains the network until it knows them by heart. Its maps should differ from those of a network that
+# The second test passes the *labels* round at random and trains the network on them, until it knows most of them by heart. Its maps should differ from those of a network that
 # learned the true ones; but two networks that learned the same labels from another start differ as well, and without that
 # floor the test says little.
 
