@@ -16,6 +16,7 @@ from fragility.iterate import Attribution, BestIterate, Iterate, Judge, Perturba
 from fragility.objective import Objective
 from fragility.similarity import center_shift, spearman, top_k_intersection
 from fragility.study.attacks.setup import Setup, Subject, changed, prepare_all
+from fragility.study.machine import exact_zeros
 from fragility.study.piece import Piece, Row, batches, generator, noise, row_per_image
 from fragility.surrogate import softplus
 from fragility.titles import METRICS
@@ -211,7 +212,8 @@ class Trial:
     def maps(self, images: Tensor) -> Tensor:
         """Compute importance maps as the metrics see them."""
         evaluation = explained(self.piece, self.subject, "evaluation")
-        return importance(evaluation(self.subject.model, images, self.labels))
+        with exact_zeros():  # they are counted, and broken as ties
+            return importance(evaluation(self.subject.model, images, self.labels))
 
     def rows(self, found: Perturbation, **columns: Any) -> list[Row]:
         """Add the columns of all sweeps, and leave blank those that do not apply to this attack."""
