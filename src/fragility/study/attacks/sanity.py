@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fragility import train
+from fragility._path import mean_gradient
 from fragility.similarity import spearman
 from fragility.study.attacks.setup import Subject, changed_all, prepare_images
 from fragility.study.piece import Piece, Row, batches, declared, generator, row_per_image
@@ -44,10 +45,14 @@ def rows(piece: Piece, subjects: Mapping[str, Subject]) -> list[Row]:
     images, labels = subject.batch(piece)
     other, count = randomised(subject.model, piece["share"], generator(piece["seed"], "weights"))
     attribution = subject.attribution(method, piece["steps"])
-    found = [attribution(model, images, model(images).argmax(1)) for model in (subject.model, other)]
-    maps = {method: found}
+    explained = [(model, images, model(images).argmax(1)) for model in (subject.model, other)]
     if method == "integrated_gradients":
-        maps["averaged_gradient"] = [part / (images - subject.baseline) for part in found]
+        # Not their quotient: where an image has the reference's value it is 0 / 0.
+        x0 = subject.baseline.expand_as(images)
+        averages = [mean_gradient(*each, x0, piece["steps"], len(images)) for each in explained]
+        maps = {method: [(images - x0) * mean for mean in averages], "averaged_gradient": averages}
+    else:
+        maps = {method: [attribution(*each) for each in explained]}
     shared = {"label": labels, "layers": piece["layers"], "randomised": count}
     return [
         row
