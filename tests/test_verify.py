@@ -1,6 +1,7 @@
 """`fragility verify`: what is right passes, what is wrong is named, and what cannot be known is never passed."""
 
 import csv
+import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from fragility.cli import main
 from fragility.study.catalogue import STUDIES
 from fragility.study.piece import Piece, Row, Study, Tolerance
 from fragility.study.run import run
-from fragility.study.store import read, results_folder
+from fragility.study.store import piece_name, read, results_folder
 from fragility.study.verify import differences, verify
 
 COLUMNS = {
@@ -82,6 +83,27 @@ def test_a_sample_of_one_piece_finds_a_changed_piece_in_the_end(folder):
     forge("parabola", "fast", folder, "first", lambda text: "0.5", image="x = 0.00")
     found = [bool(next(verify(["parabola"], rows=4, folder=folder, seed=seed)).problems) for seed in range(40)]
     assert 0 < sum(found) < 20
+
+
+@pytest.mark.parametrize(
+    ("device", "minutes", "drawable", "verified"),
+    [("cpu", 1.0, 16, 8), ("cpu", 5.0, 36, 8), ("cpu", 0.1, 0, 0), ("a GPU", 1.0, 0, 0)],
+)
+def test_only_pieces_that_a_processor_computes_in_time_are_drawn(
+    folder, device, minutes, drawable, verified, monkeypatch
+):
+    slow = replace(PARABOLA, cost=lambda piece: 1.0 + 9 * (piece["first"] >= 16))  # five of nine take ten times as long
+    monkeypatch.setitem(STUDIES, "parabola", slow)
+    path = folder / "parabola-fast.json"
+    record = json.loads(path.read_text())
+    name = piece_name({"version": 1, **pieces(Seed(0), None)[0]})  # the only one of which the time is known
+    record["sessions"] = [{**record["sessions"][0], "device": device, "seconds": {name: 20.0}}]
+    path.write_text(json.dumps(record))
+    (report,) = verify(["parabola"], folder=folder, minutes=minutes, seed=0)
+    assert (report.drawable, report.verified, report.problems) == (drawable, verified, ())
+    assert report.unverifiable == 8 - verified
+    with pytest.raises(ValueError, match="minutes: expected a positive number, got 0"):
+        next(verify(["parabola"], folder=folder, minutes=0))
 
 
 def test_a_damaged_table_is_no_pass(folder, capsys):

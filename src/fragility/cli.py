@@ -102,6 +102,9 @@ def run(studies: Sequence[str], profile: str, **options: Any) -> None:
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
 @click.option("--profile", metavar="P", help="Default: all that have results.")
 @click.option("--rows", default=8, show_default=True, metavar="N", help="At least so many of each table.")
+@click.option(
+    "--minutes", type=float, metavar="N", help="Only pieces that a processor computes in N minutes, estimated."
+)
 @_results(RESULTS)
 @click.option("--seed", type=int, metavar="N", help="Of the sample (default: a new sample every time).")
 def verify(studies: Sequence[str], profile: str | None, **options: Any) -> None:
@@ -117,6 +120,8 @@ def verify(studies: Sequence[str], profile: str | None, **options: Any) -> None:
         print(
             f"{report.table}: of {report.stored} rows {report.verified} computed again, "
             f"{report.unverifiable} not verifiable here; {len(report.problems) or 'no'} differences"
+            + f" ({report.drawable} rows could be drawn)"
+            * (options["minutes"] is not None)
         )
         if report.reason:
             print(f"  not verifiable: {report.reason}")

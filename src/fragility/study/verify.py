@@ -1,9 +1,9 @@
 """Compute a random sample of the stored rows again and compare."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,8 +11,8 @@ from fragility._checks import check_count
 from fragility.interval import mean_interval
 from fragility.study.catalogue import STUDIES, find
 from fragility.study.machine import repeatable
-from fragility.study.piece import Columns, Row, Tolerance, Value
-from fragility.study.store import piece_name, read_pieces, results_folder
+from fragility.study.piece import Columns, Piece, Row, Tolerance, Value
+from fragility.study.store import piece_name, provenance, read_pieces, results_folder
 
 
 class Report(NamedTuple):
@@ -20,6 +20,7 @@ class Report(NamedTuple):
 
     table: str
     stored: int  # rows in the table
+    drawable: int  # of these, rows of pieces that take at most so many minutes
     verified: int  # rows of the sample that were computed again
     unverifiable: int  # rows of the sample whose weights or data are not available here
     reason: str  # for which they are not verifiable
@@ -31,6 +32,7 @@ def verify(
     profile: str | None = None,
     *,
     rows: int = 8,
+    minutes: float | None = None,
     folder: Path | None = None,
     device: str = "cpu",
     seed: int | None = None,
@@ -44,6 +46,8 @@ def verify(
         studies: keys of `fragility.study.catalogue.STUDIES`; by default all that have results.
         profile: one of their profiles; None for all.
         rows: how many rows of each table, at least.
+        minutes: draw only pieces that are estimated to take a processor at most so long each; None for all. The
+            estimate is the study's `cost` times the seconds a unit of it took the stored sessions on a processor.
         folder: where the results are; None for `fragility.study.store.results_folder`.
         device: where to compute.
         seed: of the sample; None for another sample every time.
@@ -52,9 +56,11 @@ def verify(
         A report per table.
 
     Raises:
-        ValueError: if a study or the profile is unknown, or has no table.
+        ValueError: if a study or the profile is unknown, or has no table, or `minutes` is not positive.
     """
     check_count("rows", rows)
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes: expected a positive number, got {minutes}")
     folder = results_folder() if folder is None else folder
     for study in studies:
         find(study, profile)
@@ -65,30 +71,60 @@ def verify(
     chance = random.Random(seed)  # noqa: S311
     with repeatable():
         for table in tables:
-            yield _verify(*table, rows, folder, device, chance)
+            yield _verify(*table, rows, minutes, folder, device, chance)
 
 
-def _verify(study: str, profile: str, rows: int, folder: Path, device: str, chance: random.Random) -> Report:
-    table, chosen = f"{study}-{profile}", STUDIES[study]
+def _verify(
+    study: str, profile: str, rows: int, minutes: float | None, folder: Path, device: str, chance: random.Random
+) -> Report:
+    table, chosen, reason = f"{study}-{profile}", STUDIES[study], ""
     try:
         stored = read_pieces(study, profile, folder)
     except (OSError, ValueError) as error:
-        return Report(table, 0, 0, 0, "", (str(error),))
-    total, sample = sum(map(len, stored.values())), list[str]()
-    for name in chance.sample(sorted(stored), len(stored)):  # pieces in random order, until they hold so many rows
-        if sum(len(stored[drawn]) for drawn in sample) < rows:
-            sample.append(name)
+        return Report(table, 0, 0, 0, 0, "", (str(error),))
+    total, order = sum(map(len, stored.values())), chance.sample(sorted(stored), len(stored))
     try:
         plan = chosen.plan(chosen.profiles[profile], device)
     except (ImportError, OSError, ValueError) as error:
-        return Report(table, total, 0, sum(len(stored[name]) for name in sample), str(error), ())
+        return Report(table, total, total, 0, _count(_sample(order, stored, rows), stored), str(error), ())
     pieces = {piece_name(piece): piece for piece in plan.pieces}
+    if minutes is not None:
+        took = _seconds(pieces, plan.study.cost, provenance(study, profile, folder)["sessions"])
+        short = [name for name in order if took.get(name, 0.0) <= 60 * minutes]
+        if not short:
+            reason = f"every piece is estimated to take a processor more than {minutes:g} minutes, or none ran on one"
+            return Report(table, total, 0, 0, _count(_sample(order, stored, rows), stored), reason, ())
+        order = short
+    sample = _sample(order, stored, rows)
     old = [row for name in sample if name in pieces for row in stored[name]]
     new = [row for name in sample if name in pieces for row in plan.compute(pieces[name])]
-    unknown = sum(len(stored[name]) for name in sample if name not in pieces)
-    reason = "made with weights, data or parameters that are not available here" if unknown else ""
+    if unknown := _count(sample, stored) - len(old):
+        reason = "made with weights, data or parameters that are not available here"
     problems = tuple(differences(old, new, chosen.columns, chosen.tolerance))
-    return Report(table, total, len(old), unknown, reason, problems)
+    return Report(table, total, _count(order, stored), len(old), unknown, reason, problems)
+
+
+def _count(names: Iterable[str], stored: Mapping[str, list[Row]]) -> int:
+    return sum(len(stored[name]) for name in names)
+
+
+def _sample(order: Iterable[str], stored: Mapping[str, list[Row]], rows: int) -> list[str]:
+    """Take pieces in their random order until they hold so many rows."""
+    sample = list[str]()
+    for name in order:
+        if _count(sample, stored) < rows:
+            sample.append(name)
+    return sample
+
+
+def _seconds(
+    pieces: Mapping[str, Piece], cost: Callable[[Piece], float], sessions: Iterable[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Estimate how long a processor takes for each piece: as long as it took, or in proportion to the cost."""
+    known = [session["seconds"] for session in sessions if str(session["device"]).startswith("cpu")]
+    took = {name: float(seconds) for each in known for name, seconds in each.items() if name in pieces}
+    each = sum(took.values()) / sum(cost(pieces[name]) for name in took) if took else float("inf")
+    return {name: each * cost(piece) for name, piece in pieces.items()} | took
 
 
 def differences(old: Sequence[Row], new: Sequence[Row], columns: Columns, tolerance: Tolerance) -> Iterator[str]:
