@@ -86,7 +86,7 @@ def substitute(study: str, checksums: Checksums, monkeypatch: pytest.MonkeyPatch
         return setup.Subject(
             setup=which,
             model=Reader(name),
-            data=stand_ins(f"{study}/{name}", checksums),
+            data=stand_ins(f"{study}/{name}", checksums, count),
             weights=inputs[name]["weights"],
             device=torch.device(device),
             baseline=baseline,
