@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 from statistics import mode
@@ -29,8 +30,8 @@ STEPS = """## Which schedule
 
 `fragility.attack.annealed` lets the step fall linearly from $\\epsilon/8$ while the sharpness of the surrogate rises,
 and keeps momentum; the paper's Algorithm 1 takes 300 steps of 0.5. Below, the gain is how far an attack raises $D$
-above its value for the original image, and 1 is what Algorithm 1 gains on the same image. The schedule was chosen on
-other photographs.
+above its value for the original image, and 1 is what Algorithm 1 gains on the same image with as many steps as the line
+says. The schedule was chosen on other photographs.
 
 ```{{figure}} {figure}
 :alt: Line plots of the share of the gain of 300 steps against the number of steps, one line per schedule.
@@ -202,11 +203,13 @@ def draw(shares: pd.DataFrame) -> sns.FacetGrid:
     shown = shares[shares.method == "simple_gradient"].replace({"attack": TITLES})
     grid = sns.relplot(
         shown, kind="line", x="step", y="share", hue="schedule",
-        row="epsilon", col="attack", errorbar=lambda values: mean_interval(values.to_numpy())[1:], height=2.4,
-        aspect=1.3, facet_kws={"margin_titles": True},
+        row="epsilon", col="attack", errorbar=lambda values: mean_interval(values.to_numpy())[1:], height=2.2,
+        aspect=1.05, facet_kws={"margin_titles": True},
     )  # fmt: skip
     grid.refline(y=1)
     grid.set(xscale="log", xlabel="steps", ylabel="share of the gain")
+    sns.move_legend(grid, "upper center", bbox_to_anchor=(0.5, 1), ncol=3, title="")
+    grid.figure.subplots_adjust(top=0.86, right=0.93)
     return grid.set_titles(col_template="{col_name}", row_template="{row_name:g}/255")
 
 
@@ -214,7 +217,7 @@ def bars(found: list[Row]) -> Figure:
     """Draw the measurements that share a unit as bars, with a mark at each target."""
     plot.use_style()
     shown = _drawable(found)
-    figure, axes = plt.subplots(figsize=(7.4, 0.9 + 0.32 * len(shown)))
+    figure, axes = plt.subplots(figsize=(4.8, 0.9 + 0.42 * len(shown)))
     for place, row in enumerate(shown):
         alpha = 0.4 if row.verdict == "missed" else 1.0
         target = float(row.target.split()[1]) if row.target else row.value
@@ -222,7 +225,7 @@ def bars(found: list[Row]) -> Figure:
         axes.text(max(row.value, target, 1), place, f"  {number(row.value)}", va="center")
         if row.target:
             axes.plot([target] * 2, [place - 0.42, place + 0.42], color="0.2", linewidth=2)
-    axes.set_yticks(range(len(shown)), [row.name for row in shown])
+    axes.set_yticks(range(len(shown)), [textwrap.fill(row.name, 24) for row in shown])  # a phone is narrow
     axes.axvline(1, color="0.5", linewidth=1)
     axes.set(xlabel=UNITS.get(shown[0].unit, shown[0].unit), xscale="log", xmargin=0.15)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
