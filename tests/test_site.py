@@ -77,6 +77,7 @@ LOOK = """() => {
         folded: texts('.bd-article summary').map(e => e.innerText),
         opener: texts('.opener li').map(e => [e.innerText, e.querySelectorAll('.verdict').length,
             e.querySelector('a[href*="claims.html#"]').hash.slice(1)]),
+        nested: texts('.bd-article :is(button, summary) a').map(e => e.closest('button, summary').innerText),
         touched: texts('.bd-article figure:is(.piece, .blink)').length,
         nameless: texts('.bd-article table').filter(e => !e.ariaLabel || e.querySelector('td:first-child'))
             .map(e => e.innerText.slice(0, 60)),
@@ -216,6 +217,7 @@ FAULTS: dict[str, Callable[[Visit, str, str], Any]] = {
     "labels too small to be read": lambda visit, device, _: device == "phone" and visit.look["small"],
     "formulas at which the tab key stops": lambda visit, *_: visit.look["stops"],
     "tables or rows without a name": lambda visit, *_: visit.look["nameless"],
+    "links inside buttons": lambda visit, *_: visit.look["nested"],
     "folded cells without a name of their own": lambda visit, *_: (
         [name for name in visit.look["folded"] if not name or visit.look["folded"].count(name) > 1]
     ),

@@ -46,6 +46,10 @@ const pieces = (() => {
 
   const panel = (title, ...children) => make("div", { className: "piece-panel" }, make("div", {}, title), ...children);
 
+  // A square for a picture of a sheet, with a name, and the marks that lie on it: a ring, then a dot.
+  const frame = (name) => make("div", { className: "piece-frame", role: "img", ariaLabel: name });
+  const marks = (count) => Array.from({ length: count }, (_, i) => make("span", { className: `piece-mark piece-mark-${i}` }));
+
   const button = (text, onclick) => make("button", { type: "button", className: "piece-button", onclick }, text);
 
   let number = 0;
@@ -68,7 +72,7 @@ const pieces = (() => {
       input.value = position;
       show();
     };
-    return { element, input, set, position: () => Number(input.value) };
+    return { element, set, position: () => Number(input.value) };
   };
 
   // A row of radio buttons. `start` is -1 where none is chosen.
@@ -79,7 +83,7 @@ const pieces = (() => {
     inputs.forEach((input, i) => input.addEventListener("input", () => onInput(i)));
     const element = make("fieldset", { className }, make("legend", {}, name), ...labels);
     const set = (position) => inputs.forEach((input, i) => (input.checked = i === position));
-    return { element, inputs, labels, set, position: () => inputs.findIndex((input) => input.checked) };
+    return { element, labels, set, position: () => inputs.findIndex((input) => input.checked) };
   };
 
   // A canvas as sharp as the screen; its context's unit is one of `width` parts of its width.
@@ -88,7 +92,7 @@ const pieces = (() => {
     const element = make("canvas", { width: width * dense, height: height * dense, ...properties });
     const context = element.getContext("2d");
     context.scale(dense, dense);
-    return { element, context, width, height };
+    return { element, context };
   };
 
   // A grey picture or a map, one pixel of a canvas for each number; `colour` gives three of 0 to 255.
@@ -102,6 +106,10 @@ const pieces = (() => {
     };
     return { element, draw };
   };
+  // What the scripts in play/ hold: bytes, written as letters.
+  const bytes = (letters) => Uint8Array.from(atob(letters), (letter) => letter.charCodeAt(0));
+  const per = (share) => `${Math.round(100 * share)} %`;
+
   const grey = (value) => Array(3).fill(255 * Math.min(1, Math.max(0, value)));
   // The colours of the book's maps (matplotlib's magma), a dozen of them and what lies between.
   const HEAT = "000004 120d31 331067 59157e 7e2482 a3307e c83e73 e95462 fa7d5e fea973 fed395 fcfdbf"
@@ -200,5 +208,8 @@ const pieces = (() => {
   // A line below the piece that a screen reader reads out when it changes.
   const said = () => make("output", { className: "piece-said" });
 
-  return { home, load, add, make, stage, panel, button, slider, choice, canvas, picture, sheet, grey, heat, drag, arrows, rove, state, run, said };
+  return {
+    home, load, add, make, stage, panel, frame, marks, button, slider, choice, canvas, picture, sheet, bytes, per, grey, heat,
+    drag, arrows, rove, state, run, said,
+  };
 })();

@@ -38,6 +38,7 @@ const gate = (list) => {
     const inner = option.children.length === 1 && option.firstElementChild.matches("p") ? option.firstElementChild : option;
     button.type = "button";
     button.append(...inner.childNodes);
+    for (const link of button.querySelectorAll("a")) link.replaceWith(...link.childNodes); // no link inside a button
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => pick(index));
     option.setAttribute("role", "presentation");

@@ -5,8 +5,8 @@ pieces.add("blink", [], (figure) => {
   const sides = [...figure.querySelectorAll(".blink-side")];
   const titles = sides.map((side) => side.firstElementChild.textContent);
   const stage = figure.querySelector(".blink-sides");
-  const button = document.createElement("button");
-  const said = document.createElement("output");
+  const button = pieces.make("button", { type: "button" }, `Hold to see: ${titles[1]}`);
+  const said = pieces.make("output");
   let shown = 0;
   let since = 0; // when the press began; 0 while nothing is pressed
   let by = ""; // what it began with
@@ -34,8 +34,6 @@ pieces.add("blink", [], (figure) => {
     since = 0;
   };
 
-  button.type = "button";
-  button.textContent = `Hold to see: ${titles[1]}`;
   for (const part of [button, stage]) {
     part.addEventListener("pointerdown", down);
     for (const end of ["pointerup", "pointercancel", "pointerleave"]) part.addEventListener(end, up);

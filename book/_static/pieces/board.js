@@ -9,7 +9,7 @@ pieces.add("board", ["pieces/influence.js", "play/board-data.js"], (figure) => {
   const { make, panel } = pieces;
   const { names, labels, tests, states, columns, shown } = boardData;
   const width = boardData.width + 1; // the bias's feature
-  const numbers = new Int16Array(Uint8Array.from(atob(boardData.features), (letter) => letter.charCodeAt(0)).buffer);
+  const numbers = new Int16Array(pieces.bytes(boardData.features).buffer);
   const all = Array.from({ length: numbers.length / boardData.width }, (_, m) =>
     Float64Array.from({ length: width }, (_, i) => (i < boardData.width ? boardData.scale * numbers[m * boardData.width + i] : 1)),
   );

@@ -39,12 +39,12 @@ const EPSILONS = [1, 2, 4, 8, 16, 24, 32, 48, 64];
 const STEPS = [5, 10, 20, 40, 80, 160];
 const WAYS = ["the attack, on softplus", "the attack, on ReLU alone", "random noise"];
 const BETA = 24; // of the softplus: of those tried, the one with which most of the ten digits can be attacked
-const per = (share) => `${Math.round(100 * share)} %`;
 
 pieces.add("digit", ["pieces/network.js", "play/digit-data.js"], (figure) => {
+  const { per } = pieces;
   const layers = network(digitData);
   const regions = NINTHS.map((_, n) => ninth(n));
-  const stored = Uint8Array.from(atob(digitData.digits), (letter) => letter.charCodeAt(0));
+  const stored = pieces.bytes(digitData.digits);
   let strokes = [];
   // `before` and `after` are what the network says of the original and of the image as it is now; `climb` is the attack
   // that runs, if one does; `tries` what came of those that were run.
@@ -55,7 +55,7 @@ pieces.add("digit", ["pieces/network.js", "play/digit-data.js"], (figure) => {
   const seen = pieces.picture(SIDE, { role: "img", ariaLabel: "The image as the network gets it" });
   const map = pieces.picture(SIDE, { role: "img", ariaLabel: "Its importance map" });
   const [answer, share, log] = ["piece-note", "piece-note", "piece-log"].map((className) => pieces.make("div", { className }));
-  const marks = [0, 1].map((i) => pieces.make("span", { className: `piece-mark piece-mark-${i}` }));
+  const marks = pieces.marks(2);
   const clear = pieces.button("Clear", () => draw([]));
   const examples = pieces.choice("Take one of MNIST's digits:", [..."0123456789"], 4, (label) => take(label), "piece-chips");
   const place = pieces.choice("Where the importance should go", [...NINTHS, "anywhere else"], 6, () => reset([]), "piece-place");

@@ -3,7 +3,7 @@
 "use strict";
 
 pieces.add("draw", ["play/draw-data.js"], (figure) => {
-  const { make, panel } = pieces;
+  const { make, panel, per } = pieces;
   const { sizes, k } = drawData;
   const places = [0, ...sizes]; // at 0 nothing is changed
   const most = places.at(-1);
@@ -65,7 +65,6 @@ pieces.add("draw", ["play/draw-data.js"], (figure) => {
     else set(now.at, (now.guess[now.at] ?? now.guess.slice(0, now.at).findLast((share) => share !== null)) - 0.05 * down);
   });
 
-  const per = (share) => `${Math.round(100 * share)} %`;
   const curve = (shares, upTo, style, dash = []) => {
     const { context } = plane;
     Object.assign(context, { strokeStyle: style, fillStyle: style, lineWidth: 2 });

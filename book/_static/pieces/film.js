@@ -9,7 +9,7 @@ const LINES = [
 ];
 
 pieces.add("film", ["play/film-data.js"], (figure) => {
-  const { make, panel } = pieces;
+  const { make, panel, per } = pieces;
   const { steps, values, sure, kept, centres } = filmData;
   // Line 0 is the beginning; of step p, line l is `4 (p - 1) + l + 1`.
   const now = pieces.state({ line: 0, playing: false }, () => show());
@@ -17,8 +17,8 @@ pieces.add("film", ["play/film-data.js"], (figure) => {
 
   const names = ["photograph", "change", "map"];
   const sheets = names.map((name) => pieces.sheet(`film-${name}.webp`, steps + 1));
-  const frames = names.map((name) => make("div", { className: "piece-frame", role: "img", ariaLabel: name }));
-  const marks = [0, 1].map((i) => make("span", { className: `piece-mark piece-mark-${i}` }));
+  const frames = names.map(pieces.frame);
+  const marks = pieces.marks(2);
   frames[2].append(...marks);
   const code = make("ol", { className: "piece-code" }, ...LINES.map((line) => make("li", {}, line)));
   const curve = pieces.canvas(200, 100, { role: "img", ariaLabel: "D against the step" });
@@ -82,17 +82,19 @@ pieces.add("film", ["play/film-data.js"], (figure) => {
     [0, judged].forEach((p, i) => {
       [marks[i].style.top, marks[i].style.left] = centres[p].map((share) => `${share}%`);
     });
-    [...code.children].forEach((item, i) => item.classList.toggle("running", i === line));
-    [...code.children].forEach((item, i) => (i === line ? item.setAttribute("aria-current", "step") : item.removeAttribute("aria-current")));
+    [...code.children].forEach((item, i) => {
+      item.classList.toggle("running", i === line);
+      item.ariaCurrent = i === line ? "step" : null;
+    });
     drawCurve(judged);
     slider.set(Math.ceil(now.line / 4));
     play.textContent = now.playing ? "Pause" : "Play";
     next.disabled = now.line === 4 * steps;
     if (now.playing) return;
     said.textContent = judged
-      ? `After step ${judged}: D = ${values[judged].toFixed(1)} pixels, Egyptian cat, ${Math.round(100 * sure[judged])} %, ` +
+      ? `After step ${judged}: D = ${values[judged].toFixed(1)} pixels, Egyptian cat, ${per(sure[judged])}, ` +
         `${kept[judged] ? "answer kept" : "answer lost: not counted"}. Best so far: step ${best(judged)}.`
-      : `The photograph as it is: Egyptian cat, ${Math.round(100 * sure[0])} %. The ring marks the centre of its map.`;
+      : `The photograph as it is: Egyptian cat, ${per(sure[0])}. The ring marks the centre of its map.`;
   };
 
   pieces.stage(

@@ -9,9 +9,7 @@ pieces.add("original", ["play/original-data.js"], (figure) => {
   const now = pieces.state({ sides: shuffled(), guesses: [] }, () => show());
 
   const pair = pieces.sheet("original-pairs.webp", rounds.length, 2);
-  const frames = ["the left photograph", "the right one"].map((name) =>
-    make("div", { className: "piece-frame", role: "img", ariaLabel: name }),
-  );
+  const frames = ["the left photograph", "the right one"].map(pieces.frame);
   const titles = ["left", "right"].map((side, i) => panel(side, frames[i]));
   const buttons = ["The left one", "The right one"].map((text, side) =>
     pieces.button(text, () => (now.guesses = [...now.guesses, side])),
@@ -35,7 +33,7 @@ pieces.add("original", ["play/original-data.js"], (figure) => {
     said.textContent = `You found ${right} of ${rounds.length}; a coin finds half. To the network they are worlds apart:`;
     rounds.forEach(({ epsilon, name, shift, left }, i) => {
       const verdict = now.guesses[i] === now.sides[i] ? "found" : "missed";
-      const text = `${name}, \u03b5 = ${epsilon} of 255: the original was the ${["left", "right"][now.sides[i]]} one (${verdict}). Of the 1000 most important pixels ${Math.round(100 * left)} % stayed; the centre moved ${shift} px. The answer is the same.`;
+      const text = `${name}, \u03b5 = ${epsilon} of 255: the original was the ${["left", "right"][now.sides[i]]} one (${verdict}). Of the 1000 most important pixels ${pieces.per(left)} stayed; the centre moved ${shift} px. The answer is the same.`;
       list.append(make("li", {}, text));
     });
   };

@@ -11,8 +11,8 @@ pieces.add("player", [], async (figure) => {
   const made = controls.map(({ name, positions, kind, start }) =>
     kind === "range" ? pieces.slider(`${name}:`, positions, start, () => show()) : pieces.choice(name, positions, start, () => show(), `piece-${kind}`),
   );
-  const frames = panels.map(({ title }) => make("div", { className: "piece-frame", role: "img", ariaLabel: title }));
-  const dots = (marks[0] ?? []).map((_, i) => make("span", { className: `piece-mark piece-mark-${i}` }));
+  const frames = panels.map(({ title }) => pieces.frame(title));
+  const dots = pieces.marks(marks[0]?.length ?? 0);
   const said = pieces.said();
 
   const show = () => {

@@ -33,9 +33,11 @@ pieces.add("wall", ["pieces/network.js"], (figure) => {
   const said = pieces.said();
   const now = pieces.state({ x: [-0.1, 0.1], trail: [] }, () => show());
 
+  const relu = () => beta.position() === BETAS.length - 1;
+
   // The gradient of S at x and the size of its second derivative (the Frobenius norm of the Hessian).
   const look = (x) => {
-    const act = activation(beta.position() === BETAS.length - 1 ? Infinity : Number(BETAS[beta.position()]));
+    const act = activation(relu() ? Infinity : Number(BETAS[beta.position()]));
     const gradient = [0, 0];
     const hessian = [0, 0, 0, 0];
     for (const { w, b, a } of NEURONS.slice(0, neurons.position() + 1)) {
@@ -86,7 +88,7 @@ pieces.add("wall", ["pieces/network.js"], (figure) => {
   const show = () => {
     const { context } = plane;
     context.drawImage(tiles, 0, 0, 2, 2);
-    if (beta.position() === BETAS.length - 1) {
+    if (relu()) {
       Object.assign(context, { strokeStyle: "#0006", lineWidth: 0.008 });
       context.beginPath();
       for (const { w, b } of NEURONS.slice(0, neurons.position() + 1)) {
@@ -108,17 +110,16 @@ pieces.add("wall", ["pieces/network.js"], (figure) => {
     const whole = Math.abs(gradient[0]) + Math.abs(gradient[1]);
     shares.forEach(({ bar, text }, i) => {
       const share = whole > 1e-9 ? Math.abs(gradient[i]) / whole : 0;
-      text.textContent = whole > 1e-9 ? `${Math.round(100 * share)} %` : "none";
+      text.textContent = whole > 1e-9 ? pieces.per(share) : "none";
       bar.style.width = `${100 * share}%`;
     });
     bend.textContent = `second derivative: ${size < 1e-6 ? "0" : size.toFixed(2)}`;
-    const relu = beta.position() === BETAS.length - 1;
     const lone = neurons.position() === 0;
     const degrees = Math.round((angle(gradient) * 180) / Math.PI);
     const where = whole > 1e-9 ? `The arrow has length ${Math.hypot(...gradient).toFixed(2)} and points to ${degrees} degrees.` : "No neuron is active: no arrow, no explanation.";
     const why = lone
       ? "One neuron: wherever you go the arrow keeps its direction, so the explanation cannot be moved."
-      : relu
+      : relu()
         ? "Inside a tile nothing changes, and the second derivative is zero: an attack gets no direction. At an edge the arrow jumps."
         : "The edges are soft: the arrow turns as you go, and the second derivative says which way to go.";
     said.textContent = `${where} ${why}`;
