@@ -1022,6 +1022,10 @@ def test_a_changed_table_changes_the_verdict(copied: Path, capsys: pytest.Captur
     }
 
 
+def test_a_sentence_stays_in_its_cell_of_a_table() -> None:
+    assert [one.id for one in LEDGER if set("|*^") & set(one.text + one.published + one.plain)] == []
+
+
 def test_the_landing_page_counts_the_claims_of_the_ledger() -> None:
     counts = count((ROOT / "book" / "claims.md").read_text(encoding="utf-8"))
     assert counts["claims"] == str(len(LEDGER))
