@@ -503,8 +503,7 @@ chapter.means(
 )
 
 # %% [markdown]
-# In intersection and rank correlation the published curve of *noise* lies on our walk, not on our single draw: the paper's text describes the draw, its released code walks. With one draw as noise, claim A2 of the
-# ledger would be refuted by a hair; with the walk it is not. In the shift a walk of 40 steps stays below it.
+# In intersection and rank correlation the published curve of *noise* lies on our walk, not on our single draw: the paper's text describes the draw, its released code walks. In the shift a walk of 40 steps stays below it.
 # And the mass-centre attack moves the centre no further at 8 than at 4/255, although the larger ball contains the smaller one: with 40 steps it had not finished.
 
 # %% tags=["hide-input"]
@@ -528,7 +527,7 @@ full = paper.query("epsilon == 8 and method == 'simple_gradient'")
 full = full.query("iterations == 300 and attack in @shown_attacks")
 Markdown(
     "The attacks on the simple gradient with $P = 300$ steps of "
-    f"$0.5$ at $8/255$, on {full.image.nunique()} images so far. "
+    f"$0.5$ at $8/255$, on {full.image.nunique()} images. "
     "Most of the top 1000 is gone after a few steps; the "
     "mass-centre attack keeps gaining to the end:"
 )
@@ -538,6 +537,40 @@ plot.curves(courses(full), "steps", hue="attack", base=10)
 plt.show()
 
 # %% [markdown]
+# **Is it enough?** Twice the steps on the same photographs, less once: 600 and 300 for the simple gradient and DeepLIFT, 200 and 100 for integrated gradients.
+
+# %%
+from fragility.study.attacks.evidence import differences
+
+climbs = ["top_k", "mass_center"]
+size = paper.query("epsilon == 8 and step_size == 0.5")
+size = size.query("attack in @climbs")
+fewer = size.method.map({"integrated_gradients": 100}).fillna(300)
+doubled = differences(
+    size[size.iterations == 2 * fewer], size[size.iterations == fewer]
+)
+more = ["method", "attack"]
+digits = {"top_k_intersection": 3, "center_shift": 1}
+chapter.means(doubled, more, digits=digits)
+
+# %% tags=["hide-input"]
+change = doubled.groupby(more)[list(chapter.METRICS)].mean()
+gone = change.xs("top_k", level="attack").top_k_intersection
+most = change.abs().max()
+Markdown(
+    "For what the top-k attack is about it is enough: its intersection "
+    f"moves by {gone.abs().max():.4f} at most. For the rest it is not "
+    "shown to be: a mean moves by up to "
+    f"{most.top_k_intersection:.3f} in the intersection (mass-centre), "
+    f"{most.spearman:.2f} in the rank correlation and "
+    f"{most.center_shift:.0f} px, and {len(doubled) // 6} photographs "
+    "leave wide intervals; where one misses zero, more steps break "
+    "the maps further."
+)
+
+# %% [markdown]
+# Where twice the steps move a centre *less*, two paths are compared: most of this table's rows, among them all doubled steps and nearly all 300 steps of DeepLIFT and of integrated gradients, came from an H100, the others from a processor, and rounding sends the same attack along another path; recomputed on the other kind of machine, pieces drawn from this table (five) and from `sampling` (four) agreed within the tolerance of means that the tables declare.
+#
 # **Which iterate?** Algorithm 1 returns, among the iterates that keep the label, the one with the largest $D$. The released code returns the *first* one with the
 # smallest top-1000 intersection, whatever the attack maximises. One run gives both, so both are stored.
 #
@@ -585,8 +618,8 @@ printed breaks the maps further.
 # ([Kamath et al. 2024](../book/bibliography.md)).
 
 # %% mystnb={"figure": {"caption": "Stored, simple gradient at 8/255: the share of the changed map's top 1000 that lies within w pixels of the original's, beyond what another image's map reaches by chance: 1 is all, 0 is chance. With 95 % intervals; of noise only the images that keep their label.", "name": "neighborhood"}, "image": {"alt": "Three curves against the distance w from 0 to 3 pixels: that of noise climbs from a fifth to more than half, that of the mass-centre attack stays at zero, that of the top-k attack falls below it."}}
-noise = paper.query("attack == 'random' and epsilon == 8")
-noise = noise.query("labels_kept")
+plain = paper.query("method == 'simple_gradient' and epsilon == 8")
+noise = plain.query("attack == 'random' and labels_kept")
 both = pd.concat([noise, full.query("attack != 'random_walk'")])
 distances = {}
 for w in range(4):
@@ -615,7 +648,8 @@ Markdown(
     f"pixels (by chance {chance.top_k:.0%}): its leaders *avoid* "
     "the original's. After the mass-centre attack "
     f"{found[2, 'mass_center']:.0%} are (by chance "
-    f"{chance.mass_center:.0%}): the map has gone elsewhere."
+    f"{chance.mass_center:.0%}): the map has gone elsewhere. So "
+    "attacks stay strong when a shift is forgiven (K2, reproduced)."
 )
 
 # %% [markdown]
@@ -670,9 +704,6 @@ Markdown(
 # - the rounding of the pooling windows
 
 # %% mystnb={"code_prompt_show": "Look: what each change does", "code_prompt_hide": "Fold", "figure": {"caption": "What one change does to the attacks on the simple gradient: mean difference of the metrics, image by image, with 95 % intervals. ImageNet and SqueezeNet; at the bottom CIFAR-10.", "name": "sensitivity"}, "image": {"alt": "Three panels, a line for each change of the set-up: dots with bars for the top-k and the mass-centre attack beside a vertical line at zero."}} tags=["hide-output"]
-from fragility.study.attacks.evidence import differences
-
-climbs = ["top_k", "mass_center"]
 variants = stored("sensitivity-laptop").query("attack in @climbs")
 other = pd.concat([sweep.query("setup == 'squeezenet-ceil'"), variants])
 jpeg = cifar_sweep[cifar_sweep.setup.str.contains("jpeg")]
@@ -711,7 +742,7 @@ Markdown(
     "are ordered by position. Of the attacked maps of the paper's "
     f"sweep {paper.zeros.mean():.1%} of the pixels are zero, at most "
     f"{paper.zeros.max():.1%} of one map; with ties broken at random "
-    f"no intersection changes by more than {ties.abs().max():.3f}."
+    f"an intersection changes by {ties.abs().max():.3g} at most."
 )
 
 # %% [markdown]
@@ -816,38 +847,47 @@ plt.show()
 # ## Were integrated gradients robust?
 #
 # The paper finds [integrated gradients](../book/glossary.md#integrated-gradients) the most robust of the three methods (A4): at $8/255$ its top-k attack leaves them
-# .184 of their leading pixels, and the mass-centre attack moves their centre by 21 px, where it moves the simple gradient's by 74. Here is what one and the same attack, 40 steps of $1/255$ with $M = 10$
-# points, leaves of each:
+# .184 of their leading pixels, and the mass-centre attack moves their centre by 21 px, where it moves the simple gradient's by 74. It does not hold. The same attack, the paper's 300 steps of 0.5 (with $M = 10$ points in place of 100), on all three methods:
 
 # %%
-same = paper.query("epsilon == 8 and iterations == 40")
-told = published.query("epsilon == 8")
-chapter.means(same, ["attack", "method"], published=told)
+same = paper.query("epsilon in (2, 8) and iterations == 300")
+same = same.query("attack in @climbs")
+chapter.means(
+    same, ["attack", "epsilon", "method"], published=published
+)
 
 # %% tags=["hide-input"]
-ig = same.query("method == 'integrated_gradients'")
+ig = same.query("method == 'integrated_gradients' and epsilon == 8")
 mean = ig.groupby("attack").mean(numeric_only=True)
-told = told[told.method == "integrated_gradients"]
-told = told.set_index(["attack", "metric"]).value
+told = published.query("epsilon == 8").set_index("method")
+told = told.loc["integrated_gradients"].set_index(["attack", "metric"])
+told = told.value
 Markdown(
-    f"On {ig.image.nunique()} images so far, integrated gradients "
-    f"keep {mean.top_k_intersection.top_k:.3f} of their top 1000 "
-    "where the paper reports "
+    f"On {ig.image.nunique()} photographs at $8/255$ integrated "
+    f"gradients keep {mean.top_k_intersection.top_k:.3f} of their top "
+    f"1000 where the paper reports "
     f"{told['top_k', 'top_k_intersection']:.3f}, and move "
     f"{mean.center_shift.mass_center:.0f} px where it reports "
     f"{told['mass_center', 'center_shift']:.0f}."
 )
 
 # %%
-least = same.groupby(["method", "attack"])[pair].mean()
-least = least.groupby("method").min()  # under the stronger attack
-ours = least.loc["integrated_gradients"]
-ahead = ours - least.drop("integrated_gradients").max()
+ends = same.groupby(["epsilon", "method", "attack"])
+least = ends[pair].mean().groupby(["epsilon", "method"]).min()
+least["held"] = -ends.center_shift.mean().groupby(level=[0, 1]).max()
+own = least.xs("integrated_gradients", level="method")
+others = least.drop("integrated_gradients", level="method")
+ahead = own - others.groupby("epsilon").max()
 Markdown(
-    "Each under its stronger attack, their lead over the better of the "
-    f"other two is {ahead.top_k_intersection:+.3f} in the intersection "
-    f"and {ahead.spearman:+.2f} in the rank correlation. It seems that "
-    "the published attack was weak."
+    "Each under its stronger attack, integrated gradients' lead over "
+    "the better of the other two is, at $2/255$ and $8/255$, "
+    f"{ahead.top_k_intersection[2]:+.3f} and "
+    f"{ahead.top_k_intersection[8]:+.3f} in the intersection, "
+    f"{ahead.spearman[2]:+.2f} and {ahead.spearman[8]:+.2f} in the "
+    "rank correlation; their centre moves "
+    f"{-ahead.held[2]:.0f} and {-ahead.held[8]:.0f} px *further* than "
+    "the steadiest method's. They are not the most robust: claim A4 is "
+    "refuted at both sizes. The published attack on them was weak."
 )
 
 # %% [markdown]
@@ -865,7 +905,7 @@ Markdown(
 # - fewer steps
 # - the iterate that the release returns
 
-# %% mystnb={"code_prompt_show": "Look: one change at a time", "code_prompt_hide": "Fold", "figure": {"caption": "Stored: what the top-k attack leaves of integrated gradients at 8/255, with one thing changed at a time. Means with 95 % intervals over the photographs; solid: nothing changed, dashed: published.", "name": "reasons"}, "image": {"alt": "Two panels with a dot and a bar for each change. Most dots lie at the solid line of the unchanged attack, far from the dashed published one; those of three and of six steps lie near it."}} tags=["hide-output"]
+# %% mystnb={"code_prompt_show": "Look: one change at a time", "code_prompt_hide": "Fold", "figure": {"caption": "Stored: what the top-k attack leaves of integrated gradients at 8/255, with one thing changed at a time. Means with 95 % intervals over the photographs; solid: nothing changed, dashed: published.", "name": "reasons"}, "image": {"alt": "Two panels with a dot and a bar for each change. Most dots lie at the solid line of the unchanged attack, far from the dashed published one; those of three steps and, in the rank correlation, of six lie near it."}} tags=["hide-output"]
 from fragility.study.attacks.integrated_reasons import (
     changes as changed_by,
 )
@@ -876,6 +916,12 @@ on_path = published.query(
 )
 tried = changed_by(stored("integrated_reasons-laptop"))
 reasons = explained(tried, on_path)
+said = reasons.replace({"metric": TITLES}).groupby(
+    ["attack", "follows", "change"], sort=False
+)
+said = said.metric.agg(", ".join).reset_index()
+said["text"] = said.change + " (" + said.metric + ")"
+said = said.groupby(["attack", "follows"]).text.agg("; ".join)
 by_top_k = reasons.query("attack == 'top_k'")
 figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.4), sharey=True)
 for axes, metric in zip(panels, chapter.METRICS[:2], strict=True):
@@ -889,20 +935,21 @@ panels[0].invert_yaxis()
 plt.show()
 
 # %% tags=["answer", "solution", "hide-input"]
-yes = by_top_k[by_top_k.follows == "yes"].replace({"metric": TITLES})
-found = "; ".join(
-    f"{name} ({', '.join(part.metric)})"
-    for name, part in yes.groupby("change", sort=False)
-)
 plain = by_top_k[by_top_k.change == "unchanged"].iloc[0]
 Markdown(f"""<details data-option="4"><summary><b>Answer</b></summary>
 
 On {plain.n} photographs the unchanged attack leaves {plain["mean"]:.3f}
-of the top 1000. Half of the gap to the published number is closed by:
-{found or "none of the changes"}.
+of the top 1000. Half of the gap to the published number is closed by
+{said.get(("top_k", "yes"), "none of the changes")}; undecided:
+{said.get(("top_k", "undecided"), "none")}. Under the mass-centre
+attack (not in the figure) it is closed by
+{said.get(("mass_center", "yes"), "none")}.
 
 So an attack of fewer steps and points than anybody would choose goes
-further than the published one, unless it stops almost at once.
+further than the published one, unless it stops almost at once. The
+probability, the points of the path and the release's iterate do
+not explain it; a sharper surrogate weakens the attack, and whether by
+half of the gap is open.
 
 </details>""")
 
