@@ -266,6 +266,7 @@ REFUSED = {
     "view": (Changed(lambda x: (x[:, :1].mul_(2), x.relu())[1]), "written into through a view"),
     "pixels pooled": (Changed(lambda x: x, lambda x: functional.avg_pool2d(x, 1)), "avg_pool2d of pixels, before"),
     "pixels cropped": (Changed(lambda x: x, lambda x: x[..., 1:]), "of pixels, before the first layer"),
+    "log-odds": (network.LogOdds(Changed(lambda x: x.relu())), "flip; .*of a LogOdds explain its .model"),
     "pixels repeated": (Changed(lambda x: x, lambda x: x[:, :1] - torch.zeros(3, 1, 1).double()), "of pixels"),
 }
 

@@ -24,7 +24,7 @@ FOUND = {
     "08_interpretable": ("R5", "R2", "R6"),
     "09_memorisation": ("Z1", "Z3", "Z5"),
     "10_explainers": ("L1", "L2", "G3"),
-    "11_audit": ("K2",),
+    "11_audit": ("K2", "K5"),
 }
 
 

@@ -309,6 +309,7 @@ _WRITTEN = {f"{i}{name}": getattr(torch, name) for name in ("add", "sub", "mul",
 _ADVICE = {
     "batch_norm": "fold it into the layer before it (torch.nn.utils.fusion.fuse_conv_bn_eval)",
     "dropout": "call model.eval() first",
+    "flip": "LRP shares out logits: of a LogOdds explain its .model, or the log-odds by a method without rules",
     "add": "a constant would take a part of the relevance: put it into a layer's bias",
 }
 _ELSE = (
