@@ -908,25 +908,19 @@ for m in (8, 32):
 
 # %% tags=["solution", "hide-cell"]
 bare = deepcopy(small)
-for layer in bare:
-    if isinstance(layer, nn.Linear):
-        nn.init.zeros_(layer.bias)
+for layer in bare[1::2]:
+    nn.init.zeros_(layer.bias)
 draws = torch.Generator().manual_seed(seed)
 cube = torch.rand(50, 3, 4, 4, generator=draws, dtype=torch.float64)
+three = torch.full((50,), 3)
 for gamma in (0.01, 0.25, 1.0, 10.0, 1000.0):
-    a, b = (
-        lrp(
-            bare, cube, torch.full((50,), c), rules="gamma", gamma=gamma
-        )
-        for c in (3, 5)
-    )
+    rule = {"rules": "gamma", "gamma": gamma}
+    a, b = (lrp(bare, cube, c, **rule) for c in (three, three + 2))
     total, score_3 = a.sum((1, 2, 3)), bare(cube)[:, 3]
     sizes = a.abs().sum((1, 2, 3)) / score_3.abs()
-    print(f"gamma {gamma:g}:", end=" ")
-    print("sum is the score", torch.allclose(total, score_3), end=", ")
-    print(f"sizes {sizes.median():.1f} times it", end=", ")
     rho = spearman(importance(a), importance(b)).mean()
-    print(f"two classes {rho:.2f}")
+    print(f"gamma {gamma:g}: sum kept", torch.allclose(total, score_3))
+    print(f"    sizes {sizes.median():.1f}, two classes {rho:.2f}")
 # Every layer hands on R_j in shares that sum to one, whatever gamma
 # is, so the sum is the score always. Small gammas share out large
 # contributions of both signs; as gamma grows those against the class
