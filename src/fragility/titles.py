@@ -19,6 +19,7 @@ TITLES = {
     "spearman": "rank correlation",
     "center_shift": "centre shift (px)",
     "epsilon": "epsilon (of 255)",
+    "training_images": "training images",
     "natural_accuracy": "accuracy",
     "adversarial_accuracy": "adversarial",
     "kendall": "Kendall's tau",
