@@ -569,7 +569,7 @@ Markdown(
 )
 
 # %% [markdown]
-# Where twice the steps move a centre *less*, two paths are compared: most of this table's rows, among them all doubled steps and nearly all 300 steps of DeepLIFT and of integrated gradients, came from an H100, the others from a processor, and rounding sends the same attack along another path; recomputed on the other kind of machine, pieces drawn from this table (five) and from `sampling` (four) agreed within the tolerance of means that the tables declare.
+# Where twice the steps move a centre *less*, two paths are compared: most of this table's rows, among them all doubled steps and nearly all 300 steps of DeepLIFT and of integrated gradients, came from an H100, the others from a processor, and rounding sends the same attack along another path. Pieces of either kind that were recomputed on the other agreed within the tolerance of means that the tables declare.
 #
 # **Which iterate?** Algorithm 1 returns, among the iterates that keep the label, the one with the largest $D$. The released code returns the *first* one with the
 # smallest top-1000 intersection, whatever the attack maximises. One run gives both, so both are stored.
