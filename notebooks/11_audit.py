@@ -357,7 +357,7 @@ chapter.Table(header, table) if table else "Nothing is stored yet."
 # %% [markdown]
 # The smoothed gradient is the steadiest either way. The other three are alike by the draws, 1.3 each; their worst cases lie between 9.6 and 13. Photograph by photograph the two orders are often not the same:
 
-# %% mystnb={"figure": {"caption": "How many of the photographs have a method in which place, from the steadiest (1) to the least steady (4): on the left by the most that 200 draws show, on the right by the worst change found.", "name": "two-rankings"}, "image": {"alt": "Two tables of four methods by four places. In both the smoothed gradient is first on all photographs. By draws the places of the other three are mixed; by the worst found the simple gradient is mostly second and DeepLIFT mostly last."}} tags=["nbval-check-output"]
+# %% mystnb={"figure": {"caption": "How many of the photographs have a method in which place, from the steadiest (1) to the least steady (4): first by the most that 200 draws show, then by the worst change found.", "name": "two-rankings"}, "image": {"alt": "Two tables of four methods by four places. In both the smoothed gradient is first on all photographs. By draws the places of the other three are mixed; by the worst found the simple gradient is mostly second and DeepLIFT mostly last."}} tags=["nbval-check-output"]
 from itertools import combinations
 
 import seaborn
@@ -377,7 +377,13 @@ for axes, (title, ranks) in zip(panels, places.items(), strict=True):
     counts = counts.reindex(range(1, 5)).fillna(0).T
     counts.index = names
     seaborn.heatmap(
-        counts, cmap="Blues", annot=True, cbar=False, ax=axes
+        counts,
+        vmax=128,
+        cmap="Blues",
+        cbar=False,
+        ax=axes,
+        annot=True,
+        annot_kws={"color": "#101820"},
     )
     axes.set(title=f"by {title}", xlabel="place", ylabel="")
 plt.show()
